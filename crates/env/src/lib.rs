@@ -17,8 +17,13 @@
 
 mod error;
 mod file;
+mod image;
+mod memory;
 mod real;
+mod rng;
 pub mod sync;
+#[doc(hidden)]
+pub mod testing;
 
 pub use error::{Error, Op, Result};
 pub use file::{DirEntry, File, FileLock, RawFile, RawFileSystem};
@@ -49,6 +54,11 @@ impl Env {
     /// The operating system.
     pub fn real() -> Env {
         Env { inner: Arc::new(World { files: Box::new(real::RealFiles), started: Instant::now() }) }
+    }
+
+    /// Files in memory, gone with the last handle; real threads, clock and randomness.
+    pub fn memory() -> Env {
+        Env { inner: Arc::new(World { files: Box::<memory::MemoryFiles>::default(), started: Instant::now() }) }
     }
 
     fn fs(&self) -> &dyn RawFileSystem {
