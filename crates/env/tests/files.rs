@@ -1,19 +1,21 @@
 //! The same behaviour from every world that keeps files: the operating system, memory, and the
 //! simulated disk.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
 use cairn_env::testing::TempDir;
-use cairn_env::{DirEntry, Env, Op};
+use cairn_env::{DirEntry, Env, Op, SimDisk};
 
 /// Runs a test in every world, each in an empty directory.
 fn in_every_world(test: impl Fn(&Env, &Path)) {
     let real = TempDir::new();
     test(&Env::real(), real.path());
-    let memory = Env::memory();
-    let dir = PathBuf::from("/data");
-    memory.create_dir_all(&dir).unwrap();
-    test(&memory, &dir);
+    for env in [Env::memory(), Env::on_disk(SimDisk::new())] {
+        let dir = PathBuf::from("/data");
+        env.create_dir_all(&dir).unwrap();
+        test(&env, &dir);
+    }
 }
 
 fn file(name: &str, len: u64) -> DirEntry {
