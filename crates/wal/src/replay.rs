@@ -53,7 +53,7 @@ pub struct Cut {
     /// Bytes from there to the last that is not zero, in this segment and later ones. In a
     /// recycled segment they may include some of its earlier use.
     pub bytes_cut: u64,
-    /// Whole group headers found after the bad point.
+    /// Whole group headers found from there on; the bad group's own may be one of them.
     pub groups_cut: u64,
 }
 
