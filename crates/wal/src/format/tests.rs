@@ -51,7 +51,16 @@ fn golden_segment_header() {
         ]
     );
     let first = SegmentHeader { id: 1, origin: 1, previous: None, recycled: false, salt: 0 };
-    assert_eq!(hex(&first.encode()), []);
+    assert_eq!(
+        hex(&first.encode()),
+        [
+            "43 41 49 52 4e 4c 4f 47 00 00 00 00 be a7 e5 3e",
+            "00 00 00 00 00 00 00 00 01 00 00 00 00 00 00 00",
+            "01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00",
+            "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00",
+            "56 b1 ad db 2f db c0 ad"
+        ]
+    );
 }
 
 /// A change of these bytes is a change of format.
