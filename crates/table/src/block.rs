@@ -24,7 +24,7 @@
 
 use cairn_codec::{DecodeError, Reader, Write};
 
-use crate::{common_prefix, slot};
+use crate::{KEY_BYTES_MAX, common_prefix, slot};
 
 const UNIFORM_SEQ: u8 = 1;
 const UNIFORM_KIND: u8 = 2;
@@ -372,6 +372,9 @@ impl<'a> DataBlock<'a> {
         }
         key.truncate(entry.shared);
         key.extend_from_slice(self.suffix(entry));
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(DecodeError { offset: entry.at, what: "a key of impossible length" });
+        }
         Ok(())
     }
 

@@ -1,8 +1,10 @@
 //! Writes a table: entries in order go in, a durable file comes out.
 //!
-//! Output is gathered and written in large pieces at the end of what is written already, so a
-//! failed write may be tried again; a failed sync may not, and consumes the builder. Whoever calls
-//! makes the file's name durable.
+//! Owns: the cutting of entries into blocks, and the order of the parts in the file. Entries of a
+//! block are kept back until it is full, because its header depends on all of them. Output is
+//! gathered and written in large pieces.
+//! Refuses: entries out of order, and the file's name, which the caller makes durable. After an
+//! error of the system the caller drops the builder and removes the file.
 
 use cairn_codec::hash64;
 use cairn_env::File;
@@ -65,7 +67,7 @@ impl std::fmt::Debug for TableBuilder {
 }
 
 impl TableBuilder {
-    /// Starts table `id` in an empty file.
+    /// Starts table `id` in `file`, which must be empty.
     ///
     /// # Errors
     /// [`Error::Invalid`] if an option is out of bounds.
@@ -89,7 +91,7 @@ impl TableBuilder {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a key or value beyond the limits, [`Error::Order`] for an entry that
-    /// does not sort after the last: neither changes anything. [`Error::Io`] from writing.
+    /// does not sort after the last: neither adds anything, and the builder stays good. [`Error::Io`].
     pub fn add(&mut self, key: &[u8], seq: u64, kind: u8, value: &[u8]) -> Result<()> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(Error::Invalid { what: "a key must have 1 to 65535 bytes" });
@@ -176,7 +178,6 @@ impl TableBuilder {
 
     /// Ends the data block; `next_key` begins the next one.
     fn end_block(&mut self, next_key: Option<&[u8]>) -> Result<()> {
-        // Written first, so that an error leaves the block as it was.
         self.write_out_if_full()?;
         let offset = self.written + self.out.len() as u64;
         let contents = self.block.encode();

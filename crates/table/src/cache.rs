@@ -58,8 +58,12 @@ pub(crate) enum Part {
 }
 
 enum Content {
-    Data { contents: Vec<u8>, layout: Layout },
-    Index(Index),
+    Data {
+        contents: Vec<u8>,
+        layout: Layout,
+    },
+    /// Boxed: it is large and rare, and every data block would pay for its room.
+    Index(Box<Index>),
     Filter(Filter),
 }
 
@@ -90,12 +94,12 @@ impl Block {
                 let layout = Layout::parse(&contents)?;
                 Content::Data { contents, layout }
             }
-            Part::Index { data_end } => Content::Index(Index::decode(&contents, data_end)?),
+            Part::Index { data_end } => Content::Index(Box::new(Index::decode(&contents, data_end)?)),
             Part::Filter { table_id } => Content::Filter(Filter::decode(&contents, table_id)?),
         };
         let held = match &content {
             Content::Data { contents, .. } => contents.capacity(),
-            Content::Index(index) => index.memory_bytes(),
+            Content::Index(index) => size_of::<Index>() + index.memory_bytes(),
             Content::Filter(filter) => filter.memory_bytes(),
         };
         Ok(Block { content, memory_bytes: held + size_of::<Block>(), charge: Charge::none() })

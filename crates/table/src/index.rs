@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn separators_are_short_and_between() {
-        let cases: [(&[u8], Option<&[u8]>, &[u8], u64); 8] = [
+        type Case<'a> = (&'a [u8], Option<&'a [u8]>, &'a [u8], u64);
+        let cases: [Case<'_>; 8] = [
             (b"apple", Some(b"banana"), b"b", 0),
             (b"key0099", Some(b"key0100"), b"key01", 0),
             (b"ab", Some(b"ad"), b"ac", 0),

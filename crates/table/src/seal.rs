@@ -171,6 +171,16 @@ mod tests {
         assert!(sealed(&[1; 400], Compression::Lz4).len() < 100);
     }
 
+    /// Whatever a later compressor writes, blocks compressed once must open.
+    #[test]
+    fn golden_compressed_block() {
+        // Literals "ab", then 30 bytes from 2 back, then literals "cabca".
+        let mut block = vec![37, 0, 0, 0, 0x2f, b'a', b'b', 2, 0, 11, 0x50, b'c', b'a', b'b', b'c', b'a', LZ4];
+        block.put_u64(0xf1c5_a7d6_77b6_284f);
+        let opened = Seal::new(7, 9).open(block, 100).unwrap();
+        assert_eq!(opened.escape_ascii().to_string(), "ab".repeat(16) + "cabca");
+    }
+
     #[test]
     fn an_impossible_length_is_refused_before_allocating() {
         let seal = Seal::new(7, 9);

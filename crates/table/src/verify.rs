@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use cairn_codec::hash64;
 
 use crate::block::{Bucket, DataBlock};
-use crate::cache::{Block, Part};
+use crate::cache::Part;
 use crate::filter::Filter;
 use crate::footer::Handle;
 use crate::index::Index;
@@ -33,10 +33,13 @@ impl Table {
         }
         let index = self.load(footer.index, self.index_part())?;
         let filter = match footer.filter {
-            Some(handle) => Some(self.load(handle, self.filter_part())?),
+            Some(handle) => Some((handle, self.load(handle, self.filter_part())?)),
             None => None,
         };
-        let filter = filter.as_ref().map(Block::filter).transpose().map_err(self.damaged(footer.index))?;
+        let filter = match &filter {
+            Some((handle, block)) => Some(block.filter().map_err(self.damaged(*handle))?),
+            None => None,
+        };
         let mut walk = Walk {
             table: self,
             index: index.index().map_err(self.damaged(footer.index))?,
@@ -100,9 +103,6 @@ impl Walk<'_> {
                     return wrong("an entry at a restart does not store its whole key");
                 }
                 data.step_key(&mut key, &entry).map_err(self.table.damaged(handle))?;
-                if key.is_empty() || key.len() > crate::KEY_BYTES_MAX {
-                    return wrong("a key has an impossible length");
-                }
                 let first = self.found.entries == 0;
                 if !first && order((&self.key, self.seq), (&key, entry.seq)) != Ordering::Less {
                     return wrong("entries are out of order");

@@ -12,7 +12,9 @@ fn seen(cursor: &TableCursor) -> Seen {
     cursor.valid().then(|| (cursor.key().to_vec(), cursor.seq(), cursor.kind(), cursor.value().to_vec()))
 }
 
-fn entry(found: Option<(&(Vec<u8>, Reverse<u64>), &(u8, Vec<u8>))>) -> Seen {
+type InModel<'a> = Option<(&'a (Vec<u8>, Reverse<u64>), &'a (u8, Vec<u8>))>;
+
+fn entry(found: InModel<'_>) -> Seen {
     found.map(|((key, Reverse(seq)), (kind, value))| (key.clone(), *seq, *kind, value.clone()))
 }
 

@@ -1,5 +1,7 @@
+use cairn_codec::{Write, checksum64};
 use cairn_env::{Env, File};
 
+use crate::footer::Handle;
 use crate::testing::{Dir, Model, Rng, expected, get};
 use crate::{Compression, Error, Load, TableOptions};
 use std::cmp::Reverse;
@@ -112,4 +114,69 @@ fn progress_ends_at_the_length_of_the_file() {
     dir.open(1, Load::OnDemand, None).unwrap().verify(&mut |done| steps.push(done)).unwrap();
     assert!(steps.is_sorted() && steps.len() > 3);
     assert_eq!(steps.last(), Some(&(bytes.len() as u64)));
+}
+
+/// Moves through all of a table that may be forged; errors are fine, and so are other entries.
+fn exercise(dir: &Dir, model: &Model) -> Result<(), Error> {
+    let table = dir.open(1, Load::OnDemand, None)?;
+    let mut cursor = table.cursor(false, 1000);
+    let mut outcome = Ok(());
+    for (key, Reverse(seq)) in model.keys().step_by(3) {
+        outcome = outcome.and(get(&table, key, *seq).map(|_| ()));
+        outcome = outcome.and(cursor.seek(key, *seq)).and(cursor.prev()).and(cursor.next());
+        outcome = outcome.and(cursor.seek_for_prev(key));
+    }
+    outcome = outcome.and(cursor.seek_to_first());
+    let mut steps = 0;
+    while cursor.valid() && cursor.next().is_ok() {
+        steps += 1;
+    }
+    outcome = outcome.and(cursor.seek_to_last());
+    while cursor.valid() && cursor.prev().is_ok() {
+        steps += 1;
+    }
+    assert!(steps < 100_000, "{steps} steps in a file of few bytes");
+    let _ = table.describe();
+    outcome.and(table.verify(&mut |_| {}))
+}
+
+/// Checksums guard against chance. Against who forges them too, there is still no panic and no hang.
+#[test]
+fn forged_files_are_refused_or_read_but_never_panic() {
+    let dir = Dir::new("forged");
+    let (model, file, bytes) = small(&dir, Compression::None);
+    let table = dir.open(1, Load::Resident, None).unwrap();
+    let (seal, footer) = (table.seal(), *table.footer());
+    let index = table.index_block().unwrap();
+    let index = index.index().unwrap();
+    let mut parts: Vec<Handle> = (0..index.block_count()).map(|n| index.handle(n).unwrap()).collect();
+    parts.extend([footer.index, footer.index, footer.filter.unwrap(), footer.properties, footer.properties]);
+    let mut refused = 0;
+    for seed in 0..3000 {
+        let mut rng = Rng(seed);
+        let part = parts[rng.below(parts.len())];
+        let at = part.offset as usize;
+        let mut forged = bytes[at..=at + part.len].to_vec();
+        for _ in 0..1 + rng.below(3) {
+            let i = rng.below(part.len);
+            forged[i] = [rng.next() as u8, 0, 1, 0x7f, 0x80, 0xff][rng.below(6)];
+        }
+        let checksum = checksum64(&forged) ^ seal.place(part.offset);
+        forged.put_u64(checksum);
+        file.write_all_at(&forged, part.offset).unwrap();
+        refused += usize::from(exercise(&dir, &model).is_err());
+        file.write_all_at(&bytes[at..at + forged.len()], part.offset).unwrap();
+    }
+    assert!(refused > 2000, "{refused}");
+
+    let footer_at = bytes.len() - 96;
+    for seed in 0..2000 {
+        let mut rng = Rng(seed);
+        let mut forged = bytes[footer_at..].to_vec();
+        forged[16 + rng.below(64)] ^= 1 << rng.below(8);
+        let checksum = checksum64(&forged[..80]) ^ seal.place(0);
+        forged[80..88].copy_from_slice(&checksum.to_le_bytes());
+        file.write_all_at(&forged, footer_at as u64).unwrap();
+        assert!(exercise(&dir, &model).is_err(), "seed {seed}");
+    }
 }
