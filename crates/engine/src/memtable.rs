@@ -56,7 +56,7 @@ pub const VALUE_BYTES_MAX: usize = 64 << 20;
 pub struct MemtableOptions {
     /// Bytes of the first chunk, allocated at the first write. From 64 to `chunk_bytes_max`.
     pub chunk_bytes_first: usize,
-    /// Bytes of the largest chunk; each is an eighth of all before it until then. At most 64 MiB.
+    /// Bytes of the largest chunk; each is a sixteenth of all before it until then. At most 64 MiB.
     /// There are at most 512 chunks, so a small maximum bounds the memtable.
     pub chunk_bytes_max: usize,
 }

@@ -7,10 +7,12 @@
 //! A chunk therefore reaches 64 MiB, and 512 chunks reach 32 GiB. Only the first byte of a record
 //! is ever addressed, so a record larger than that stands at the head of a chunk of its own.
 //!
-//! Chunks grow with the arena: each is an eighth of what is allocated already, between the first
-//! chunk's size and the maximum. An idle arena is small, the unused tail of a large one is at most
-//! an eighth, and the fixed table never needs to be reallocated under a reader. Unit 0 of every
-//! chunk holds the chunk's length, which makes zero free to mean "none".
+//! Chunks grow with the arena: each is a sixteenth of what is allocated already, between the first
+//! chunk's size and the maximum, and a record larger than half of that gets its own. So an idle
+//! arena is small, the rest of the newest chunk is at most a sixteenth of a large one, and the fixed
+//! table, never reallocated under a reader, suffices: every chunk adds a thirty-second at least, and
+//! from 1 GiB on 32 MiB at least, so that 6 GiB fit whatever the mix (small records reach 20 GiB).
+//! Unit 0 of every chunk holds the chunk's length, which makes zero free to mean "none".
 //!
 //! Invariants
 //! 1. A chunk, once in the table, stays at its address until the arena is dropped.
@@ -24,6 +26,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::array::from_fn;
 use std::num::NonZeroU32;
 use std::ptr;
 
@@ -89,7 +92,7 @@ impl Arena {
     pub(super) fn new(chunk_bytes_first: usize, chunk_bytes_max: usize) -> (Arena, Bump) {
         let chunk_bytes_max = chunk_bytes_max.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let arena = Arena {
-            chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNK_COUNT_MAX],
+            chunks: from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             allocated_bytes: AtomicU64::new(0),
             unused_bytes: AtomicU64::new(0),
         };
@@ -161,10 +164,10 @@ impl Arena {
         let units = bytes.div_ceil(UNIT_BYTES);
         if units > (bump.end - bump.next) as usize {
             let allocated = usize::try_from(self.allocated_bytes()).unwrap_or(usize::MAX);
-            let chunk_bytes = (allocated / 8).clamp(bump.chunk_bytes_first, bump.chunk_bytes_max);
-            // A record that would take much of a chunk gets its own, so that the rest of the current one
+            let chunk_bytes = (allocated / 16).clamp(bump.chunk_bytes_first, bump.chunk_bytes_max);
+            // A record that would take most of a chunk gets its own, so that the rest of the current one
             // is not lost.
-            if bytes > chunk_bytes / 4 {
+            if bytes > chunk_bytes / 2 {
                 let chunk = self.add_chunk(bump, 1 + units)?;
                 return unit(chunk, 1);
             }

@@ -69,7 +69,7 @@ pub(super) struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    pub(super) const fn empty() -> Slot<T> {
+    pub(super) fn empty() -> Slot<T> {
         Slot { unit: AtomicU32::new(0), of: PhantomData }
     }
 
@@ -94,7 +94,7 @@ impl<T> Slot<T> {
 pub(super) struct Mark(AtomicU8);
 
 impl Mark {
-    pub(super) const fn new(value: u8) -> Mark {
+    pub(super) fn new(value: u8) -> Mark {
         Mark(AtomicU8::new(value))
     }
 
@@ -114,7 +114,7 @@ impl Mark {
 pub(super) struct KeyWord(AtomicU32);
 
 impl KeyWord {
-    pub(super) const fn new(word: u32) -> KeyWord {
+    pub(super) fn new(word: u32) -> KeyWord {
         KeyWord(AtomicU32::new(word))
     }
 

@@ -22,6 +22,7 @@
 // A tag tells the type of what follows it; `Arena::entry` is the one place that believes it.
 #![allow(unsafe_code)]
 
+use std::array::from_fn;
 use std::mem::offset_of;
 
 use super::arena::{Arena, Record};
@@ -247,27 +248,27 @@ impl NodeHead {
 impl Node4 {
     pub(super) fn new(edge: Edge, here: Option<At<Leaf>>) -> Node4 {
         let node = NodeHead::new(Tag::Node4, 0, edge, here);
-        Node4 { node, keys: KeyWord::new(0), children: [const { Slot::empty() }; 4] }
+        Node4 { node, keys: KeyWord::new(0), children: from_fn(|_| Slot::empty()) }
     }
 }
 
 impl Node16 {
     pub(super) fn new(edge: Edge, here: Option<At<Leaf>>) -> Node16 {
         let node = NodeHead::new(Tag::Node16, 0, edge, here);
-        Node16 { node, keys: [const { KeyWord::new(0) }; 4], children: [const { Slot::empty() }; 16] }
+        Node16 { node, keys: from_fn(|_| KeyWord::new(0)), children: from_fn(|_| Slot::empty()) }
     }
 }
 
 impl Node48 {
     pub(super) fn new(edge: Edge, here: Option<At<Leaf>>) -> Node48 {
         let node = NodeHead::new(Tag::Node48, 0, edge, here);
-        Node48 { node, index: [const { Mark::new(0) }; 256], children: [const { Slot::empty() }; 48] }
+        Node48 { node, index: from_fn(|_| Mark::new(0)), children: from_fn(|_| Slot::empty()) }
     }
 }
 
 impl Node256 {
     pub(super) fn new(edge: Edge, here: Option<At<Leaf>>) -> Node256 {
         let node = NodeHead::new(Tag::Node256, 0, edge, here);
-        Node256 { node, children: [const { Slot::empty() }; 256] }
+        Node256 { node, children: from_fn(|_| Slot::empty()) }
     }
 }
