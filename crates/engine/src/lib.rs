@@ -1,1 +1,3 @@
-//! Under construction.
+//! The database: memtable, commit, catalog, manifest, flush, compaction, snapshot, recovery, cache.
+
+pub mod memtable;
