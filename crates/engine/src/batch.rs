@@ -215,11 +215,6 @@ impl<'a> Ops<'a> {
         Ok(Ops { reader, left })
     }
 
-    /// How many ops are still to come.
-    pub(crate) fn count(&self) -> u32 {
-        self.left
-    }
-
     /// The next op; `None` after the last, and only if nothing follows it.
     pub(crate) fn next(&mut self) -> std::result::Result<Option<Op<'a>>, DecodeError> {
         if self.left == 0 {

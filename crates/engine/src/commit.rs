@@ -33,7 +33,7 @@ use crate::catalog::{Buffer, Catalog, Tree};
 use crate::core::{Core, Health, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
-use crate::memtable::{Memtable, MemtableWriter};
+use crate::memtable::{Memtable, MemtableOptions, MemtableWriter};
 use crate::picker::{LEVEL0_TABLES_SLOW, LEVEL0_TABLES_STOP};
 use crate::stats::add;
 use crate::ticket::{Commit, TicketCell};
@@ -110,7 +110,8 @@ impl CommitState {
 /// What only the leader touches: log and memtables.
 #[derive(Debug)]
 pub(crate) struct Lead {
-    pub(crate) log: LogWriter,
+    /// None once the log is closed.
+    log: Option<LogWriter>,
     pub(crate) writers: BTreeMap<KeyspaceId, (Arc<Buffer>, MemtableWriter)>,
     pub(crate) next_seq: u64,
     /// Delay owed for slowing down, in nanoseconds.
@@ -121,6 +122,30 @@ pub(crate) struct Lead {
     pub(crate) full: BTreeSet<KeyspaceId>,
     /// Bytes of all active memtables.
     pub(crate) active_bytes: u64,
+}
+
+impl Lead {
+    pub(crate) fn new(log: LogWriter) -> Lead {
+        Lead {
+            log: Some(log),
+            writers: BTreeMap::new(),
+            next_seq: 1,
+            delay_owed_nanos: 0,
+            updates: 0,
+            full: BTreeSet::new(),
+            active_bytes: 0,
+        }
+    }
+
+    /// The log's writer.
+    pub(crate) fn log(&mut self) -> Result<&mut LogWriter> {
+        self.log.as_mut().ok_or_else(|| Error::closed("the database is closed"))
+    }
+
+    /// Ends the log.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        self.log.take().map_or(Ok(()), |log| log.close().map_err(crate::manifest::wal_error))
+    }
 }
 
 /// A group that was written, to be published.
@@ -364,13 +389,14 @@ impl Core {
         let first = lead.next_seq;
         let bodies: Vec<cairn_wal::Body<'_>> =
             group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
-        let end = if bodies.is_empty() {
-            lead.log.position()
+        let appended = if bodies.is_empty() {
+            lead.log().map(|log| log.position())
         } else {
-            match self.append(lead, first, &bodies, &group) {
-                Ok(end) => end,
-                Err(e) => return refuse(group, &e),
-            }
+            self.append(lead, first, &bodies, &group)
+        };
+        let end = match appended {
+            Ok(end) => end,
+            Err(e) => return refuse(group, &e),
         };
         drop(bodies);
         self.log_space.appended(end.segment, bytes as u64);
@@ -409,12 +435,13 @@ impl Core {
         bodies: &[cairn_wal::Body<'_>],
         group: &[Pending],
     ) -> Result<Position> {
-        let mut appended = lead.log.append(GROUP_KIND, first, bodies);
+        let log = lead.log()?;
+        let mut appended = log.append(GROUP_KIND, first, bodies);
         if let Err(cairn_wal::Error::NoSpace(e)) = &appended {
             self.set_full(&e.to_string());
             if group.iter().all(|p| p.batch.only_deletes) {
                 // The reserve has just been given back.
-                appended = lead.log.append(GROUP_KIND, first, bodies);
+                appended = log.append(GROUP_KIND, first, bodies);
             }
         }
         appended.map_err(|e| match e {
@@ -481,7 +508,7 @@ impl Core {
     }
 
     pub(crate) fn new_buffer(&self, segment: u64) -> (Arc<Buffer>, MemtableWriter) {
-        let (memtable, writer) = Memtable::new();
+        let (memtable, writer) = Memtable::new(MemtableOptions::default());
         let charge = self.memory.charge(Use::Memtables, memtable.bytes());
         (Arc::new(Buffer::new(memtable, segment, charge)), writer)
     }

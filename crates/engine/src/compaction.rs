@@ -76,7 +76,8 @@ impl Core {
         );
         changes.push(Change::NextTable(self.next_table.load(Ordering::Relaxed)));
         let mut manifest = self.manifest.lock();
-        self.commit_edit(&mut manifest, &changes)?;
+        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
+        self.commit_edit(manifest, &changes)?;
         if !plan.trivial_move {
             for (_, table) in &plan.inputs {
                 table.mark_obsolete();

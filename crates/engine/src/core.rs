@@ -63,7 +63,8 @@ pub(crate) struct Core {
     /// There is something to sync and nobody who waits for it.
     pub(crate) sync_wanted: Condvar,
 
-    pub(crate) manifest: sync::Mutex<Manifest>,
+    /// None before it is begun and after it is closed.
+    pub(crate) manifest: sync::Mutex<Option<Manifest>>,
 
     pub(crate) jobs: sync::Mutex<Jobs>,
     /// There may be something to flush, to remove or to tidy.

@@ -73,7 +73,7 @@ pub(crate) fn classify(name: &str) -> FileKind {
         _ => {
             if name.ends_with(TEMPORARY_SUFFIX) {
                 FileKind::Temporary
-            } else if name == LOG.spare_name() || name == MANIFEST.spare_name() {
+            } else if name == LOG.spare_name() {
                 FileKind::LogSpare
             } else if let Some(id) = MANIFEST.parse(name) {
                 FileKind::Manifest(id)

@@ -62,6 +62,7 @@ impl Core {
     fn install_flush(&self, id: KeyspaceId, buffer: &Arc<Buffer>, tables: Vec<TableRef>) -> Result<()> {
         let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0));
         let mut manifest = self.manifest.lock();
+        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         let log_start = self.log_start_without(buffer).max(manifest.state().log_start);
         let mut changes: Vec<Change> = tables
             .iter()
@@ -70,7 +71,7 @@ impl Core {
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
         changes.push(Change::Flushed { keyspace: id, seq: flushed });
         changes.push(Change::LogStart(log_start));
-        self.commit_edit(&mut manifest, &changes)?;
+        self.commit_edit(manifest, &changes)?;
         let history_bytes_max = self.options.memtable_bytes_max;
         self.catalog.update(id, |tree| {
             let added: Vec<(usize, TableRef)> = tables.into_iter().map(|table| (0, table)).collect();
@@ -79,7 +80,6 @@ impl Core {
             tree.flushed = flushed;
             tree.keep_history(buffer.clone(), history_bytes_max);
         });
-        drop(manifest);
         self.remove_log_before(log_start);
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_table::Table;
 
+use crate::memory::Charge;
 use crate::types::{SeqNo, TableId};
 
 /// The number of levels. With a factor of ten between them, seven hold more than a disk.
@@ -72,14 +73,22 @@ pub(crate) struct TableHandle {
     path: PathBuf,
     obsolete: AtomicBool,
     removals: Arc<RemovalQueue>,
+    /// For the filter and the index it holds.
+    _charge: Charge,
 }
 
 /// A shared table.
 pub(crate) type TableRef = Arc<TableHandle>;
 
 impl TableHandle {
-    pub(crate) fn new(meta: TableMeta, table: Arc<Table>, path: PathBuf, removals: Arc<RemovalQueue>) -> TableRef {
-        Arc::new(TableHandle { meta, table, path, obsolete: AtomicBool::new(false), removals })
+    pub(crate) fn new(
+        meta: TableMeta,
+        table: Arc<Table>,
+        path: PathBuf,
+        removals: Arc<RemovalQueue>,
+        charge: Charge,
+    ) -> TableRef {
+        Arc::new(TableHandle { meta, table, path, obsolete: AtomicBool::new(false), removals, _charge: charge })
     }
 
     /// Says that a durable edit no longer lists it: the file goes with the last reference.

@@ -93,6 +93,11 @@ impl Manifest {
         })
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// What it says now.
     pub(crate) fn state(&self) -> &State {
         &self.state

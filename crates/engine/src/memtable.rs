@@ -132,6 +132,18 @@ pub struct MemtableWriter {
     bump: Bump,
 }
 
+impl fmt::Debug for Memtable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memtable").field("entries", &self.entries()).field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MemtableWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemtableWriter({:?})", self.table)
+    }
+}
+
 impl Memtable {
     /// An empty memtable and its writer. Takes about 4 KiB; chunks are allocated as entries come.
     #[allow(clippy::new_ret_no_self)] // The two sides are made together: that is what makes the writer unique.

@@ -15,6 +15,9 @@ use crate::levels::TableRef;
 use crate::memtable::MemtableCursor;
 use crate::output::table_error;
 
+/// How far a cursor that moves on reads ahead.
+const READAHEAD_BYTES_MAX: usize = 256 << 10;
+
 /// One version of one key, lent by its source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<'a> {
@@ -188,7 +191,8 @@ impl LevelSource {
 }
 
 fn open(table: &TableRef, fill_cache: bool) -> TableCursor {
-    table.table.cursor(fill_cache)
+    // A reader of everything reads far ahead; the others start small.
+    table.table.cursor(fill_cache, READAHEAD_BYTES_MAX)
 }
 
 fn table_entry(cursor: &TableCursor) -> Option<Entry<'_>> {

@@ -36,17 +36,6 @@ pub(crate) struct Plan {
     pub(crate) output_level: usize,
     /// The one input can change its level without being read.
     pub(crate) trivial_move: bool,
-    /// Why, for the statistics.
-    pub(crate) reason: Reason,
-}
-
-/// Why a compaction was picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    LevelFull,
-    Garbage,
-    Updates,
-    Manual,
 }
 
 /// What a decision depends on besides the tables.
@@ -77,14 +66,14 @@ pub(crate) fn pick(levels: &Levels, options: &Options, at: Circumstances) -> Opt
         return None;
     }
     if let Some(level) = fullest_level(levels, options) {
-        return Some(push_down(levels, level, Reason::LevelFull));
+        return Some(push_down(levels, level));
     }
     let pressing = |table: &&TableRef| {
         let garbage = table.meta.garbage();
         garbage * GARBAGE_SHARE >= table.meta.entries
             || (garbage > 0 && table.meta.created_ms.saturating_add(GARBAGE_AGE_MS) <= at.now_ms)
     };
-    clean(levels, at, pressing, Reason::Garbage)
+    clean(levels, at, pressing)
 }
 
 /// The next step of a full compaction: everything moves to the bottom, then what garbage is left
@@ -94,9 +83,9 @@ pub(crate) fn pick_full(levels: &Levels, at: Circumstances, target: SeqNo) -> Op
     let bottom = levels.bottom();
     let old = |table: &TableRef| table.meta.smallest_seq <= target;
     if let Some(level) = (0..bottom).find(|&level| levels.level(level).iter().any(old)) {
-        return Some(push_down(levels, level, Reason::Manual));
+        return Some(push_down(levels, level));
     }
-    clean(levels, at, |table| table.meta.garbage() > 0 && old(table), Reason::Manual)
+    clean(levels, at, |table| table.meta.garbage() > 0 && old(table))
 }
 
 /// The series' compaction: all of level 0 and level 1 become a new level 1.
@@ -105,7 +94,7 @@ pub(crate) fn pick_series(levels: &Levels) -> Option<Plan> {
         return None;
     }
     let inputs = levels.iter().filter(|(level, _)| *level <= 1).map(|(level, t)| (level, t.clone())).collect();
-    Some(Plan { inputs, output_level: 1, trivial_move: false, reason: Reason::Updates })
+    Some(Plan { inputs, output_level: 1, trivial_move: false })
 }
 
 /// The level that is most over its size; none if none is.
@@ -126,7 +115,7 @@ fn fullest_level(levels: &Levels, options: &Options) -> Option<usize> {
 }
 
 /// Merges from `level` into the next one: all of level 0, or the table that overlaps least below.
-fn push_down(levels: &Levels, level: usize, reason: Reason) -> Plan {
+fn push_down(levels: &Levels, level: usize) -> Plan {
     let output_level = level + 1;
     let chosen: Vec<TableRef> = if level == 0 {
         levels.level(0).to_vec()
@@ -138,22 +127,22 @@ fn push_down(levels: &Levels, level: usize, reason: Reason) -> Plan {
         };
         levels.level(level).iter().min_by_key(cost).cloned().into_iter().collect()
     };
-    merge_into(levels, level, chosen, output_level, reason)
+    merge_into(levels, level, chosen, output_level)
 }
 
-fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level: usize, reason: Reason) -> Plan {
+fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level: usize) -> Plan {
     let smallest = chosen.iter().map(|t| t.meta.smallest_key.as_slice()).min().unwrap_or_default();
     let largest = chosen.iter().map(|t| t.meta.largest_key.as_slice()).max().unwrap_or_default();
     let below = if output_level == level { Vec::new() } else { levels.overlapping(output_level, smallest, largest) };
     let trivial_move =
         chosen.len() == 1 && below.is_empty() && output_level != level && chosen.iter().all(|t| t.meta.garbage() == 0);
     let inputs = chosen.into_iter().map(|t| (level, t)).chain(below.into_iter().map(|t| (output_level, t))).collect();
-    Plan { inputs, output_level, trivial_move, reason }
+    Plan { inputs, output_level, trivial_move }
 }
 
 /// Rewrites the table with the largest share of garbage among those that `wanted` accepts, if
 /// that can drop any.
-fn clean(levels: &Levels, at: Circumstances, wanted: impl Fn(&&TableRef) -> bool, reason: Reason) -> Option<Plan> {
+fn clean(levels: &Levels, at: Circumstances, wanted: impl Fn(&&TableRef) -> bool) -> Option<Plan> {
     let share = |table: &TableRef| table.meta.garbage().saturating_mul(1000) / table.meta.entries.max(1);
     let (level, table) = levels
         .iter()
@@ -164,10 +153,10 @@ fn clean(levels: &Levels, at: Circumstances, wanted: impl Fn(&&TableRef) -> bool
     let overlapping_below = (level + 1..LEVEL_COUNT)
         .find(|&below| !levels.overlapping(below, &table.meta.smallest_key, &table.meta.largest_key).is_empty());
     Some(match (level, overlapping_below) {
-        (0, _) => push_down(levels, 0, reason),
+        (0, _) => push_down(levels, 0),
         // Something older may lie below: the garbage must first meet it.
-        (_, Some(_)) => merge_into(levels, level, vec![table.clone()], level + 1, reason),
+        (_, Some(_)) => merge_into(levels, level, vec![table.clone()], level + 1),
         // Nothing below: rewritten in place, without it.
-        (_, None) => merge_into(levels, level, vec![table.clone()], level, reason),
+        (_, None) => merge_into(levels, level, vec![table.clone()], level),
     })
 }

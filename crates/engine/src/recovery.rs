@@ -130,7 +130,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let last = if fresh { SeqNo(0) } else { core.replay_log(&state, last_flushed)? };
     core.syncer.sync().map_err(wal_error)?;
     let mut state = state;
-    let position = core.lead.lock().log.position();
+    let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
     let manifest = Manifest::begin(env, dir, manifest_id, state)?;
@@ -171,13 +171,19 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     Ok(entries)
 }
 
-/// Without `CURRENT`: a creation that a crash interrupted may leave a manifest and a log, never a table.
+/// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
+/// a table and never a group in the log.
 fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
-    match entries.iter().find(|entry| matches!(classify(&entry.name), FileKind::Table(_))) {
-        Some(table) => Err(Error::corrupt(
+    let holds_data = |entry: &&DirEntry| match classify(&entry.name) {
+        FileKind::Table(_) => true,
+        FileKind::Log(_) => entry.len > cairn_wal::SEGMENT_HEADER_BYTES,
+        _ => false,
+    };
+    match entries.iter().find(holds_data) {
+        Some(data) => Err(Error::corrupt(
             dir.join(files::CURRENT),
             None,
-            format!("it is missing, yet there is {}: restore CURRENT or the whole directory", table.name),
+            format!("it is missing, yet there is {}: restore CURRENT or the whole directory", data.name),
         )),
         None => Ok(()),
     }
@@ -271,7 +277,7 @@ impl Core {
             }
             let bodies: Vec<cairn_wal::Body<'_>> = group.bodies().map(cairn_wal::Body::new).collect();
             let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
-            let end = lead.log.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
+            let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
             self.log_space.appended(end.segment, bytes as u64);
             for (keyspace, seq, kind, key, value) in inserts {
                 touched.insert(keyspace);

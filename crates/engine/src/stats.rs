@@ -100,6 +100,7 @@ pub struct Stats {
     levels: Vec<LevelStats>,
     health: String,
     stall_reason: Option<String>,
+    last_error: Option<String>,
 }
 
 impl Stats {
@@ -109,11 +110,12 @@ impl Stats {
         levels: Vec<LevelStats>,
         health: String,
         stall_reason: Option<String>,
+        last_error: Option<String>,
     ) -> Stats {
         let mut metrics = counters.metrics();
         metrics
             .extend(gauges.iter().map(|&(name, help, value)| Metric { name, help, kind: MetricKind::Gauge, value }));
-        Stats { metrics, levels, health, stall_reason }
+        Stats { metrics, levels, health, stall_reason, last_error }
     }
 
     /// Every figure, in a fixed order.
@@ -139,5 +141,10 @@ impl Stats {
     /// Why writes wait at this moment, if they do.
     pub fn stall_reason(&self) -> Option<&str> {
         self.stall_reason.as_deref()
+    }
+
+    /// The last failure of background work, if there was one.
+    pub fn last_background_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 }

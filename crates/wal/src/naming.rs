@@ -31,9 +31,13 @@ impl Naming {
         (self.name(id) == name).then_some(id)
     }
 
-    /// Where a segment waits to be used again.
+    /// The name under which a segment waits to be used again.
+    pub fn spare_name(&self) -> String {
+        format!("{}spare{}", self.prefix, self.suffix)
+    }
+
     pub(crate) fn spare_path(&self, dir: &Path) -> PathBuf {
-        dir.join(format!("{}spare{}", self.prefix, self.suffix))
+        dir.join(self.spare_name())
     }
 }
 
