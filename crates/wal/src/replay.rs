@@ -92,7 +92,7 @@ pub fn replay<E>(
             if ends_at == Some(info.bytes) {
                 break None;
             }
-            let group = match segment.group(header.place(info.bytes), done.last_seq)? {
+            let group = match next_group(&mut segment, header.place(info.bytes), done.last_seq)? {
                 Ok(group) => group,
                 Err(damage) => break Some(damage),
             };
@@ -119,6 +119,26 @@ pub fn replay<E>(
     }
     done.clean_close = closing_groups >= 2 && done.cut.is_none();
     Ok(done)
+}
+
+/// Reads the group at `place`, which must follow the one that began with `last_seq`.
+fn next_group(
+    segment: &mut Segment,
+    place: Place,
+    last_seq: Option<u64>,
+) -> Result<std::result::Result<Group<'_>, Damage>> {
+    let header = match segment.group_header(place)? {
+        Ok(header) => header,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    if let Some(last) = last_seq {
+        let found = header.start.first_seq;
+        let follows = if header.start.kind == KIND_CLOSING { found == last } else { found > last };
+        if !follows {
+            return Ok(Err(Damage::Sequence { last, found }));
+        }
+    }
+    segment.group(&header)
 }
 
 /// The segments of one log, found by their headers.
