@@ -156,8 +156,7 @@ struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     fn find(env: &Env, dir: &'a Path, naming: Naming, start: u64) -> Result<Chain<'a>> {
-        let mut ids: Vec<u64> = env.list(dir)?.iter().filter_map(|entry| naming.parse(&entry.name)).collect();
-        ids.sort_unstable();
+        let ids = naming.ids(env, dir)?;
         let path = naming.path(dir, start);
         if ids.binary_search(&start).is_err() {
             return Err(Error::Missing { path });

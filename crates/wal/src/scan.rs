@@ -187,7 +187,20 @@ mod tests {
         third[72] ^= 1;
         third.truncate(72 + 104 + 50);
         log.write(3, &third);
-        assert_eq!([lines(&log, 1), lines(&log, 2), lines(&log, 3)].concat(), [""]);
+        assert_eq!(
+            [lines(&log, 1), lines(&log, 2), lines(&log, 3)].concat(),
+            [
+                "segment 1 of the log that began with 1",
+                "72 group of kind 1: first sequence number 10, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "176 group of kind 1: first sequence number 20, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "segment 2 of the log that began with 1, after 1:280",
+                "72 104 damaged bytes: body 0 does not match its checksum",
+                "176 group of kind 1: first sequence number 40, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "280 100 bytes of zeros",
+                "segment 3 of the log that began with 1, after 2:280",
+                "72 154 bytes without a group, 153 of them used: no group or header starts here",
+            ]
+        );
         // Without its header the name says which segment it is.
         let mut first = log.read(1);
         first[30] ^= 1;
