@@ -68,7 +68,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         }
         None => {
             check_half_created(dir, &entries)?;
-            (new_state(env), next_manifest(&entries), true)
+            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, true)
         }
     };
 
@@ -91,7 +91,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let allocate = options.durability == Durability::Commit;
     let log_options =
         LogOptions { segment_bytes: SEGMENT_BYTES_MAX.min(options.log_bytes_max / 8).max(16 << 10), allocate };
-    let next_segment = next_segment(&entries).max(state.log_start + 1);
+    let next_segment = LOG.next_id(env, dir).map_err(wal_error)?.max(state.log_start + 1);
     let (log, syncer) = LogWriter::create(env, dir, LOG, next_segment, log_options).map_err(wal_error)?;
 
     let last_flushed = state.keyspaces.values().map(|keyspace| keyspace.flushed).max().unwrap_or_default();
@@ -198,14 +198,6 @@ fn new_state(env: &Env) -> State {
     let applied = state.apply(&created);
     debug_assert!(applied.is_ok());
     state
-}
-
-fn next_manifest(entries: &[DirEntry]) -> u64 {
-    entries.iter().filter_map(|entry| MANIFEST.parse(&entry.name)).max().map_or(1, |id| id + 1)
-}
-
-fn next_segment(entries: &[DirEntry]) -> u64 {
-    entries.iter().filter_map(|entry| LOG.parse(&entry.name)).max().map_or(1, |id| id + 1)
 }
 
 /// Opens a table that the manifest lists and checks it against what the manifest says.

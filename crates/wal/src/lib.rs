@@ -1,6 +1,6 @@
 //! A log of checksummed groups in segments; write-ahead log and manifest are both one.
 //!
-//! Owns: the bytes of a log ([`format`](crate::Group) stands at the head of `format.rs`), appending
+//! Owns: the bytes of a log (their grammar stands at the head of `format.rs`), appending
 //! to it ([`LogWriter`]), making it durable ([`LogSyncer`]), reading it back ([`replay`]) and
 //! looking into a single file of it ([`Scan`]).
 //! Refuses: to know what a body means, to decide which segments are still needed (the caller
@@ -17,6 +17,28 @@
 //! 5. The bytes of a recycled segment never parse as current: every group carries its segment,
 //!    its offset and the salt drawn when the segment began.
 //! 6. After a failed sync neither half of the log ever says Ok again.
+//!
+//! ```
+//! # use std::path::Path;
+//! use cairn_wal::{Body, LogOptions, LogWriter, Naming, replay};
+//! # let (env, dir) = (cairn_env::Env::memory(), Path::new("/db"));
+//! # env.create_dir_all(dir)?;
+//! let naming = Naming { prefix: "log-", suffix: ".wal" };
+//! let id = naming.next_id(&env, dir)?;
+//! let options = LogOptions { segment_bytes: 64 << 20, allocate: true };
+//! let (mut writer, syncer) = LogWriter::create(&env, dir, naming, id, options)?;
+//! let end = writer.append(1, 100, &[Body::new(b"first"), Body::new(b"second")])?;
+//! assert_eq!(syncer.sync()?, end);
+//!
+//! let mut bodies = Vec::new();
+//! let done = replay(&env, dir, naming, id, |group| {
+//!     bodies.extend(group.bodies().map(<[u8]>::to_vec));
+//!     Ok::<(), cairn_wal::Error>(())
+//! })?;
+//! assert_eq!(bodies, [&b"first"[..], b"second"]);
+//! assert_eq!((done.end, done.last_seq, done.cut), (end, Some(100), None));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! Locking: the writer is used by one thread at a time (`&mut self`); the syncer by any. See
 //! `syncer.rs` for the two locks between them.

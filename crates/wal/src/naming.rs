@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_env::Env;
+
+use crate::error::Result;
+
 /// How the files of one log are called: `{prefix}{id:010}{suffix}`. Logs that share a directory
 /// differ in prefix or suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,22 @@ impl Naming {
     /// The name under which a segment waits to be used again.
     pub fn spare_name(&self) -> String {
         format!("{}spare{}", self.prefix, self.suffix)
+    }
+
+    /// The id with which a new log in `dir` may begin: above those of all segments there are,
+    /// whatever became of their logs; 1 if there is none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if the directory cannot be listed.
+    pub fn next_id(&self, env: &Env, dir: &Path) -> Result<u64> {
+        Ok(self.ids(env, dir)?.last().map_or(1, |highest| highest.saturating_add(1)))
+    }
+
+    /// The ids of all segments in `dir`, ascending.
+    pub(crate) fn ids(&self, env: &Env, dir: &Path) -> Result<Vec<u64>> {
+        let mut ids: Vec<u64> = env.list(dir)?.iter().filter_map(|entry| self.parse(&entry.name)).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     pub(crate) fn spare_path(&self, dir: &Path) -> PathBuf {

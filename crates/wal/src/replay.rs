@@ -92,7 +92,7 @@ pub fn replay<E>(
             if ends_at == Some(info.bytes) {
                 break None;
             }
-            let group = match segment.group(header.place(info.bytes), done.last_seq)? {
+            let group = match next_group(&mut segment, header.place(info.bytes), done.last_seq)? {
                 Ok(group) => group,
                 Err(damage) => break Some(damage),
             };
@@ -121,6 +121,26 @@ pub fn replay<E>(
     Ok(done)
 }
 
+/// Reads the group at `place`, which must follow the one that began with `last_seq`.
+fn next_group(
+    segment: &mut Segment,
+    place: Place,
+    last_seq: Option<u64>,
+) -> Result<std::result::Result<Group<'_>, Damage>> {
+    let header = match segment.group_header(place)? {
+        Ok(header) => header,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    if let Some(last) = last_seq {
+        let found = header.start.first_seq;
+        let follows = if header.start.kind == KIND_CLOSING { found == last } else { found > last };
+        if !follows {
+            return Ok(Err(Damage::Sequence { last, found }));
+        }
+    }
+    segment.group(&header)
+}
+
 /// The segments of one log, found by their headers.
 struct Chain<'a> {
     dir: &'a Path,
@@ -136,8 +156,7 @@ struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     fn find(env: &Env, dir: &'a Path, naming: Naming, start: u64) -> Result<Chain<'a>> {
-        let mut ids: Vec<u64> = env.list(dir)?.iter().filter_map(|entry| naming.parse(&entry.name)).collect();
-        ids.sort_unstable();
+        let ids = naming.ids(env, dir)?;
         let path = naming.path(dir, start);
         if ids.binary_search(&start).is_err() {
             return Err(Error::Missing { path });

@@ -32,7 +32,7 @@ impl fmt::Debug for Scan {
 pub enum Item<'a> {
     /// A group, whole.
     Group(Group<'a>),
-    /// Bytes that are no group, with a group after them.
+    /// Bytes that should be a group and are not, or not wholly; more follows.
     Damage {
         /// Where they start.
         offset: u64,
@@ -47,10 +47,10 @@ pub enum Item<'a> {
         offset: u64,
         /// How long it is.
         bytes: u64,
-        /// Why no group starts here; [`Damage::Blank`] and [`Damage::FileEnds`] with `used` of 0
-        /// are an ordinary end.
+        /// Why no group starts here.
         what: Damage,
         /// The bytes up to the last that is not zero: a torn group, or a recycled file's past.
+        /// None at an ordinary end.
         used: u64,
     },
 }
@@ -62,7 +62,7 @@ impl Scan {
     /// [`crate::Error::Io`]; damage of any kind is not an error but what [`Scan::header`] and
     /// [`Scan::next`] tell.
     pub fn open(env: &Env, path: &Path, naming: Naming) -> Result<Scan> {
-        let mut segment = Segment::open(env, path)?;
+        let segment = Segment::open(env, path)?;
         let header = segment.header()?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let id = header.as_ref().map_or_else(|_| naming.parse(name).unwrap_or_default(), |header| header.id);
@@ -86,27 +86,27 @@ impl Scan {
             return Ok(None);
         }
         let place = self.place(offset);
-        // Twice, because the borrow checker does not see that the damage holds no borrow.
-        if let Err(what) = self.segment.group(place, None)? {
-            let after = self.place(offset.saturating_add(1));
-            if let Some(next) = self.segment.next_header(after)? {
-                self.offset = next;
-                return Ok(Some(Item::Damage { offset, bytes: next - offset, what }));
+        let what = match self.segment.group_header(place)? {
+            Ok(header) => {
+                // A header that matches its checksum is believed about its length, so that every
+                // byte is looked at once, whatever stands in the bodies.
+                self.offset = header.end().offset;
+                let bytes = u64::from(header.bytes);
+                return Ok(Some(match self.segment.group(&header)? {
+                    Ok(group) => Item::Group(group),
+                    Err(what) => Item::Damage { offset, bytes, what },
+                }));
             }
-            let used = self.segment.remains(place)?.bytes;
-            self.offset = self.segment.len();
-            return Ok(Some(Item::Rest { offset, bytes, what, used }));
+            Err(what) => what,
+        };
+        let after = self.place(offset.saturating_add(1));
+        if let Some(next) = self.segment.next_header(after)? {
+            self.offset = next;
+            return Ok(Some(Item::Damage { offset, bytes: next - offset, what }));
         }
-        match self.segment.group(place, None)? {
-            Ok(group) => {
-                self.offset = group.end.offset;
-                Ok(Some(Item::Group(group)))
-            }
-            Err(what) => {
-                self.offset = offset + bytes;
-                Ok(Some(Item::Damage { offset, bytes, what }))
-            }
-        }
+        let used = self.segment.remains(place)?.bytes;
+        self.offset = offset + bytes;
+        Ok(Some(Item::Rest { offset, bytes, what, used }))
     }
 
     fn place(&self, offset: u64) -> Place {
@@ -147,5 +147,71 @@ impl fmt::Display for Item<'_> {
                 write!(f, "{offset} {bytes} bytes without a group, {used} of them used: {what}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Log, NAMING, append};
+
+    fn lines(log: &Log, id: u64) -> Vec<String> {
+        let mut scan = Scan::open(&log.env, &log.path(id), NAMING).unwrap();
+        let mut lines = vec![match scan.header() {
+            Ok(header) => header.to_string(),
+            Err(damage) => damage.to_string(),
+        }];
+        while let Some(item) = scan.next().unwrap() {
+            lines.push(item.to_string());
+        }
+        lines
+    }
+
+    #[test]
+    fn a_file_is_told_with_its_damage() {
+        let log = Log::in_memory();
+        let (mut writer, syncer) = log.create(1, 360);
+        for seq in 1..7 {
+            append(&mut writer, seq * 10, b"a body");
+            if seq == 5 {
+                syncer.sync().unwrap();
+            }
+        }
+        assert_eq!(writer.segments().len(), 3);
+        writer.close().unwrap();
+        let mut second = log.read(2);
+        second[72 + 93] ^= 1;
+        second.extend_from_slice(&[0; 100]);
+        log.write(2, &second);
+        let mut third = log.read(3);
+        third[72] ^= 1;
+        third.truncate(72 + 104 + 50);
+        log.write(3, &third);
+        assert_eq!(
+            [lines(&log, 1), lines(&log, 2), lines(&log, 3)].concat(),
+            [
+                "segment 1 of the log that began with 1",
+                "72 group of kind 1: first sequence number 10, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "176 group of kind 1: first sequence number 20, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "segment 2 of the log that began with 1, after 1:280",
+                "72 104 damaged bytes: body 0 does not match its checksum",
+                "176 group of kind 1: first sequence number 40, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "280 100 bytes of zeros",
+                "segment 3 of the log that began with 1, after 2:280",
+                "72 154 bytes without a group, 153 of them used: no group or header starts here",
+            ]
+        );
+        // Without its header the name says which segment it is.
+        let mut first = log.read(1);
+        first[30] ^= 1;
+        log.write(1, &first);
+        assert_eq!(
+            lines(&log, 1),
+            [
+                "the header does not match its checksum",
+                "72 group of kind 1: first sequence number 10, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "176 group of kind 1: first sequence number 20, 1 bodies, 104 bytes, durable before it up to 1:72",
+            ]
+        );
     }
 }

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use cairn_env::{Env, File};
 
+use crate::Position;
 use crate::error::{Claim, Result};
 use crate::format::{
-    Damage, GROUP_ALIGNMENT, GROUP_HEADER_LEN, Group, GroupHeader, Place, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LEN,
-    SegmentHeader,
+    Damage, GROUP_ALIGNMENT, GROUP_HEADER_LEN, Group, GroupHeader, Place, SEGMENT_HEADER_LEN, SegmentHeader,
 };
-use crate::{KIND_CLOSING, Position};
 
 /// How much is read at once, unless a group needs more.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -72,36 +71,26 @@ impl Segment {
         rest.get(..len).unwrap_or(rest)
     }
 
-    pub(crate) fn header(&mut self) -> Result<std::result::Result<SegmentHeader, Damage>> {
-        self.load(0, SEGMENT_HEADER_BYTES)?;
-        Ok(SegmentHeader::decode(self.view(0, SEGMENT_HEADER_LEN as u64)))
+    pub(crate) fn header(&self) -> Result<std::result::Result<SegmentHeader, Damage>> {
+        let mut bytes = [0; SEGMENT_HEADER_LEN];
+        let got = self.file.read_at(&mut bytes, 0)?;
+        Ok(SegmentHeader::decode(bytes.get(..got).unwrap_or_default()))
     }
 
-    /// Reads the group at `place`. `last_seq` is the first sequence number of the group before.
-    pub(crate) fn group(
-        &mut self,
-        place: Place,
-        last_seq: Option<u64>,
-    ) -> Result<std::result::Result<Group<'_>, Damage>> {
+    /// Reads the header of the group at `place`; a group that the file cannot hold is damaged.
+    pub(crate) fn group_header(&mut self, place: Place) -> Result<std::result::Result<GroupHeader, Damage>> {
         let offset = place.position.offset;
         self.load(offset, GROUP_HEADER_LEN as u64)?;
-        let header = match GroupHeader::decode(self.view(offset, GROUP_HEADER_LEN as u64), place) {
-            Ok(header) => header,
-            Err(damage) => return Ok(Err(damage)),
-        };
-        let bytes = u64::from(header.bytes);
-        if bytes > self.len.saturating_sub(offset) {
-            return Ok(Err(Damage::FileEnds));
-        }
-        if let Some(last) = last_seq {
-            let found = header.start.first_seq;
-            let follows = if header.start.kind == KIND_CLOSING { found == last } else { found > last };
-            if !follows {
-                return Ok(Err(Damage::Sequence { last, found }));
-            }
-        }
+        let header = GroupHeader::decode(self.view(offset, GROUP_HEADER_LEN as u64), place);
+        let rest = self.len.saturating_sub(offset);
+        Ok(header.and_then(|header| if u64::from(header.bytes) > rest { Err(Damage::FileEnds) } else { Ok(header) }))
+    }
+
+    /// Reads what follows a header that [`Segment::group_header`] found.
+    pub(crate) fn group(&mut self, header: &GroupHeader) -> Result<std::result::Result<Group<'_>, Damage>> {
+        let (offset, bytes) = (header.start.position.offset, u64::from(header.bytes));
         self.load(offset, bytes)?;
-        Ok(Group::decode(&header, self.view(offset, bytes)))
+        Ok(Group::decode(header, self.view(offset, bytes)))
     }
 
     /// Looks at every multiple of 8 from `place` on for the header of a group of this segment.

@@ -68,9 +68,8 @@ impl LogWriter {
     /// [`crate::replay`] from `id` sees them as orphans.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a segment with this or a higher id exists (take
-    /// [`crate::Replay::next_id`]); [`Error::NoSpace`] and [`Error::Io`] leave at most an
-    /// orphan behind.
+    /// [`Error::Invalid`] if a segment with this or a higher id exists (take [`Naming::next_id`]);
+    /// [`Error::NoSpace`] and [`Error::Io`] leave at most an orphan behind.
     pub fn create(
         env: &Env,
         dir: &Path,
@@ -78,8 +77,7 @@ impl LogWriter {
         id: u64,
         options: LogOptions,
     ) -> Result<(LogWriter, LogSyncer)> {
-        let entries = env.list(dir)?;
-        if entries.iter().filter_map(|entry| naming.parse(&entry.name)).any(|other| other >= id) {
+        if naming.ids(env, dir)?.last().is_some_and(|highest| *highest >= id) {
             return Err(Error::Invalid("a log begins with an id above those of all its segments"));
         }
         remove_if_exists(env, &naming.spare_path(dir))?;

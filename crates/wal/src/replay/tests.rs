@@ -115,7 +115,7 @@ fn sound_logs() -> Vec<Sound> {
     let log = Log::in_memory();
     let (mut writer, syncer) = log.create(1, 600);
     for seq in 1..16 {
-        append(&mut writer, seq, &vec![seq as u8; 130]);
+        append(&mut writer, seq, &[seq as u8; 130]);
         if seq % 2 == 0 {
             syncer.sync().unwrap();
         }
@@ -392,6 +392,28 @@ fn groups_across_and_beyond_the_window() {
                 assert_eq!((offset, claim.unwrap().by), (groups[bad].position.offset, groups[7].position));
             }
             other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The header that makes the difference lies across two of the windows in which a file is searched.
+#[test]
+fn a_claim_across_the_windows_of_the_search_is_heard() {
+    for before_end in (0..=88).step_by(8) {
+        let log = Log::in_memory();
+        let (mut writer, syncer) = log.create(1, 64 << 20);
+        append(&mut writer, 1, &vec![1; (1 << 20) - before_end - 80 - 12]);
+        syncer.sync().unwrap();
+        append(&mut writer, 2, b"claims");
+        let mut bytes = log.read(1);
+        bytes[SEGMENT_HEADER_BYTES as usize] ^= 1;
+        log.write(1, &bytes);
+        match log.replay(1) {
+            Err(Error::Corrupt { claim: Some(claim), .. }) => {
+                let expected = SEGMENT_HEADER_BYTES + (1 << 20) - before_end as u64;
+                assert!(claim.by.offset - expected < 8, "{before_end}");
+            }
+            other => panic!("{before_end}: {other:?}"),
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Log, append};
+use crate::testing::{Log, NAMING, append};
 
 #[test]
 fn what_is_appended_is_replayed_over_many_segments() {
@@ -214,6 +214,44 @@ fn one_thread_syncs_while_another_appends() {
     assert!(thread.unwrap().join());
     assert_eq!(syncer.sync().unwrap(), writer.position());
     assert_eq!(log.replay(1).unwrap().0.len() as u64, seq);
+}
+
+/// The same on the file system of the machine.
+#[test]
+fn on_real_files() {
+    let dir = cairn_env::testing::TempDir::new();
+    let log = Log::new(Env::real(), dir.path());
+    let (mut writer, syncer) = log.create_with(1, LogOptions { segment_bytes: 1 << 20, allocate: true }).unwrap();
+    for seq in 1..=300 {
+        append(&mut writer, seq, &vec![seq as u8; 10_000]);
+        if seq % 30 == 0 {
+            assert_eq!(syncer.sync().unwrap(), writer.position());
+        }
+        if seq == 200 {
+            assert!(writer.offer_spare(1).unwrap());
+        }
+    }
+    let end = writer.position();
+    let (groups, done) = log.replay(2).unwrap();
+    assert_eq!((done.end, done.cut, done.segments.len()), (end, None, 2));
+    assert!(groups.iter().all(|group| group.bodies == [vec![group.first_seq as u8; 10_000]]));
+    writer.close().unwrap();
+    assert!(log.replay(2).unwrap().1.clean_close);
+    // As the thread of a commit leader does.
+    fn goes_between_threads<T: Send>() {}
+    goes_between_threads::<LogWriter>();
+}
+
+#[test]
+fn a_log_may_begin_beside_the_rest_of_one_that_never_came_to_be() {
+    let log = Log::in_memory();
+    assert_eq!(NAMING.next_id(&log.env, &log.dir).unwrap(), 1);
+    log.write(1, b"CAIRN");
+    let id = NAMING.next_id(&log.env, &log.dir).unwrap();
+    let (mut writer, _) = log.create(id, 1000);
+    append(&mut writer, 1, b"x");
+    let (groups, done) = log.replay(id).unwrap();
+    assert_eq!((groups.len(), done.orphans, done.next_id), (1, vec![1], 3));
 }
 
 mod on_a_bad_disk;

@@ -82,8 +82,14 @@ fn a_full_disk_refuses_and_forgets_and_recovers() {
                 Ok(_) => accepted.push(seq),
                 Err(Error::NoSpace(_)) => {
                     refused += 1;
-                    let policy = if rng.one_in(2) { CrashPolicy::Random(seed) } else { CrashPolicy::KeepAll };
-                    let (groups, done) = on(&disk.crash(policy)).replay(1).unwrap();
+                    let (groups, done) = log.replay(1).unwrap();
+                    assert_eq!(
+                        (seqs(&groups), done.cut, done.orphans),
+                        (accepted.clone(), None, vec![]),
+                        "seed {seed}"
+                    );
+                    assert_eq!(done.end, writer.position(), "seed {seed} seq {seq}");
+                    let (groups, done) = on(&disk.crash(CrashPolicy::Random(seed))).replay(1).unwrap();
                     let seen = seqs(&groups);
                     assert_eq!(seen, accepted[..seen.len()], "seed {seed} seq {seq}");
                     assert!(done.end <= writer.position(), "seed {seed} seq {seq}");
@@ -101,6 +107,40 @@ fn a_full_disk_refuses_and_forgets_and_recovers() {
         assert!(done.clean_close && done.orphans.is_empty(), "seed {seed}");
     }
     assert!(refused > 300, "{refused} refused");
+}
+
+/// A group that ends in zeros, on a disk that holds zeros there already, is whole before all of it
+/// is written. When the disk then fills up, it was refused, and must not come back in a crash.
+#[test]
+fn a_refused_group_does_not_come_back() {
+    let mut was_whole = 0;
+    for seed in 0..200 {
+        let disk = SimDisk::with_seed(seed);
+        let log = Log::new(Env::on_disk(disk.clone()), Path::new("/d"));
+        disk.settle();
+        let options = LogOptions { segment_bytes: 1 << 20, allocate: true };
+        let (mut writer, syncer) = log.create_with(1, options).unwrap();
+        append(&mut writer, 1, b"accepted");
+        syncer.sync().unwrap();
+        append(&mut writer, 2, b"accepted, with zeros ahead");
+        syncer.sync().unwrap();
+        disk.inject(Fault::new(FaultKind::ShortWrite).on(Op::Write));
+        disk.inject(Fault::new(FaultKind::Enospc).on(Op::Write).nth(2));
+        disk.start_trace();
+        assert!(matches!(writer.append(1, 3, &[Body::new(&[0; 3000])]), Err(Error::NoSpace(_))));
+        was_whole += u64::from(disk.trace().iter().any(|step| step.op == Op::Write && step.len > 92));
+        for one in 0..disk.pending_count() {
+            for policy in [CrashPolicy::DropOne(one), CrashPolicy::KeepOne(one)] {
+                let (groups, _) = on(&disk.crash(policy)).replay(1).unwrap();
+                assert_eq!(seqs(&groups), [1, 2], "seed {seed}, {policy:?}");
+            }
+        }
+        let (groups, done) = on(&disk.crash(CrashPolicy::DropAll)).replay(1).unwrap();
+        assert_eq!((seqs(&groups), done.cut), (vec![1, 2], None), "seed {seed}");
+        append(&mut writer, 4, b"goes on");
+        assert_eq!(seqs(&log.replay(1).unwrap().0), [1, 2, 4]);
+    }
+    assert!(was_whole > 100);
 }
 
 /// What one run of the workload was told before the power went.
