@@ -104,10 +104,8 @@ impl Schedule {
     }
 
     /// A number for a new lock or condition.
-    pub(crate) fn new_object(&self) -> u64 {
-        let mut state = self.state();
-        state.objects += 1;
-        state.objects
+    pub(crate) fn new_object(&self, at: &'static Location<'static>) -> u64 {
+        self.state().new_object(at)
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -180,7 +178,8 @@ impl Schedule {
             let before = state.points;
             let (woken, result) = turn.wait_timeout(state, STANDSTILL).unwrap_or_else(PoisonError::into_inner);
             state = woken;
-            if result.timed_out() && state.points == before && me == state.main {
+            if result.timed_out() && state.points == before && state.stood_still_at != before {
+                state.stood_still_at = before;
                 let name = state.task(state.current).map_or("?", |task| &task.name);
                 eprintln!("simulation of seed {}: {name} has made no call for {STANDSTILL:?}", self.seed);
             }

@@ -87,6 +87,10 @@ pub struct Condvar {
 
 impl Condvar {
     /// Releases the lock, waits for a notification, and takes the lock again.
+    ///
+    /// # Panics
+    /// Only in a simulated environment: when its run is broken off because nobody can run, and
+    /// outside [`Env::run`], where nobody could end the wait.
     #[track_caller]
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         if let Some(simulated) = &self.simulated {
@@ -164,17 +168,20 @@ impl Thread {
 
 /// Locks and threads.
 impl Env {
+    #[track_caller]
     fn simulated_object(&self) -> Option<Simulated> {
         let schedule = self.schedule()?;
-        Some(Simulated { schedule: schedule.clone(), id: schedule.new_object() })
+        Some(Simulated { schedule: schedule.clone(), id: schedule.new_object(Location::caller()) })
     }
 
     /// A lock that may be held across I/O and waits.
+    #[track_caller]
     pub fn mutex<T>(&self, value: T) -> Mutex<T> {
         Mutex { inner: sync::Mutex::new(value), simulated: self.simulated_object() }
     }
 
     /// A condition for use with this environment's locks.
+    #[track_caller]
     pub fn condvar(&self) -> Condvar {
         Condvar { inner: sync::Condvar::new(), simulated: self.simulated_object() }
     }

@@ -66,7 +66,10 @@ pub(super) struct State {
     pub(super) current: TaskId,
     /// Held locks and their holders.
     pub(super) locks: BTreeMap<u64, TaskId>,
-    pub(super) objects: u64,
+    /// Where each lock and condition was made; their numbers count from 1.
+    objects: Vec<&'static Location<'static>>,
+    /// The number of points at which a standstill was last reported.
+    pub(super) stood_still_at: u64,
     pub(super) now: Duration,
     choices: Rng,
     pub(super) randoms: Rng,
@@ -96,7 +99,8 @@ impl State {
             main: 0,
             current: 0,
             locks: BTreeMap::new(),
-            objects: 0,
+            objects: Vec::new(),
+            stood_still_at: 0,
             now: Duration::ZERO,
             choices,
             randoms,
@@ -134,6 +138,20 @@ impl State {
         }
         let panicked = self.tasks.iter().skip(main).filter(|task| task.panicked);
         (panicked.map(|task| task.name.clone()).collect(), std::mem::take(&mut self.unfinished))
+    }
+
+    pub(super) fn new_object(&mut self, at: &'static Location<'static>) -> u64 {
+        self.objects.push(at);
+        self.objects.len() as u64
+    }
+
+    /// A lock or condition by its number and the place where it was made.
+    fn object(&self, id: u64) -> String {
+        let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+        match index.and_then(|index| self.objects.get(index)) {
+            Some(at) => format!("{id} (made at {at})"),
+            None => id.to_string(),
+        }
     }
 
     pub(super) fn task(&self, id: TaskId) -> Option<&Task> {
@@ -337,14 +355,16 @@ impl State {
                 Status::Blocked { on, .. } => {
                     let what = match on {
                         On::Lock(lock) => match self.locks.get(&lock) {
-                            Some(holder) => format!("lock {lock}, held by {holder} {}", self.name(*holder)),
-                            None => format!("lock {lock}"),
+                            Some(holder) => {
+                                format!("lock {}, held by {holder} {}", self.object(lock), self.name(*holder))
+                            }
+                            None => format!("lock {}", self.object(lock)),
                         },
-                        On::Signal(condition) => format!("condition {condition}"),
+                        On::Signal(condition) => format!("condition {}", self.object(condition)),
                         On::Thread(other) => format!("the end of {other} {}", self.name(other)),
                         On::Everyone => "the end of all others".to_owned(),
                     };
-                    write!(text, "\n  {id} {} waits for {what} at {}", task.name, task.at)
+                    write!(text, "\n  {id} {} waits at {} for {what}", task.name, task.at)
                 }
             };
         }
