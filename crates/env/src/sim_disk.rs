@@ -65,6 +65,8 @@ struct State {
     space_bytes: Option<u64>,
     steps: u64,
     log: Option<Vec<Step>>,
+    /// The number of the first step remembered, and what the disk held before it and each later one.
+    history: Option<(u64, Vec<Tree>)>,
     hash: u64,
     rng: Rng,
 }
@@ -102,8 +104,17 @@ impl SimDisk {
     }
 
     fn holding(tree: Tree, rng: Rng, coverage: Arc<Mutex<Coverage>>) -> SimDisk {
-        let state =
-            State { tree, plan: Vec::new(), crashed: false, space_bytes: None, steps: 0, log: None, hash: 0, rng };
+        let state = State {
+            tree,
+            plan: Vec::new(),
+            crashed: false,
+            space_bytes: None,
+            steps: 0,
+            log: None,
+            history: None,
+            hash: 0,
+            rng,
+        };
         SimDisk { state: Arc::new(Mutex::new(state)), coverage }
     }
 
@@ -196,7 +207,8 @@ impl SimDisk {
     }
 
     /// An independent copy as the machine finds it after a power cut now: what was not durable is
-    /// kept or lost as the policy says. No faults, no steps, no locks; the coverage is shared.
+    /// kept or lost as the policy says. No faults, no bound on space, no steps, no locks; the coverage
+    /// is shared.
     pub fn crash(&self, policy: CrashPolicy) -> SimDisk {
         let state = self.state();
         let tree = crash::after_power_cut(&state.tree, policy);
@@ -207,14 +219,24 @@ impl SimDisk {
     /// written is there, and what was not durable still is not.
     pub fn kill(&self) -> SimDisk {
         let state = self.state();
-        let mut tree = state.tree.clone();
-        for node in tree.nodes.values_mut() {
-            if let Node::File(file) = node {
-                (file.handles, file.locked) = (0, false);
-            }
-        }
-        tree.forget_unreachable();
-        SimDisk::holding(tree, state.rng.clone(), self.coverage.clone())
+        SimDisk::holding(state.tree.after_kill(), state.rng.clone(), self.coverage.clone())
+    }
+
+    /// Remembers, from now on, what the disk holds before each step.
+    pub fn start_history(&self) {
+        let mut state = self.state();
+        state.history = Some((state.steps + 1, Vec::new()));
+    }
+
+    /// An independent copy as [`SimDisk::kill`] would have made before step `k`. One run with a
+    /// history and a crash of each copy does what one run for each [`SimDisk::crash_at`] does, as
+    /// long as only one thread works. `None` outside the history; one past the last step is now.
+    pub fn before_step(&self, k: u64) -> Option<SimDisk> {
+        let state = self.state();
+        let (first, trees) = state.history.as_ref()?;
+        let index = usize::try_from(k.checked_sub(*first)?).ok()?;
+        let tree = if k == state.steps + 1 { &state.tree } else { trees.get(index)? };
+        Some(SimDisk::holding(tree.after_kill(), state.rng.clone(), self.coverage.clone()))
     }
 
     /// What was called and what went wrong, of this disk and all its copies.
@@ -234,6 +256,7 @@ impl SimDisk {
             return Err(crash_error());
         }
         state.steps += 1;
+        state.remember();
         let mut fault = state.planned(call.op, call.path);
         let result = match fault {
             Some(FaultKind::Eio) => Err(io::Error::from_raw_os_error(5)),
@@ -297,6 +320,12 @@ impl State {
         }
         self.plan.retain(|fault| !fault.is_spent());
         first
+    }
+
+    fn remember(&mut self) {
+        if let Some((_, trees)) = &mut self.history {
+            trees.push(self.tree.clone());
+        }
     }
 
     fn record(&mut self, call: &Call<'_>, fault: Option<FaultKind>, error: Option<io::ErrorKind>) {

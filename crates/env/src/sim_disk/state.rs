@@ -385,6 +385,18 @@ impl Tree {
         self.forget_unreachable();
     }
 
+    /// As the next process finds it: the handles and locks of this one are gone.
+    pub(super) fn after_kill(&self) -> Tree {
+        let mut tree = self.clone();
+        for node in tree.nodes.values_mut() {
+            if let Node::File(file) = node {
+                (file.handles, file.locked) = (0, false);
+            }
+        }
+        tree.forget_unreachable();
+        tree
+    }
+
     /// Bytes in files that have a name or an open handle.
     pub(super) fn used_bytes(&self) -> u64 {
         let used = |node: &Node| match node {

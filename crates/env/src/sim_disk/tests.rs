@@ -605,6 +605,33 @@ fn replace_file_is_atomic_at_every_crash() {
     assert!(images > 300);
 }
 
+#[test]
+fn a_history_gives_what_crashes_at_each_step_give() {
+    let prepared = || {
+        let (disk, env) = with_dir();
+        env.replace_file(&at("CURRENT"), b"first").unwrap();
+        (disk, env)
+    };
+    let (whole, env) = prepared();
+    assert!(whole.before_step(1).is_none());
+    whole.start_history();
+    let start = whole.steps();
+    env.replace_file(&at("CURRENT"), b"second").unwrap();
+    let end = whole.steps();
+    for k in start + 1..=end + 1 {
+        let (disk, env) = prepared();
+        disk.crash_at(k);
+        let _ = env.replace_file(&at("CURRENT"), b"second");
+        let then = whole.before_step(k).unwrap();
+        assert_eq!(then.pending(), disk.pending(), "step {k}");
+        let random = (0..10).map(CrashPolicy::Random);
+        for policy in [CrashPolicy::DropAll, CrashPolicy::KeepAll].into_iter().chain(random) {
+            assert_eq!(files(&then.crash(policy)), files(&disk.crash(policy)), "step {k} {policy:?}");
+        }
+    }
+    assert!(whole.before_step(start).is_none() && whole.before_step(end + 2).is_none());
+}
+
 /// The same loop must find what is wrong with the protocol when its first sync is left out.
 #[test]
 fn the_crash_loop_catches_a_missing_sync() {
