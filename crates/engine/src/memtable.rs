@@ -25,11 +25,15 @@
 mod arena;
 mod atomics;
 mod cursor;
+#[cfg(test)]
+#[cfg(loom)]
+mod interleavings;
 mod node;
 mod path;
 mod publish;
 mod record;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 mod trie;
 
