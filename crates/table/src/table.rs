@@ -348,4 +348,4 @@ pub(crate) fn read_properties(file: &File, footer: &Footer, seal: Seal, file_byt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
