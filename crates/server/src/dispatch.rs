@@ -1,0 +1,79 @@
+//! From a request to whoever answers it: token, target, method.
+
+use std::sync::Arc;
+
+use cairn::{Db, Durability, Keyspace, Visibility};
+use cairn_api::{Target, V1};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use tokio::sync::Semaphore;
+
+use crate::blocking::Blocking;
+use crate::body::{Budget, Upload};
+use crate::config::Limits;
+use crate::connection::InFlight;
+use crate::metrics::Metrics;
+use crate::reply::{Refusal, Reply, ReplyBody};
+use crate::{admin, auth, batch, keys, scan};
+
+/// What all requests share.
+pub(crate) struct App {
+    pub(crate) db: Db,
+    pub(crate) keyspace: Keyspace,
+    pub(crate) durability: Durability,
+    pub(crate) visibility: Visibility,
+    pub(crate) token: Option<String>,
+    pub(crate) limits: Limits,
+    pub(crate) blocking: Blocking,
+    pub(crate) budget: Budget,
+    pub(crate) scans: Arc<Semaphore>,
+    /// One compaction or flush on request at a time.
+    pub(crate) maintenance: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
+}
+
+/// Answers a request, whatever it is.
+pub(crate) async fn answer(app: &Arc<App>, request: Request<Incoming>, in_flight: InFlight) -> Response<ReplyBody> {
+    let method = request.method().clone();
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let mut upload = Upload::new(request, app.limits.body_timeout);
+    let target = Target::parse(uri.path(), uri.query());
+    // Load balancers ask for health without being told the token.
+    let is_open = target == Ok(Target::V1(V1::Healthz));
+    let allowed = if is_open { Ok(()) } else { auth::check(&headers, app.token.as_deref()) };
+    let result = match allowed {
+        Ok(()) => match target {
+            Ok(target) => route(app, &method, target, &headers, &mut upload).await,
+            Err(error) => Err(error.into()),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    upload.discard().await;
+    app.metrics.answered(&method, result.as_ref().err().map(Refusal::kind));
+    result.unwrap_or_else(Refusal::into_reply).into_response(in_flight)
+}
+
+async fn route(
+    app: &Arc<App>,
+    method: &Method,
+    target: Target,
+    headers: &hyper::HeaderMap,
+    upload: &mut Upload,
+) -> Result<Reply, Refusal> {
+    let (reads, posts) = (matches!(*method, Method::GET | Method::HEAD), *method == Method::POST);
+    match target {
+        Target::Key(key) if reads => keys::get(app, key).await,
+        Target::Key(key) if *method == Method::PUT => keys::put(app, key, upload).await,
+        Target::Key(key) if *method == Method::DELETE => keys::delete(app, &key).await,
+        Target::Key(_) => Err(Refusal::method("GET, HEAD, PUT, DELETE")),
+        Target::Scan(query) if reads => scan::scan(app, query, headers).await,
+        Target::V1(V1::Healthz) if reads => admin::health(app).await,
+        Target::V1(V1::Stats) if reads => admin::stats(app).await,
+        Target::V1(V1::Metrics) if reads => admin::prometheus(app).await,
+        Target::Scan(_) | Target::V1(V1::Healthz | V1::Stats | V1::Metrics) => Err(Refusal::method("GET, HEAD")),
+        Target::V1(V1::Batch) if posts => batch::apply(app, upload).await,
+        Target::V1(V1::Compact) if posts => admin::compact(app).await,
+        Target::V1(V1::Flush) if posts => admin::flush(app).await,
+        Target::V1(V1::Batch | V1::Compact | V1::Flush) => Err(Refusal::method("POST")),
+    }
+}
