@@ -155,6 +155,16 @@ impl Origin {
         }
     }
 
+    /// Makes sure that a free connection is there, as far as anyone can know.
+    pub(crate) async fn ensure_idle(&self) -> Result<()> {
+        let sender = match self.take_idle().await {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        self.give_back(sender);
+        Ok(())
+    }
+
     async fn take_idle(&self) -> Option<Sender> {
         loop {
             let mut sender = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;

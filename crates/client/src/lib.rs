@@ -85,6 +85,14 @@ impl Client {
         self.origin.address()
     }
 
+    /// Opens a connection ahead if none is free, so that the next request need not wait for one.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], or [`Error::Unanswered`] if it broke at once.
+    pub async fn connect(&self) -> Result<()> {
+        self.origin.ensure_idle().await
+    }
+
     /// Reads a key.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::Env;
 use crate::error::{Error, Op, Result};
 
 /// What a world offers for one open file. Implemented by the worlds; used through [`File`].
+#[allow(clippy::len_without_is_empty)] // A world answers the one question; `File` has both.
 pub trait RawFile: Send + Sync {
     /// Reads up to `buf.len()` bytes at `offset`; 0 at or past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -266,6 +267,9 @@ impl Env {
         file.write_all_at(bytes, 0)?;
         file.sync_all()?;
         self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            _ => self.sync_dir(Path::new(".")),
+        }
     }
 }

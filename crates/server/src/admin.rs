@@ -14,7 +14,7 @@ use crate::reply::{Content, Refusal, Reply};
 const HEALTHY: &str = "open";
 
 pub(crate) async fn health(app: &Arc<App>) -> Result<Reply, Refusal> {
-    let health = engine_stats(app).await?.health();
+    let health = engine_stats(app).await?.health().to_owned();
     if health == HEALTHY {
         Reply::json(&Health { status: "ok".to_owned() })
     } else {
@@ -24,15 +24,15 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Reply, Refusal> {
 
 pub(crate) async fn stats(app: &Arc<App>) -> Result<Reply, Refusal> {
     let engine = engine_stats(app).await?;
-    let levels = engine.levels().into_iter().map(|level| Level {
-        keyspace: level.keyspace,
+    let levels = engine.levels().iter().map(|level| Level {
+        keyspace: level.keyspace.clone(),
         level: count(level.level),
         tables: count(level.tables),
         bytes: count(level.bytes),
     });
     Reply::json(&Stats {
-        health: engine.health(),
-        stall_reason: engine.stall_reason(),
+        health: engine.health().to_owned(),
+        stall_reason: engine.stall_reason().map(str::to_owned),
         engine: engine.metrics().into_iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         server: server_metrics(app).into_iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         levels: levels.collect(),

@@ -39,12 +39,12 @@ fn submit(app: &App, request: BatchRequest) -> Result<Ticket, Refusal> {
     }
     for condition in request.conditions {
         match condition {
-            Condition::Absent { keyspace, key } => batch.require_absent(&keyspaces.get(keyspace)?, &key)?,
+            Condition::Absent { keyspace, key } => batch.require_absent(&keyspaces.get(keyspace)?, &key),
             Condition::Unchanged { keyspace, key, since } => {
                 batch.require_unchanged(&keyspaces.get(keyspace)?, &key, SeqNo(since));
             }
             Condition::RangeUnchanged { keyspace, start, end, since } => {
-                batch.require_range_unchanged(&keyspaces.get(keyspace)?, &start, &end, SeqNo(since));
+                batch.require_range_unchanged(&keyspaces.get(keyspace)?, &start, Some(&end), SeqNo(since));
             }
         }
     }

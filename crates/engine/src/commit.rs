@@ -1,0 +1,795 @@
+//! The commit pipeline: two-stage group commit.
+//!
+//! Callers encode and checksum their batches outside any lock and queue them. The first in becomes
+//! the leader: it takes what is queued as one group, makes room, decides the conditions, gives the
+//! numbers, appends the group to the log with one write, applies it to the memtables and publishes
+//! its last number. Syncing is the second stage with a leader of its own: while one sync runs the
+//! next group is appended, and one later sync covers all of them. Nobody delays anything to make
+//! groups larger. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
+//! one writer, so applying stays with the leader.)
+//!
+//! Invariants
+//! 1. The order of the log, of the numbers and of the application to memtables is one order.
+//! 2. A ticket asked for as durable is resolved only after a sync that began after its append.
+//! 3. `visible` is stored only when every entry up to it is in the memtables; `durable` only when
+//!    the log up to it is synced. Neither goes back, but for `visible` when a sync fails: then it
+//!    becomes `durable`, for good.
+//! 4. A memtable is sealed only by who holds `lead`, and only between groups: a sealed memtable
+//!    holds nothing that is not published.
+//! 5. A batch with conditions begins its group, so that they are decided on what is applied.
+//!
+//! Who leads: a caller that waits does it itself, without a change of thread; for batches that
+//! nobody waits for (`submit`), the append and the sync thread do.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cairn_wal::{LogWriter, Position};
+
+use crate::batch::{Condition, EncodedBatch, Ops};
+use crate::catalog::{Buffer, Catalog, Tree};
+use crate::core::{Core, Health, closed_text};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::{Charge, Use};
+use crate::memtable::{Memtable, MemtableOptions, MemtableWriter};
+use crate::picker::{LEVEL0_TABLES_SLOW, LEVEL0_TABLES_STOP};
+use crate::stats::add;
+use crate::ticket::{Commit, TicketCell};
+use crate::types::{Durability, KeyspaceId, SeqNo, Visibility, kind};
+
+/// The kind of the log's groups of batches.
+pub(crate) const GROUP_KIND: u8 = 1;
+
+/// A group takes batches up to this many bytes: beyond it the write costs more than the turn.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// And up to this many batches.
+const GROUP_BATCHES_MAX: usize = 4096;
+/// Sealed memtables of one keyspace that may wait for their flush.
+const SEALED_MAX: usize = 8;
+/// The rate to which writers are slowed when level 0 fills up, at first; less as it fills.
+const SLOW_BYTES_PER_SECOND: u64 = 64 << 20;
+/// Owed delay is slept off in pieces of at least this.
+const DELAY_NANOS_MIN: u64 = 1_000_000;
+
+/// A batch in the queue.
+#[derive(Debug)]
+struct Pending {
+    batch: EncodedBatch,
+    durability: Durability,
+    ticket: Arc<TicketCell>,
+    /// Somebody waits for it and will lead if need be.
+    attended: bool,
+    _charge: Charge,
+}
+
+/// Appended groups up to `end` whose sync is still to come.
+#[derive(Debug)]
+struct Unsynced {
+    end: Position,
+    seq: SeqNo,
+    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    unattended: usize,
+}
+
+/// The queues of both stages.
+#[derive(Debug)]
+pub(crate) struct CommitState {
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    pending_unattended: usize,
+    leading: bool,
+    unsynced: VecDeque<Unsynced>,
+    syncing: bool,
+    /// Why nothing can be synced any more.
+    failed: Option<String>,
+    /// No more batches are taken.
+    pub(crate) closing: bool,
+}
+
+impl CommitState {
+    pub(crate) fn new() -> CommitState {
+        CommitState {
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            pending_unattended: 0,
+            leading: false,
+            unsynced: VecDeque::new(),
+            syncing: false,
+            failed: None,
+            closing: false,
+        }
+    }
+
+    fn unsynced_unattended(&self) -> bool {
+        self.unsynced.iter().any(|u| u.unattended > 0)
+    }
+}
+
+/// What only the leader touches: log and memtables.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    /// None once the log is closed.
+    log: Option<LogWriter>,
+    pub(crate) writers: BTreeMap<KeyspaceId, (Arc<Buffer>, MemtableWriter)>,
+    pub(crate) next_seq: u64,
+    /// Delay owed for slowing down, in nanoseconds.
+    pub(crate) delay_owed_nanos: u64,
+    /// Puts and deletes since the last compaction by count.
+    pub(crate) updates: u64,
+    /// Memtables to seal before the next group.
+    pub(crate) full: BTreeSet<KeyspaceId>,
+    /// Bytes of all active memtables.
+    pub(crate) active_bytes: u64,
+}
+
+impl Lead {
+    pub(crate) fn new(log: LogWriter) -> Lead {
+        Lead {
+            log: Some(log),
+            writers: BTreeMap::new(),
+            next_seq: 1,
+            delay_owed_nanos: 0,
+            updates: 0,
+            full: BTreeSet::new(),
+            active_bytes: 0,
+        }
+    }
+
+    /// The log's writer.
+    pub(crate) fn log(&mut self) -> Result<&mut LogWriter> {
+        self.log.as_mut().ok_or_else(|| Error::closed("the database is closed"))
+    }
+
+    /// Ends the log.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        self.log.take().map_or(Ok(()), |log| log.close().map_err(crate::manifest::wal_error))
+    }
+}
+
+/// A group that was written, to be published.
+struct Written {
+    end: Position,
+    seq: SeqNo,
+    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    unattended: usize,
+    done: Vec<(Arc<TicketCell>, SeqNo)>,
+}
+
+impl Core {
+    /// Queues a batch that nobody waits for yet; refuses beyond the bound.
+    pub(crate) fn submit(&self, batch: EncodedBatch, durability: Durability) -> Result<Arc<TicketCell>> {
+        self.check_memory()?;
+        let bytes = batch.body.bytes().len();
+        let mut state = self.commit.lock();
+        if self.queue_is_full(&state, bytes) {
+            add(&self.counters.busy_refusals_count, 1);
+            let text = format!("{} bytes of writes are waiting already; retry later", state.pending_bytes);
+            return Err(Error::busy(text));
+        }
+        let ticket = self.push(&mut state, batch, durability, false)?;
+        if !state.leading {
+            self.append_wanted.notify_one();
+        }
+        Ok(ticket)
+    }
+
+    /// Queues a batch and waits for it.
+    pub(crate) fn write(&self, batch: EncodedBatch, durability: Durability) -> Result<Commit> {
+        self.check_memory()?;
+        let bytes = batch.body.bytes().len();
+        let mut state = self.commit.lock();
+        while self.queue_is_full(&state, bytes) && state.failed.is_none() && !state.closing {
+            state = self.commit_changed.wait(state);
+        }
+        let ticket = self.push(&mut state, batch, durability, true)?;
+        drop(state);
+        self.wait_for(&ticket, durability)
+    }
+
+    fn queue_is_full(&self, state: &CommitState, bytes: usize) -> bool {
+        let bound = usize::try_from(self.options.memory_budget_bytes / 16).unwrap_or(usize::MAX);
+        !state.pending.is_empty() && state.pending_bytes + bytes > bound
+    }
+
+    /// Refuses writes when pinned blocks leave no room for a memtable.
+    fn check_memory(&self) -> Result<()> {
+        let pinned = self.memory.used(Use::Blocks).saturating_sub(self.cache.weight());
+        if pinned + self.memory.used(Use::Tables) + self.options.memtable_bytes_max > self.memory.budget() {
+            add(&self.counters.busy_refusals_count, 1);
+            let text = format!(
+                "values and iterators in use pin {pinned} bytes of the memory budget of {}; drop some, or raise memory_budget_bytes",
+                self.memory.budget()
+            );
+            return Err(Error::busy(text));
+        }
+        Ok(())
+    }
+
+    fn push(
+        &self,
+        state: &mut CommitState,
+        batch: EncodedBatch,
+        durability: Durability,
+        attended: bool,
+    ) -> Result<Arc<TicketCell>> {
+        if state.closing {
+            return Err(Error::closed("the database is closed"));
+        }
+        if let Some(why) = &state.failed {
+            return Err(Error::closed(closed_text(why)));
+        }
+        let bytes = batch.body.bytes().len();
+        let ticket = Arc::new(TicketCell::default());
+        let charge = self.memory.charge(Use::Queue, bytes as u64);
+        state.pending_bytes += bytes;
+        state.pending_unattended += usize::from(!attended);
+        state.pending.push_back(Pending { batch, durability, ticket: ticket.clone(), attended, _charge: charge });
+        Ok(ticket)
+    }
+
+    /// Waits for a ticket, leading where nobody does. Who did not ask for a sync leads none.
+    pub(crate) fn wait_for(&self, ticket: &TicketCell, durability: Durability) -> Result<Commit> {
+        let syncs = durability == Durability::Commit;
+        let mut state = self.commit.lock();
+        loop {
+            if let Some(outcome) = ticket.outcome() {
+                return outcome;
+            }
+            if !state.leading && !state.pending.is_empty() {
+                state.leading = true;
+                drop(state);
+                self.lead_group();
+                state = self.commit.lock();
+            } else if syncs && !state.syncing && state.unsynced.iter().any(|u| !u.tickets.is_empty()) {
+                state.syncing = true;
+                drop(state);
+                self.sync_log();
+                state = self.commit.lock();
+            } else {
+                state = self.commit_changed.wait(state);
+            }
+        }
+    }
+
+    /// Makes everything up to `seq` durable. The caller knows that it is applied.
+    pub(crate) fn sync_through(&self, seq: SeqNo) -> Result<()> {
+        let mut state = self.commit.lock();
+        loop {
+            if self.seq_at(Visibility::Durable) >= seq {
+                return Ok(());
+            }
+            if let Some(why) = &state.failed {
+                return Err(Error::closed(closed_text(why)));
+            }
+            if state.syncing {
+                state = self.commit_changed.wait(state);
+            } else {
+                state.syncing = true;
+                drop(state);
+                self.sync_log();
+                state = self.commit.lock();
+            }
+        }
+    }
+
+    /// The thread that appends what nobody waits for. Ends when closing and everything is written.
+    pub(crate) fn run_append_thread(&self) {
+        let mut state = self.commit.lock();
+        loop {
+            if !state.leading && state.pending_unattended > 0 {
+                state.leading = true;
+                drop(state);
+                self.lead_group();
+                state = self.commit.lock();
+            } else if state.closing && state.pending.is_empty() {
+                return;
+            } else {
+                state = self.append_wanted.wait(state);
+            }
+        }
+    }
+
+    /// The thread that syncs what nobody waits for, and by interval if asked to.
+    pub(crate) fn run_sync_thread(&self) {
+        let mut due = self.options.sync_interval.map(|interval| self.env.now() + interval);
+        let mut state = self.commit.lock();
+        loop {
+            let now = if due.is_some() { self.env.now() } else { Duration::ZERO };
+            let by_interval = due.is_some_and(|at| at <= now) && !state.unsynced.is_empty();
+            if !state.syncing && (state.unsynced_unattended() || by_interval) && state.failed.is_none() {
+                state.syncing = true;
+                drop(state);
+                self.sync_log();
+                due = self.options.sync_interval.map(|interval| self.env.now() + interval);
+                state = self.commit.lock();
+            } else if state.closing && state.pending.is_empty() && !state.leading && !state.unsynced_unattended() {
+                return;
+            } else if let (Some(at), Some(interval)) = (due, self.options.sync_interval) {
+                let left = if at > now { at - now } else { interval };
+                if at <= now {
+                    due = Some(now + interval);
+                }
+                state = self.sync_wanted.wait_for(state, left).0;
+            } else {
+                state = self.sync_wanted.wait(state);
+            }
+        }
+    }
+
+    /// Takes a group, writes it, publishes it. The caller has set `leading`.
+    fn lead_group(&self) {
+        let mut lead = self.lead.lock();
+        let group = self.take_group();
+        let written = if group.is_empty() { None } else { self.write_group(&mut lead, group) };
+        let mut state = self.commit.lock();
+        state.leading = false;
+        if let Some(written) = written {
+            self.publish(&mut state, written);
+        }
+        drop(lead);
+        if state.pending_unattended > 0 || state.closing {
+            self.append_wanted.notify_one();
+        }
+        if state.unsynced_unattended() || state.closing {
+            self.sync_wanted.notify_one();
+        }
+        self.commit_changed.notify_all();
+    }
+
+    fn take_group(&self) -> Vec<Pending> {
+        let mut state = self.commit.lock();
+        let mut group: Vec<Pending> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = state.pending.front() {
+            let len = next.batch.body.bytes().len();
+            let begins_its_own = !group.is_empty() && !next.batch.conditions.is_empty();
+            let too_much = !group.is_empty() && (bytes + len > GROUP_BYTES_MAX || group.len() >= GROUP_BATCHES_MAX);
+            if begins_its_own || too_much {
+                break;
+            }
+            let Some(next) = state.pending.pop_front() else { break };
+            bytes += len;
+            state.pending_bytes -= len;
+            state.pending_unattended -= usize::from(!next.attended);
+            group.push(next);
+        }
+        group
+    }
+
+    /// Writes a group: room, conditions, log, memtables. Tickets of refused batches are resolved
+    /// here; `None` if no batch is left.
+    fn write_group(&self, lead: &mut Lead, mut group: Vec<Pending>) -> Option<Written> {
+        let bytes: usize = group.iter().map(|p| p.batch.body.bytes().len()).sum();
+        if let Err(e) = self.make_room(lead, bytes as u64) {
+            return refuse(group, &e);
+        }
+        if let Err(e) = self.check_writable() {
+            return refuse(group, &e);
+        }
+        if let Health::Full { why } = self.health() {
+            // Deletes free space in the end, so they may go on; everything else must wait.
+            let error = Error::full(full_text(&why));
+            group = keep(group, |p| if p.batch.only_deletes { Ok(()) } else { Err(error.clone()) });
+        }
+        group = keep(group, |p| {
+            p.batch.conditions.iter().try_for_each(|condition| {
+                let result = self.check_condition(condition);
+                if result.is_err() {
+                    add(&self.counters.conflicts_count, 1);
+                }
+                result
+            })
+        });
+        if group.is_empty() {
+            return None;
+        }
+
+        let first = lead.next_seq;
+        let bodies: Vec<cairn_wal::Body<'_>> =
+            group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
+        let appended = if bodies.is_empty() {
+            lead.log().map(|log| log.position())
+        } else {
+            self.append(lead, first, &bodies, &group)
+        };
+        let end = match appended {
+            Ok(end) => end,
+            Err(e) => return refuse(group, &e),
+        };
+        drop(bodies);
+        self.log_space.appended(end.segment, bytes as u64);
+        add(&self.counters.groups_count, 1);
+        add(&self.counters.log_bytes, bytes as u64);
+
+        if let Err(e) = self.apply(lead, first, &group, end.segment) {
+            // The log has it and memory does not: only reopening brings them together again.
+            self.close_to_writes(&format!("a written batch could not be applied: {e}"));
+            return refuse(group, &Error::unknown(unknown_text(&e.to_string())));
+        }
+
+        let mut seq = first - 1;
+        let mut written = Written { end, seq: SeqNo(seq), tickets: Vec::new(), unattended: 0, done: Vec::new() };
+        for pending in group {
+            seq += u64::from(pending.batch.count);
+            match pending.durability {
+                Durability::Buffered => written.done.push((pending.ticket, SeqNo(seq))),
+                Durability::Commit => {
+                    written.tickets.push((pending.ticket, SeqNo(seq)));
+                    written.unattended += usize::from(!pending.attended);
+                }
+            }
+        }
+        written.seq = SeqNo(seq);
+        lead.next_seq = seq + 1;
+        lead.updates += seq + 1 - first;
+        self.request_series_compaction(lead);
+        Some(written)
+    }
+
+    fn append(
+        &self,
+        lead: &mut Lead,
+        first: u64,
+        bodies: &[cairn_wal::Body<'_>],
+        group: &[Pending],
+    ) -> Result<Position> {
+        let log = lead.log()?;
+        let mut appended = log.append(GROUP_KIND, first, bodies);
+        if let Err(cairn_wal::Error::NoSpace(e)) = &appended {
+            self.set_full(&e.to_string());
+            if group.iter().all(|p| p.batch.only_deletes) {
+                // The reserve has just been given back.
+                appended = log.append(GROUP_KIND, first, bodies);
+            }
+        }
+        appended.map_err(|e| match e {
+            cairn_wal::Error::NoSpace(e) => Error::full(full_text(&e.to_string())),
+            cairn_wal::Error::TooLarge { .. } | cairn_wal::Error::Invalid(_) => Error::invalid(e.to_string()),
+            e => {
+                let why = format!("the log could not be written: {e}");
+                self.close_to_writes(&why);
+                Error::unknown(unknown_text(&why))
+            }
+        })
+    }
+
+    /// Puts a group's entries into the memtables, in order.
+    fn apply(&self, lead: &mut Lead, first: u64, group: &[Pending], segment: u64) -> Result<()> {
+        let mut seq = first;
+        let (mut puts, mut deletes) = (0, 0);
+        let mut touched = BTreeSet::new();
+        for pending in group {
+            let broken = |e: cairn_codec::DecodeError| Error::invalid(format!("the batch does not decode: {e}"));
+            let mut ops = Ops::new(pending.batch.body.bytes()).map_err(broken)?;
+            while let Some(op) = ops.next().map_err(broken)? {
+                touched.insert(op.keyspace);
+                let writer = self.writer(lead, op.keyspace, segment);
+                writer
+                    .insert(op.key, seq, op.kind, op.value)
+                    .map_err(|e| Error::invalid(format!("the memtable takes no more: {e}")))?;
+                if op.kind == kind::PUT {
+                    puts += 1;
+                } else {
+                    deletes += 1;
+                }
+                seq += 1;
+            }
+        }
+        self.settle(lead, &touched);
+        add(&self.counters.batches_count, group.len() as u64);
+        add(&self.counters.puts_count, puts);
+        add(&self.counters.deletes_count, deletes);
+        Ok(())
+    }
+
+    /// Counts what the touched memtables have grown by, and notes which are full.
+    pub(crate) fn settle(&self, lead: &mut Lead, touched: &BTreeSet<KeyspaceId>) {
+        for id in touched {
+            let Some((buffer, _)) = lead.writers.get(id) else { continue };
+            lead.active_bytes += buffer.settle_charge();
+            let memtable = &buffer.memtable;
+            let many = self.options.memtable_entries_max.is_some_and(|max| memtable.entries() >= max);
+            if many || memtable.bytes() >= self.options.memtable_bytes_max {
+                lead.full.insert(*id);
+            }
+        }
+    }
+
+    /// The writer of a keyspace's active memtable, made and put into the catalog on first use.
+    pub(crate) fn writer<'a>(&self, lead: &'a mut Lead, id: KeyspaceId, segment: u64) -> &'a mut MemtableWriter {
+        let (_, writer) = lead.writers.entry(id).or_insert_with(|| {
+            let (buffer, writer) = self.new_buffer(segment);
+            self.catalog.update(id, |tree| tree.active = Some(buffer.clone()));
+            (buffer, writer)
+        });
+        writer
+    }
+
+    pub(crate) fn new_buffer(&self, segment: u64) -> (Arc<Buffer>, MemtableWriter) {
+        let (memtable, writer) = Memtable::new(MemtableOptions::default());
+        let charge = self.memory.charge(Use::Memtables, memtable.bytes());
+        (Arc::new(Buffer::new(memtable, segment, charge)), writer)
+    }
+
+    /// Makes a written group visible, and queues or resolves its tickets.
+    fn publish(&self, state: &mut CommitState, written: Written) {
+        if let Some(why) = &state.failed {
+            // A sync failed meanwhile: what was just appended may or may not be found again.
+            let error = Error::unknown(unknown_text(why));
+            for (ticket, _) in written.tickets.iter().chain(&written.done) {
+                ticket.resolve(Err(error.clone()));
+            }
+            return;
+        }
+        self.visible.store(written.seq.0, Ordering::Release);
+        for (ticket, seq) in written.done {
+            ticket.resolve(Ok(Commit { seq }));
+        }
+        if written.seq <= self.seq_at(Visibility::Durable) {
+            // Nothing was appended and everything before is synced.
+            for (ticket, seq) in written.tickets {
+                ticket.resolve(Ok(Commit { seq }));
+            }
+            return;
+        }
+        match state.unsynced.back_mut() {
+            // Nobody waits for the last one: they become one.
+            Some(last) if last.tickets.is_empty() => {
+                last.end = written.end;
+                last.seq = written.seq;
+                last.tickets = written.tickets;
+                last.unattended = written.unattended;
+            }
+            _ => state.unsynced.push_back(Unsynced {
+                end: written.end,
+                seq: written.seq,
+                tickets: written.tickets,
+                unattended: written.unattended,
+            }),
+        }
+    }
+
+    /// Syncs the log and resolves what that covers. The caller has set `syncing`.
+    fn sync_log(&self) {
+        add(&self.counters.log_syncs_count, 1);
+        let result = self.syncer.sync();
+        let mut state = self.commit.lock();
+        state.syncing = false;
+        match result {
+            Ok(end) => {
+                while state.unsynced.front().is_some_and(|u| u.end <= end) {
+                    let Some(synced) = state.unsynced.pop_front() else { break };
+                    self.durable.store(synced.seq.0, Ordering::Release);
+                    for (ticket, seq) in synced.tickets {
+                        ticket.resolve(Ok(Commit { seq }));
+                    }
+                }
+                if state.unsynced_unattended() || state.closing {
+                    self.sync_wanted.notify_one();
+                }
+                self.commit_changed.notify_all();
+            }
+            Err(e) => {
+                drop(state);
+                self.close_to_writes(&format!("the log could not be synced: {e}"));
+            }
+        }
+    }
+
+    /// After a failure: every waiting ticket ends, and reads see only what is durable.
+    pub(crate) fn fail_pending(&self, why: &str) {
+        let mut state = self.commit.lock();
+        state.failed = Some(why.to_owned());
+        self.visible.store(self.durable.load(Ordering::Acquire), Ordering::Release);
+        let unknown = Error::unknown(unknown_text(why));
+        for unsynced in state.unsynced.drain(..) {
+            for (ticket, _) in unsynced.tickets {
+                ticket.resolve(Err(unknown.clone()));
+            }
+        }
+        let closed = Error::closed(closed_text(why));
+        for pending in state.pending.drain(..) {
+            pending.ticket.resolve(Err(closed.clone()));
+        }
+        state.pending_bytes = 0;
+        state.pending_unattended = 0;
+        self.commit_changed.notify_all();
+        self.append_wanted.notify_all();
+        self.sync_wanted.notify_all();
+    }
+
+    /// Decides one condition on what is applied.
+    fn check_condition(&self, condition: &Condition) -> Result<()> {
+        let (id, key, since) = match condition {
+            Condition::Unchanged { keyspace, key, since } => (*keyspace, key, *since),
+            Condition::RangeUnchanged { keyspace, start, since, .. } => (*keyspace, start, *since),
+        };
+        let newest_in = |buffer: &Buffer| match condition {
+            Condition::Unchanged { key, .. } => buffer.memtable.latest_seq(key),
+            Condition::RangeUnchanged { start, end, .. } => buffer.memtable.max_seq_in_range(start, end.as_deref()),
+        };
+        let catalog = self.catalog.load();
+        let Some(tree) = catalog.tree(id) else {
+            return Err(Error::not_found("a condition is about a keyspace that does not exist"));
+        };
+        let changed = |buffer: &Arc<Buffer>| newest_in(buffer).is_some_and(|seq| SeqNo(seq) > since);
+        if tree.buffers().any(changed) || tree.history.iter().any(changed) {
+            return Err(Error::conflict(key, "it was changed since it was read"));
+        }
+        if since < tree.history_floor {
+            return Err(Error::conflict(key, "it was read too long ago to tell whether it was changed; read it again"));
+        }
+        Ok(())
+    }
+
+    /// Seals what is full, slows down or waits while flush and compaction are behind.
+    fn make_room(&self, lead: &mut Lead, bytes: u64) -> Result<()> {
+        while let Some(id) = lead.full.first().copied() {
+            self.wait_for_room(id)?;
+            self.seal(lead, id);
+        }
+        // Many keyspaces may each be far from full and yet too much together.
+        if lead.active_bytes > self.options.memtable_bytes_max {
+            let bytes_of = |(_, (buffer, _)): &(&KeyspaceId, &(Arc<Buffer>, MemtableWriter))| buffer.memtable.bytes();
+            if let Some((&id, _)) = lead.writers.iter().max_by_key(bytes_of) {
+                self.wait_for_room(id)?;
+                self.seal(lead, id);
+            }
+        }
+        if self.log_space.live_bytes() > self.options.log_bytes_max {
+            self.release_log(lead)?;
+        }
+        self.slow_down(lead, bytes);
+        Ok(())
+    }
+
+    /// The log is at its bound: seals the memtable that pins its oldest segment.
+    fn release_log(&self, lead: &mut Lead) -> Result<()> {
+        let oldest = lead.writers.iter().min_by_key(|(_, (buffer, _))| buffer.first_segment);
+        if let Some((&id, (buffer, _))) = oldest
+            // A memtable of the current segment cannot release it.
+            && buffer.first_segment < self.log_space.current_segment()
+        {
+            self.wait_for_room(id)?;
+            self.seal(lead, id);
+        }
+        Ok(())
+    }
+
+    /// Waits until a keyspace may seal one more memtable.
+    fn wait_for_room(&self, id: KeyspaceId) -> Result<()> {
+        let mut jobs = self.jobs.lock();
+        let mut began = None;
+        let result = loop {
+            if let Err(e) = self.check_writable() {
+                break Err(e);
+            }
+            let catalog = self.catalog.load();
+            let Some(tree) = catalog.tree(id) else { break Ok(()) };
+            let Some(reason) = self.stall_reason_of(&catalog, tree) else { break Ok(()) };
+            drop(catalog);
+            if let Health::Full { why } = self.health() {
+                break Err(Error::full(full_text(&why)));
+            }
+            if began.is_none() {
+                began = Some(self.env.now());
+                add(&self.counters.stalls_count, 1);
+            }
+            jobs.stall_reason = Some(reason);
+            jobs = self.jobs_changed.wait(jobs);
+        };
+        jobs.stall_reason = None;
+        drop(jobs);
+        if let Some(began) = began {
+            let waited = self.env.now().saturating_sub(began);
+            add(&self.counters.stall_micros, u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+        }
+        result
+    }
+
+    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree) -> Option<String> {
+        let sealed_bytes: u64 =
+            catalog.trees().flat_map(|tree| &tree.sealed).map(|buffer| buffer.memtable.bytes()).sum();
+        if tree.sealed.len() >= SEALED_MAX || sealed_bytes > self.memory.budget() / 4 {
+            return Some(format!("sealed memtables ({sealed_bytes} bytes) wait for their flush"));
+        }
+        let level0 = tree.levels.level(0).len();
+        if level0 >= LEVEL0_TABLES_STOP && self.options.compaction == crate::CompactionStyle::Leveled {
+            return Some(format!("{level0} tables in level 0 of keyspace \"{}\" wait for compaction", tree.name));
+        }
+        None
+    }
+
+    /// Pays for compaction debt: the fuller level 0, the slower the writes, in small steps rather
+    /// than one long stop.
+    fn slow_down(&self, lead: &mut Lead, bytes: u64) {
+        if self.options.compaction != crate::CompactionStyle::Leveled {
+            return;
+        }
+        let level0 = {
+            let catalog = self.catalog.load();
+            lead.writers
+                .keys()
+                .filter_map(|&id| catalog.tree(id))
+                .map(|tree| tree.levels.level(0).len())
+                .max()
+                .unwrap_or(0)
+        };
+        if level0 < LEVEL0_TABLES_SLOW {
+            lead.delay_owed_nanos = 0;
+            return;
+        }
+        let steps = (level0 - LEVEL0_TABLES_SLOW + 1) as u64;
+        lead.delay_owed_nanos += bytes.saturating_mul(1_000_000_000 / SLOW_BYTES_PER_SECOND).saturating_mul(steps);
+        if lead.delay_owed_nanos < DELAY_NANOS_MIN {
+            return;
+        }
+        let delay = Duration::from_nanos(std::mem::take(&mut lead.delay_owed_nanos));
+        let mut jobs = self.jobs.lock();
+        jobs.stall_reason = Some(format!("writes are slowed: {level0} tables in level 0 wait for compaction"));
+        let (mut jobs, _) = self.jobs_changed.wait_for(jobs, delay);
+        jobs.stall_reason = None;
+        add(&self.counters.stalls_count, 1);
+        add(&self.counters.stall_micros, u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Seals a keyspace's active memtable, if it has one, and asks for its flush. The caller holds
+    /// `lead`, between groups.
+    pub(crate) fn seal(&self, lead: &mut Lead, id: KeyspaceId) {
+        lead.full.remove(&id);
+        let Some((buffer, _)) = lead.writers.remove(&id) else { return };
+        lead.active_bytes = lead.active_bytes.saturating_sub(buffer.charged());
+        self.catalog.update(id, |tree| {
+            if let Some(active) = tree.active.take() {
+                tree.sealed.insert(0, active);
+            }
+        });
+        let mut jobs = self.jobs.lock();
+        jobs.flush_queue.push_back(id);
+        self.flush_wanted.notify_one();
+    }
+
+    /// In the series' style: asks for a compaction after so many updates.
+    fn request_series_compaction(&self, lead: &mut Lead) {
+        if let crate::CompactionStyle::EveryUpdates(every) = self.options.compaction
+            && lead.updates >= every
+        {
+            lead.updates -= every;
+            self.jobs.lock().series_due = true;
+            self.compaction_wanted.notify_one();
+        }
+    }
+}
+
+fn full_text(why: &str) -> String {
+    format!("the disk is full; deletes and compaction still work, other writes resume when there is space: {why}")
+}
+
+fn unknown_text(why: &str) -> String {
+    format!("the write may or may not exist after the database is reopened: {why}")
+}
+
+/// Ends every ticket of a group with one error.
+fn refuse(group: Vec<Pending>, error: &Error) -> Option<Written> {
+    debug_assert_ne!(error.kind(), ErrorKind::Conflict);
+    for pending in group {
+        pending.ticket.resolve(Err(error.clone()));
+    }
+    None
+}
+
+/// Keeps the batches that `check` accepts, and ends the tickets of the others.
+fn keep(group: Vec<Pending>, mut check: impl FnMut(&Pending) -> Result<()>) -> Vec<Pending> {
+    group
+        .into_iter()
+        .filter(|pending| match check(pending) {
+            Ok(()) => true,
+            Err(e) => {
+                pending.ticket.resolve(Err(e));
+                false
+            }
+        })
+        .collect()
+}

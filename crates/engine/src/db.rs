@@ -1,0 +1,501 @@
+//! The database as its users hold it: [`Db`] and [`Keyspace`].
+
+use std::ops::RangeBounds;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use cairn_env::Env;
+use cairn_env::sync::Thread;
+
+use crate::batch::Batch;
+use crate::catalog::Tree;
+use crate::core::{Core, Health};
+use crate::cursor::Iter;
+use crate::edit::Change;
+use crate::error::{Error, Result};
+use crate::levels::{LEVEL_COUNT, Levels};
+use crate::memory::Use;
+use crate::options::Options;
+use crate::read::{Pinned, Reader};
+use crate::recovery;
+use crate::snapshot::{ReleaseHook, Snapshot};
+use crate::stats::{LevelStats, Stats};
+use crate::ticket::{Commit, Ticket};
+use crate::types::{
+    DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo, Visibility,
+};
+
+/// An open database. Clones share it; when the last handle goes (keyspaces count), it is closed.
+///
+/// ```
+/// # fn main() -> cairn::Result<()> {
+/// # let env = cairn::Env::memory();
+/// let db = cairn::Db::open_in(&env, "data", cairn::Options::default())?;
+/// db.put(b"k", b"v")?;
+/// assert_eq!(db.get(b"k")?.as_deref(), Some(&b"v"[..]));
+/// db.delete(b"k")?;
+/// assert_eq!(db.get(b"k")?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Db {
+    default: Keyspace,
+}
+
+/// The user's side of an open database: closes it when the last clone of any handle goes.
+#[derive(Debug)]
+struct Handle {
+    core: Arc<Core>,
+    threads: std::sync::Mutex<Vec<Thread>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Nobody is left to be told; what was acknowledged is durable without it.
+        let _ = self.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<()> {
+        {
+            let mut state = self.core.commit.lock();
+            if state.closing {
+                return Ok(());
+            }
+            state.closing = true;
+        }
+        self.core.append_wanted.notify_all();
+        self.core.sync_wanted.notify_all();
+        self.core.commit_changed.notify_all();
+        self.core.stop_jobs();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            thread.join();
+        }
+        let writable = self.core.check_writable().is_ok();
+        let result = if writable { self.core.close_files() } else { Ok(()) };
+        *self.core.health.lock().unwrap_or_else(PoisonError::into_inner) = Health::Closed;
+        self.core.remove_obsolete();
+        self.core.lock_file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result
+    }
+}
+
+/// A keyspace: keys and values of their own under a name. All keyspaces share one log, and a
+/// batch may span them. A cheap handle; clones share it.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    handle: Arc<Handle>,
+    id: KeyspaceId,
+    name: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Release(std::sync::Weak<Core>);
+
+impl ReleaseHook for Release {
+    fn released(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.snapshot_released();
+        }
+    }
+}
+
+impl Db {
+    /// Opens the database in a directory of the file system, creating it if it is missing or
+    /// empty. Replays the log; the time grows with what was not flushed, up to
+    /// [`Options::log_bytes_max`].
+    ///
+    /// # Errors
+    /// `Busy` if another process has it open, `Invalid` for a bad option or a directory that is
+    /// not a database, `Corrupt` for a damaged or missing file, `Full`, `Io`.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Db> {
+        Db::open_in(&Env::real(), path, options)
+    }
+
+    /// Opens a database in any environment: in memory, or simulated.
+    ///
+    /// # Errors
+    /// As [`Db::open`].
+    pub fn open_in(env: &Env, path: impl AsRef<Path>, options: Options) -> Result<Db> {
+        let core = Arc::new(recovery::open(env, path.as_ref(), options)?);
+        let handle = Arc::new(Handle { core: core.clone(), threads: std::sync::Mutex::new(Vec::new()) });
+        let bodies: [(&str, fn(&Core)); 4] = [
+            ("cairn-append", Core::run_append_thread),
+            ("cairn-sync", Core::run_sync_thread),
+            ("cairn-flush", Core::run_flush_thread),
+            ("cairn-compact", Core::run_compaction_thread),
+        ];
+        for (name, body) in bodies {
+            let core = core.clone();
+            let thread = env.spawn(name, move || {
+                let guard = PanicGuard { core: &core, name };
+                body(&core);
+                std::mem::forget(guard);
+            })?;
+            handle.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Db { default: Keyspace { handle, id: DEFAULT_KEYSPACE_ID, name: Arc::from(DEFAULT_KEYSPACE) } })
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.default.handle.core
+    }
+
+    /// The keyspace "default".
+    pub fn default_keyspace(&self) -> Keyspace {
+        self.default.clone()
+    }
+
+    /// A keyspace by name, created if it does not exist; durable when this returns.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is empty or over 255 bytes, `Closed`, `Full`, `Io`.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let id = self.core().keyspace_id(name)?;
+        Ok(Keyspace { handle: self.default.handle.clone(), id, name: Arc::from(name) })
+    }
+
+    /// The names of all keyspaces, in the order of their creation.
+    pub fn keyspaces(&self) -> Vec<String> {
+        self.core().catalog.load().trees().map(|tree| tree.name.to_string()).collect()
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.core().instance, &self.core().options)
+    }
+
+    /// Writes a batch, all or nothing, and waits until it is as durable as asked for.
+    ///
+    /// # Errors
+    /// `Invalid` for what was wrong in the batch; else as [`Ticket::wait`].
+    pub fn write(&self, batch: Batch, durability: Durability) -> Result<Commit> {
+        let core = self.core();
+        core.write(batch.finish(core.instance)?, durability)
+    }
+
+    /// Hands a batch over and never waits; the [`Ticket`] tells the outcome.
+    ///
+    /// # Errors
+    /// `Busy` if too much is waiting already: back off. `Invalid`, `Closed`.
+    pub fn submit(&self, batch: Batch, durability: Durability) -> Result<Ticket> {
+        let core = self.core();
+        let cell = core.submit(batch.finish(core.instance)?, durability)?;
+        Ok(Ticket { core: core.clone(), cell, durability })
+    }
+
+    /// A view of everything as of now, kept until it is dropped.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_at(Visibility::Applied)
+    }
+
+    /// A view of everything that is applied, or only of what is durable.
+    pub fn snapshot_at(&self, visibility: Visibility) -> Snapshot {
+        let core = self.core();
+        let hook = Box::new(Release(Arc::downgrade(core)));
+        core.snapshots.register(core.instance, core.env.now(), hook, || core.seq_at(visibility))
+    }
+
+    /// Waits until everything applied is synced.
+    ///
+    /// # Errors
+    /// `Closed` if the database is closed to writes.
+    pub fn sync(&self) -> Result<()> {
+        let core = self.core();
+        core.check_open()?;
+        core.sync_through(core.seq_at(Visibility::Applied))
+    }
+
+    /// Writes every memtable to tables and waits for it. Never needed for durability.
+    ///
+    /// # Errors
+    /// `Full`, `Closed`.
+    pub fn flush(&self) -> Result<()> {
+        self.core().flush_all()
+    }
+
+    /// Compacts everything written until now to its smallest form, and waits. Garbage that a
+    /// snapshot still needs stays.
+    ///
+    /// # Errors
+    /// `Full`, `Corrupt`, `Closed`.
+    pub fn compact(&self) -> Result<()> {
+        self.core().compact_all()
+    }
+
+    /// What the database is doing and has done.
+    pub fn stats(&self) -> Stats {
+        self.core().stats()
+    }
+
+    /// Closes the database: waits for what was submitted, stops the background threads and marks
+    /// the log as ended. Memtables stay in the log and are replayed at the next open. Other
+    /// handles get `Closed` from then on.
+    ///
+    /// # Errors
+    /// `Io` if the log's end could not be written; everything acknowledged is durable all the same.
+    pub fn close(self) -> Result<()> {
+        self.default.handle.close()
+    }
+
+    /// [`Keyspace::put`] in the keyspace "default".
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Commit> {
+        self.default.put(key, value)
+    }
+
+    /// [`Keyspace::delete`] in the keyspace "default".
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete(&self, key: &[u8]) -> Result<Commit> {
+        self.default.delete(key)
+    }
+
+    /// [`Reader::get`] in the keyspace "default".
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.default.get(key)
+    }
+
+    /// [`Reader::iter`] in the keyspace "default".
+    pub fn iter(&self) -> Iter {
+        self.default.iter()
+    }
+
+    /// [`Reader::range`] in the keyspace "default".
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter {
+        self.default.range(range)
+    }
+
+    /// [`Reader::prefix`] in the keyspace "default".
+    pub fn prefix(&self, prefix: &[u8]) -> Iter {
+        self.default.prefix(prefix)
+    }
+}
+
+impl Keyspace {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn id(&self) -> KeyspaceId {
+        self.id
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    /// Tells open databases apart.
+    pub(crate) fn database(&self) -> u64 {
+        self.handle.core.instance
+    }
+
+    fn write(&self, fill: impl FnOnce(&mut Batch)) -> Result<Commit> {
+        let core = self.core();
+        let mut batch = Batch::new(core.instance, &core.options);
+        fill(&mut batch);
+        core.write(batch.finish(core.instance)?, core.options.durability)
+    }
+
+    /// Sets a key to a value, with the durability of the options.
+    ///
+    /// # Errors
+    /// `Invalid` for a key that is empty or over 65,535 bytes or a value over the limit; else as
+    /// [`Ticket::wait`].
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Commit> {
+        self.write(|batch| batch.put(self, key, value))
+    }
+
+    /// Removes a key, whether it exists or not, with the durability of the options.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete(&self, key: &[u8]) -> Result<Commit> {
+        self.write(|batch| batch.delete(self, key))
+    }
+
+    /// Reads of the latest that is applied, or only of what is durable.
+    pub fn latest(&self, visibility: Visibility) -> Reader {
+        Reader::latest(self.clone(), visibility)
+    }
+
+    /// Reads as of a snapshot of the same database.
+    ///
+    /// # Errors
+    /// `Invalid` if the snapshot belongs to another database.
+    pub fn at(&self, snapshot: &Snapshot) -> Result<Reader> {
+        if snapshot.database() != self.database() {
+            return Err(Error::invalid("the snapshot belongs to another database"));
+        }
+        Ok(Reader::snapshot(self.clone(), snapshot.clone()))
+    }
+
+    fn now(&self) -> Reader {
+        self.latest(Visibility::Applied)
+    }
+
+    /// [`Reader::get`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.now().get(key)
+    }
+
+    /// [`Reader::get_pinned`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<Pinned>> {
+        self.now().get_pinned(key)
+    }
+
+    /// [`Reader::get_with`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_with<R>(&self, key: &[u8], form: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.now().get_with(key, form)
+    }
+
+    /// [`Reader::multi_get`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Pinned>>> {
+        self.now().multi_get(keys)
+    }
+
+    /// [`Reader::iter`] of the latest.
+    pub fn iter(&self) -> Iter {
+        self.now().iter()
+    }
+
+    /// [`Reader::range`] of the latest.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter {
+        self.now().range(range)
+    }
+
+    /// [`Reader::prefix`] of the latest.
+    pub fn prefix(&self, prefix: &[u8]) -> Iter {
+        self.now().prefix(prefix)
+    }
+}
+
+/// Closes the database to writes if a background thread panics.
+struct PanicGuard<'a> {
+    core: &'a Core,
+    name: &'static str,
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        self.core.close_to_writes(&format!("the background thread {} panicked", self.name));
+    }
+}
+
+impl Core {
+    fn keyspace_id(&self, name: &str) -> Result<KeyspaceId> {
+        if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX {
+            let text = format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
+            return Err(Error::invalid(text));
+        }
+        let find = || self.catalog.load().trees().find(|tree| &*tree.name == name).map(|tree| tree.id);
+        self.check_open()?;
+        if let Some(id) = find() {
+            return Ok(id);
+        }
+        self.check_writable()?;
+        let mut manifest = self.manifest.lock();
+        if let Some(id) = find() {
+            return Ok(id);
+        }
+        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
+        let last = manifest.state().keyspaces.last_key_value().map(|(id, _)| *id);
+        let id = last
+            .map_or(Some(0), |last| last.checked_add(1))
+            .ok_or_else(|| Error::invalid("every keyspace id is used up"))?;
+        self.commit_edit(manifest, &[Change::Keyspace { id, name: name.to_owned() }])?;
+        // It is empty up to now: conditions about earlier moments can be decided.
+        self.catalog.add(Tree::new(id, Arc::from(name), Levels::empty(), SeqNo(0)));
+        Ok(id)
+    }
+
+    /// Ends log and manifest, so that the next open knows they were ended.
+    fn close_files(&self) -> Result<()> {
+        let log = self.lead.lock().close();
+        let manifest = self.manifest.lock().take();
+        let manifest = manifest.map_or(Ok(()), crate::manifest::Manifest::close);
+        log.and(manifest)
+    }
+
+    fn stats(&self) -> Stats {
+        let catalog = self.catalog.load();
+        let mut levels = Vec::new();
+        let (mut active, mut sealed, mut tables) = (0, 0, 0);
+        let mut debt = 0;
+        for tree in catalog.trees() {
+            active += tree.active.iter().map(|b| b.memtable.entries()).sum::<u64>();
+            sealed += tree.sealed.len() as u64;
+            debt += crate::picker::debt_bytes(&tree.levels, &self.options);
+            for level in (0..LEVEL_COUNT).filter(|&level| !tree.levels.level(level).is_empty()) {
+                let list = tree.levels.level(level);
+                tables += list.len() as u64;
+                levels.push(LevelStats {
+                    keyspace: tree.name.to_string(),
+                    level,
+                    tables: list.len() as u64,
+                    bytes: tree.levels.level_bytes(level),
+                    entries: list.iter().map(|t| t.meta.entries).sum(),
+                });
+            }
+        }
+        let keyspaces = catalog.trees().count() as u64;
+        drop(catalog);
+        let oldest = self.snapshots.oldest();
+        let now = self.env.now();
+        let snapshot_age = oldest.map_or(0, |(_, since)| now.saturating_sub(since).as_secs());
+        let gauges = [
+            ("keyspaces_count", "Keyspaces.", keyspaces),
+            ("memtable_entries", "Keys in active memtables.", active),
+            ("sealed_memtables_count", "Sealed memtables that wait for their flush.", sealed),
+            ("tables_count", "Table files.", tables),
+            ("compaction_debt_bytes", "Bytes above the sizes of the levels.", debt),
+            ("log_live_bytes", "Bytes of the log that an open would replay.", self.log_space.live_bytes()),
+            ("disk_bytes", "Bytes of all files of the database.", self.disk_bytes()),
+            ("applied_seq", "Number of the last applied write.", self.seq_at(Visibility::Applied).0),
+            ("durable_seq", "Number of the last synced write.", self.seq_at(Visibility::Durable).0),
+            ("snapshots_count", "Snapshots held.", self.snapshots.count()),
+            ("oldest_snapshot_seq", "Number of the oldest snapshot; 0 if none.", oldest.map_or(0, |(seq, _)| seq.0)),
+            ("oldest_snapshot_age_seconds", "Age of the oldest snapshot.", snapshot_age),
+            ("memory_budget_bytes", "The memory budget.", self.memory.budget()),
+            ("memory_memtables_bytes", "Memory of memtables.", self.memory.used(Use::Memtables)),
+            ("memory_tables_bytes", "Memory of filters and indexes.", self.memory.used(Use::Tables)),
+            ("memory_blocks_bytes", "Memory of blocks, cached or pinned.", self.memory.used(Use::Blocks)),
+            ("memory_cache_bytes", "Memory of blocks in the cache.", self.cache.weight()),
+            ("memory_compaction_bytes", "Memory of flush and compaction.", self.memory.used(Use::Compaction)),
+            ("memory_queue_bytes", "Memory of batches that wait.", self.memory.used(Use::Queue)),
+        ];
+        let health = match self.health() {
+            Health::Open => "open".to_owned(),
+            Health::Full { why } => format!("full: {why}"),
+            Health::ClosedToWrites { why } => format!("closed to writes: {why}"),
+            Health::Closed => "closed".to_owned(),
+        };
+        let (stall, error) = {
+            let jobs = self.jobs.lock();
+            (jobs.stall_reason.clone(), jobs.last_error.clone())
+        };
+        Stats::new(&self.counters, &gauges, levels, health, stall, error)
+    }
+}

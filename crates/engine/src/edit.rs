@@ -1,0 +1,384 @@
+//! Manifest edits: what they say, and the state they build.
+//!
+//! ```text
+//! edit     := change*                      one edit is the body of one group of the manifest
+//! change   := tag:u8 fields
+//!   1 database     id:u64  hash_seed:u64
+//!   2 keyspace     id:varint  name:prefixed           created; ids only grow
+//!   3 next_table   id:varint                          ids below are used up
+//!   4 log_start    segment:varint                     the first segment to replay
+//!   5 flushed      keyspace:varint  seq:varint        all of it up to seq is in tables
+//!   6 add_table    keyspace:varint  level:u8  meta
+//!   7 remove_table keyspace:varint  level:u8  id:varint
+//! meta     := id:varint  file_bytes:varint  entries:varint  tombstones:varint  stale:varint
+//!             smallest_seq:varint  largest_seq:varint  created_ms:varint
+//!             smallest_key:prefixed  largest_key:prefixed
+//! ```
+//! `prefixed` is a varint length and that many bytes. An unknown tag refuses to open. The first
+//! edit of a manifest file is a snapshot of the whole state; every later one changes it.
+
+use std::collections::BTreeMap;
+
+use cairn_codec::{DecodeError, Reader, Write};
+
+use crate::levels::{LEVEL_COUNT, TableMeta};
+use crate::types::{KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo, TableId};
+
+/// One change to the durable state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Database { id: u64, hash_seed: u64 },
+    Keyspace { id: KeyspaceId, name: String },
+    NextTable(TableId),
+    LogStart(u64),
+    Flushed { keyspace: KeyspaceId, seq: SeqNo },
+    AddTable { keyspace: KeyspaceId, level: usize, meta: TableMeta },
+    RemoveTable { keyspace: KeyspaceId, level: usize, id: TableId },
+}
+
+/// Encodes an edit.
+pub(crate) fn encode(changes: &[Change]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for change in changes {
+        match change {
+            Change::Database { id, hash_seed } => {
+                out.put_u8(1);
+                out.put_u64(*id);
+                out.put_u64(*hash_seed);
+            }
+            Change::Keyspace { id, name } => {
+                out.put_u8(2);
+                out.put_varint(u64::from(*id));
+                out.put_prefixed(name.as_bytes());
+            }
+            Change::NextTable(id) => {
+                out.put_u8(3);
+                out.put_varint(*id);
+            }
+            Change::LogStart(segment) => {
+                out.put_u8(4);
+                out.put_varint(*segment);
+            }
+            Change::Flushed { keyspace, seq } => {
+                out.put_u8(5);
+                out.put_varint(u64::from(*keyspace));
+                out.put_varint(seq.0);
+            }
+            Change::AddTable { keyspace, level, meta } => {
+                out.put_u8(6);
+                out.put_varint(u64::from(*keyspace));
+                out.put_u8(level_byte(*level));
+                for number in [
+                    meta.id,
+                    meta.file_bytes,
+                    meta.entries,
+                    meta.tombstones,
+                    meta.stale,
+                    meta.smallest_seq.0,
+                    meta.largest_seq.0,
+                    meta.created_ms,
+                ] {
+                    out.put_varint(number);
+                }
+                out.put_prefixed(&meta.smallest_key);
+                out.put_prefixed(&meta.largest_key);
+            }
+            Change::RemoveTable { keyspace, level, id } => {
+                out.put_u8(7);
+                out.put_varint(u64::from(*keyspace));
+                out.put_u8(level_byte(*level));
+                out.put_varint(*id);
+            }
+        }
+    }
+    out
+}
+
+fn level_byte(level: usize) -> u8 {
+    debug_assert!(level < LEVEL_COUNT);
+    u8::try_from(level).unwrap_or(u8::MAX)
+}
+
+/// Decodes an edit.
+pub(crate) fn decode(body: &[u8]) -> Result<Vec<Change>, DecodeError> {
+    let mut reader = Reader::new(body);
+    let mut changes = Vec::new();
+    while !reader.is_empty() {
+        changes.push(decode_change(&mut reader)?);
+    }
+    Ok(changes)
+}
+
+fn decode_change(reader: &mut Reader<'_>) -> Result<Change, DecodeError> {
+    let unknown = reader.error("a change of a kind that this build does not know (use a newer cairn)");
+    Ok(match reader.u8()? {
+        1 => Change::Database { id: reader.u64()?, hash_seed: reader.u64()? },
+        2 => {
+            let id = keyspace(reader)?;
+            let bad = reader.error("the name of a keyspace is malformed");
+            let name = std::str::from_utf8(reader.prefixed()?).map_err(|_| bad)?;
+            if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX {
+                return Err(bad);
+            }
+            Change::Keyspace { id, name: name.to_owned() }
+        }
+        3 => Change::NextTable(reader.varint()?),
+        4 => Change::LogStart(reader.varint()?),
+        5 => Change::Flushed { keyspace: keyspace(reader)?, seq: SeqNo(reader.varint()?) },
+        6 => Change::AddTable { keyspace: keyspace(reader)?, level: level(reader)?, meta: meta(reader)? },
+        7 => Change::RemoveTable { keyspace: keyspace(reader)?, level: level(reader)?, id: reader.varint()? },
+        _ => return Err(unknown),
+    })
+}
+
+fn keyspace(reader: &mut Reader<'_>) -> Result<KeyspaceId, DecodeError> {
+    let error = reader.error("keyspace beyond 32 bits");
+    u32::try_from(reader.varint()?).map_err(|_| error)
+}
+
+fn level(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
+    let error = reader.error("level that does not exist");
+    let level = usize::from(reader.u8()?);
+    if level < LEVEL_COUNT { Ok(level) } else { Err(error) }
+}
+
+fn meta(reader: &mut Reader<'_>) -> Result<TableMeta, DecodeError> {
+    let start = reader.error("the description of a table contradicts itself");
+    let meta = TableMeta {
+        id: reader.varint()?,
+        file_bytes: reader.varint()?,
+        entries: reader.varint()?,
+        tombstones: reader.varint()?,
+        stale: reader.varint()?,
+        smallest_seq: SeqNo(reader.varint()?),
+        largest_seq: SeqNo(reader.varint()?),
+        created_ms: reader.varint()?,
+        smallest_key: reader.prefixed()?.to_vec(),
+        largest_key: reader.prefixed()?.to_vec(),
+    };
+    let keys = [&meta.smallest_key, &meta.largest_key];
+    if keys.iter().any(|key| key.is_empty() || key.len() > KEY_BYTES_MAX)
+        || meta.smallest_key > meta.largest_key
+        || meta.smallest_seq > meta.largest_seq
+        || meta.tombstones > meta.entries
+        || meta.stale > meta.entries
+        || meta.entries == 0
+    {
+        return Err(start);
+    }
+    Ok(meta)
+}
+
+/// One keyspace's durable state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyspaceState {
+    pub(crate) name: String,
+    pub(crate) flushed: SeqNo,
+    pub(crate) tables: BTreeMap<TableId, (usize, TableMeta)>,
+}
+
+/// All that the manifest says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) database_id: u64,
+    pub(crate) hash_seed: u64,
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, KeyspaceState>,
+    pub(crate) next_table: TableId,
+    pub(crate) log_start: u64,
+}
+
+impl State {
+    /// Applies an edit; says what contradicts the state.
+    pub(crate) fn apply(&mut self, changes: &[Change]) -> Result<(), String> {
+        for change in changes {
+            self.apply_one(change)?;
+        }
+        Ok(())
+    }
+
+    fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceState, String> {
+        self.keyspaces.get_mut(&id).ok_or_else(|| format!("an edit is about keyspace {id}, which was never created"))
+    }
+
+    fn apply_one(&mut self, change: &Change) -> Result<(), String> {
+        match change {
+            Change::Database { id, hash_seed } => {
+                self.database_id = *id;
+                self.hash_seed = *hash_seed;
+            }
+            Change::Keyspace { id, name } => {
+                if self.keyspaces.last_key_value().is_some_and(|(last, _)| last >= id) {
+                    return Err(format!("keyspace {id} is created after a later one"));
+                }
+                let state = KeyspaceState { name: name.clone(), ..KeyspaceState::default() };
+                self.keyspaces.insert(*id, state);
+            }
+            Change::NextTable(id) => self.next_table = self.next_table.max(*id),
+            Change::LogStart(segment) => {
+                if *segment < self.log_start {
+                    return Err(format!("the start of the log goes back from {} to {segment}", self.log_start));
+                }
+                self.log_start = *segment;
+            }
+            Change::Flushed { keyspace, seq } => {
+                let state = self.keyspace(*keyspace)?;
+                state.flushed = state.flushed.max(*seq);
+            }
+            Change::AddTable { keyspace, level, meta } => {
+                let state = self.keyspace(*keyspace)?;
+                if state.tables.insert(meta.id, (*level, meta.clone())).is_some() {
+                    return Err(format!("table {} is added twice", meta.id));
+                }
+            }
+            Change::RemoveTable { keyspace, level, id } => {
+                let state = self.keyspace(*keyspace)?;
+                match state.tables.remove(id) {
+                    Some((stood, _)) if stood == *level => {}
+                    _ => return Err(format!("table {id} is removed from level {level}, where it is not")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The edit that builds this state from nothing.
+    pub(crate) fn snapshot(&self) -> Vec<Change> {
+        let mut changes = vec![
+            Change::Database { id: self.database_id, hash_seed: self.hash_seed },
+            Change::NextTable(self.next_table),
+            Change::LogStart(self.log_start),
+        ];
+        for (&id, keyspace) in &self.keyspaces {
+            changes.push(Change::Keyspace { id, name: keyspace.name.clone() });
+            changes.push(Change::Flushed { keyspace: id, seq: keyspace.flushed });
+            for (level, meta) in keyspace.tables.values() {
+                changes.push(Change::AddTable { keyspace: id, level: *level, meta: meta.clone() });
+            }
+        }
+        changes
+    }
+
+    /// Checks what no single edit shows: tables of one sorted level must not overlap.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for keyspace in self.keyspaces.values() {
+            for level in 1..LEVEL_COUNT {
+                let mut tables: Vec<&TableMeta> =
+                    keyspace.tables.values().filter(|(at, _)| *at == level).map(|(_, meta)| meta).collect();
+                tables.sort_by(|a, b| a.smallest_key.cmp(&b.smallest_key));
+                for (a, b) in tables.iter().zip(tables.iter().skip(1)) {
+                    if a.largest_key >= b.smallest_key {
+                        return Err(format!(
+                            "tables {} and {} of level {level} in keyspace \"{}\" overlap",
+                            a.id, b.id, keyspace.name
+                        ));
+                    }
+                }
+            }
+            if let Some((_, meta)) = keyspace.tables.values().find(|(_, meta)| meta.id >= self.next_table) {
+                return Err(format!("table {} has a number that was never given out", meta.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(id: TableId) -> TableMeta {
+        TableMeta {
+            id,
+            file_bytes: 4096,
+            entries: 10,
+            tombstones: 2,
+            stale: 1,
+            smallest_key: b"a".to_vec(),
+            largest_key: b"m".to_vec(),
+            smallest_seq: SeqNo(1),
+            largest_seq: SeqNo(300),
+            created_ms: 5,
+        }
+    }
+
+    fn every_change() -> Vec<Change> {
+        vec![
+            Change::Database { id: 7, hash_seed: 8 },
+            Change::Keyspace { id: 0, name: "default".into() },
+            Change::NextTable(9),
+            Change::LogStart(3),
+            Change::Flushed { keyspace: 0, seq: SeqNo(300) },
+            Change::AddTable { keyspace: 0, level: 2, meta: meta(4) },
+            Change::RemoveTable { keyspace: 0, level: 2, id: 4 },
+        ]
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = encode(&every_change());
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0107000000000000000800000000000000\
+             02000764656661756c74\
+             0309\
+             0403\
+             0500ac02\
+             060002048020\
+             0a020101ac0205\
+             0161016d\
+             07000204"
+        );
+        assert_eq!(decode(&bytes), Ok(every_change()));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_or_ends_at_a_change() {
+        let changes = every_change();
+        let bytes = encode(&changes);
+        let mut whole = 0;
+        for cut in 0..bytes.len() {
+            match decode(&bytes[..cut]) {
+                Ok(prefix) => {
+                    assert_eq!(prefix, changes[..prefix.len()]);
+                    whole += 1;
+                }
+                Err(e) => assert!(e.offset <= cut),
+            }
+        }
+        assert_eq!(whole, changes.len());
+        assert!(decode(&[99]).is_err());
+    }
+
+    #[test]
+    fn a_state_is_rebuilt_by_its_own_snapshot() {
+        let mut state = State::default();
+        state.apply(&every_change()[..6]).unwrap();
+        let mut again = State::default();
+        again.apply(&decode(&encode(&state.snapshot())).unwrap()).unwrap();
+        assert_eq!(again, state);
+        state.check().unwrap();
+    }
+
+    #[test]
+    fn edits_that_contradict_the_state_are_refused() {
+        let mut state = State::default();
+        state.apply(&every_change()).unwrap();
+        for (change, what) in [
+            (Change::RemoveTable { keyspace: 0, level: 0, id: 77 }, "where it is not"),
+            (Change::Flushed { keyspace: 5, seq: SeqNo(1) }, "never created"),
+            (Change::LogStart(1), "goes back"),
+            (Change::Keyspace { id: 0, name: "x".into() }, "after a later one"),
+        ] {
+            assert!(state.clone().apply(&[change]).unwrap_err().contains(what), "{what}");
+        }
+        let twice = Change::AddTable { keyspace: 0, level: 1, meta: meta(4) };
+        assert!(state.clone().apply(&[twice.clone(), twice]).unwrap_err().contains("twice"));
+        let overlap = [
+            Change::AddTable { keyspace: 0, level: 1, meta: meta(4) },
+            Change::AddTable { keyspace: 0, level: 1, meta: meta(5) },
+        ];
+        state.apply(&overlap).unwrap();
+        assert!(state.check().unwrap_err().contains("overlap"));
+    }
+}

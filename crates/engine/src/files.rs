@@ -1,0 +1,169 @@
+//! The names of the files in a database directory: the one place that makes and reads them.
+//!
+//! ```text
+//! CURRENT                   names the manifest in force (grammar below)
+//! LOCK                      held by the process that has the database open
+//! RESERVE                   space kept free so that deletes and compaction can finish on a full disk
+//! manifest-0000000007.log   the manifest: edits since it was begun
+//! log-0000000012.wal        a segment of the write-ahead log;  log-spare.wal: one kept for reuse
+//! table-0000000031.sst      a table
+//! *.tmp                     a file being prepared for a rename
+//! ```
+//!
+//! `CURRENT` is one line of text: `cairn format <version> manifest <id> check <16 hex digits>\n`,
+//! the digits being the checksum of everything before ` check`.
+
+use std::path::{Path, PathBuf};
+
+use cairn_codec::checksum64;
+use cairn_env::Env;
+
+use crate::error::{Error, Result};
+use crate::types::TableId;
+
+/// The version of all file formats that this build writes. It reads no other yet.
+pub(crate) const FORMAT_VERSION: u32 = 0;
+
+pub(crate) const CURRENT: &str = "CURRENT";
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const RESERVE: &str = "RESERVE";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// The manifest's files.
+pub(crate) const MANIFEST: cairn_wal::Naming = cairn_wal::Naming { prefix: "manifest-", suffix: ".log" };
+/// The write-ahead log's segments.
+pub(crate) const LOG: cairn_wal::Naming = cairn_wal::Naming { prefix: "log-", suffix: ".wal" };
+
+const TABLE_PREFIX: &str = "table-";
+const TABLE_SUFFIX: &str = ".sst";
+
+/// What a name in the directory stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    Current,
+    Lock,
+    Reserve,
+    Manifest(u64),
+    Log(u64),
+    LogSpare,
+    Table(TableId),
+    Temporary,
+    /// Not one of ours.
+    Foreign,
+}
+
+/// The path of a table.
+pub(crate) fn table_path(dir: &Path, id: TableId) -> PathBuf {
+    dir.join(format!("{TABLE_PREFIX}{id:010}{TABLE_SUFFIX}"))
+}
+
+/// Reads a name.
+pub(crate) fn classify(name: &str) -> FileKind {
+    let table = || {
+        let digits = name.strip_prefix(TABLE_PREFIX)?.strip_suffix(TABLE_SUFFIX)?;
+        if digits.len() < 10 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        digits.parse().ok()
+    };
+    match name {
+        CURRENT => FileKind::Current,
+        LOCK => FileKind::Lock,
+        RESERVE => FileKind::Reserve,
+        _ => {
+            if name.ends_with(TEMPORARY_SUFFIX) {
+                FileKind::Temporary
+            } else if name == LOG.spare_name() {
+                FileKind::LogSpare
+            } else if let Some(id) = MANIFEST.parse(name) {
+                FileKind::Manifest(id)
+            } else if let Some(id) = LOG.parse(name) {
+                FileKind::Log(id)
+            } else if let Some(id) = table() {
+                FileKind::Table(id)
+            } else {
+                FileKind::Foreign
+            }
+        }
+    }
+}
+
+/// The text of `CURRENT`.
+fn current_text(manifest: u64) -> String {
+    let body = format!("cairn format {FORMAT_VERSION} manifest {manifest}");
+    let check = checksum64(body.as_bytes());
+    format!("{body} check {check:016x}\n")
+}
+
+/// Makes `manifest` the one in force; atomic and durable when it returns.
+pub(crate) fn write_current(env: &Env, dir: &Path, manifest: u64) -> Result<()> {
+    Ok(env.replace_file(&dir.join(CURRENT), current_text(manifest).as_bytes())?)
+}
+
+/// Which manifest is in force; `None` if there is no `CURRENT`.
+pub(crate) fn read_current(env: &Env, dir: &Path) -> Result<Option<u64>> {
+    let path = dir.join(CURRENT);
+    let bytes = match env.read_file(&path, 4096) {
+        Ok(bytes) => bytes,
+        Err(e) if e.is_not_found() => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    parse_current(&bytes).map(Some).map_err(|what| Error::corrupt(path, Some(0), what))
+}
+
+fn parse_current(bytes: &[u8]) -> std::result::Result<u64, String> {
+    let malformed = || "it is not the line that names the manifest".to_owned();
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let ["cairn", "format", version, "manifest", id, "check", _] = words.as_slice() else {
+        return Err(malformed());
+    };
+    let version: u32 = version.parse().map_err(|_| malformed())?;
+    if version > FORMAT_VERSION {
+        return Err(format!(
+            "the directory has format version {version}; this build reads up to {FORMAT_VERSION}: use a newer cairn"
+        ));
+    }
+    let id: u64 = id.parse().map_err(|_| malformed())?;
+    if current_text(id) != text { Err("its checksum does not match".to_owned()) } else { Ok(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_as_what_they_are() {
+        let path = table_path(Path::new("d"), 31);
+        assert_eq!(path, Path::new("d/table-0000000031.sst"));
+        for (name, kind) in [
+            ("table-0000000031.sst", FileKind::Table(31)),
+            ("table-12345678901.sst", FileKind::Table(12_345_678_901)),
+            ("CURRENT", FileKind::Current),
+            ("CURRENT.tmp", FileKind::Temporary),
+            ("LOCK", FileKind::Lock),
+            ("RESERVE", FileKind::Reserve),
+            ("table-1.sst", FileKind::Foreign),
+            ("table-+000000001.sst", FileKind::Foreign),
+            ("notes.txt", FileKind::Foreign),
+        ] {
+            assert_eq!(classify(name), kind, "{name}");
+        }
+    }
+
+    #[test]
+    fn current_golden_bytes_and_damage() {
+        let text = current_text(7);
+        assert_eq!(text, "cairn format 0 manifest 7 check 3c0b5f35f0a5ee6b\n");
+        assert_eq!(parse_current(text.as_bytes()), Ok(7));
+        for at in 0..text.len() {
+            for bit in 0..8 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                assert!(parse_current(&bytes).is_err(), "bit {bit} of byte {at}");
+            }
+        }
+        assert!(parse_current(b"cairn format 9 manifest 7 check 0").unwrap_err().contains("newer cairn"));
+        assert!(parse_current(b"").is_err());
+    }
+}

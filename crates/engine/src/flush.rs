@@ -1,0 +1,121 @@
+//! Flush: a sealed memtable becomes tables of level 0.
+//!
+//! What a crash between the steps leaves: before the edit, table files that nothing names (the
+//! next open removes them; the log still has the entries); after it, the memtable's log segments
+//! (replay skips what the manifest says is flushed, and the next open removes them).
+
+use std::sync::Arc;
+
+use crate::catalog::Buffer;
+use crate::core::Core;
+use crate::edit::Change;
+use crate::error::{Error, ErrorKind, Result};
+use crate::levels::TableRef;
+use crate::memtable::MemtableCursor;
+use crate::output::Output;
+use crate::stats::add;
+use crate::types::{KeyspaceId, SeqNo};
+
+impl Core {
+    /// Flushes the oldest sealed memtable of a keyspace, if it has one.
+    pub(crate) fn flush_oldest(&self, id: KeyspaceId) -> Result<()> {
+        let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
+        let Some(buffer) = tree.sealed.last().cloned() else { return Ok(()) };
+        drop(tree);
+        let mut output = Output::new(self, 0, self.snapshots.list());
+        let tables = self.write_tables(&buffer, &mut output);
+        let bytes = output.bytes();
+        match tables.and_then(|tables| self.install_flush(id, &buffer, tables)) {
+            Ok(()) => {
+                add(&self.counters.flushes_count, 1);
+                add(&self.counters.flush_bytes, bytes);
+                Ok(())
+            }
+            Err(e) => {
+                output.discard();
+                Err(e)
+            }
+        }
+    }
+
+    fn write_tables(&self, buffer: &Buffer, output: &mut Output<'_>) -> Result<Vec<TableRef>> {
+        let mut cursor = MemtableCursor::new(buffer.memtable.clone());
+        cursor.seek_to_first();
+        while cursor.valid() {
+            if self.is_closing() {
+                return Err(Error::closed("the database is being closed"));
+            }
+            // A tombstone always stays: what it hides may lie in any table.
+            output.add(cursor.key(), cursor.seq(), cursor.kind(), cursor.value(), || true)?;
+            cursor.next();
+        }
+        let tables = output.finish()?;
+        // A batch may span keyspaces: no part of it may be durable in a table while another part
+        // could still be lost with the log. And whoever loads the durable number after this
+        // catalog sees everything that the tables hold.
+        if let Some(largest) = buffer.memtable.largest_seq() {
+            self.sync_through(SeqNo(largest))?;
+        }
+        Ok(tables)
+    }
+
+    fn install_flush(&self, id: KeyspaceId, buffer: &Arc<Buffer>, tables: Vec<TableRef>) -> Result<()> {
+        let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0));
+        let mut manifest = self.manifest.lock();
+        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
+        let log_start = self.log_start_without(buffer).max(manifest.state().log_start);
+        let mut changes: Vec<Change> = tables
+            .iter()
+            .map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() })
+            .collect();
+        changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
+        changes.push(Change::Flushed { keyspace: id, seq: flushed });
+        changes.push(Change::LogStart(log_start));
+        self.commit_edit(manifest, &changes)?;
+        let history_bytes_max = self.options.memtable_bytes_max;
+        self.catalog.update(id, |tree| {
+            let added: Vec<(usize, TableRef)> = tables.into_iter().map(|table| (0, table)).collect();
+            tree.levels = tree.levels.with(&[], &added);
+            tree.sealed.retain(|sealed| !Arc::ptr_eq(sealed, buffer));
+            tree.flushed = flushed;
+            tree.keep_history(buffer.clone(), history_bytes_max);
+        });
+        self.remove_log_before(log_start);
+        Ok(())
+    }
+
+    /// The first segment that still holds something no table has, once `flushed` is in tables.
+    fn log_start_without(&self, flushed: &Arc<Buffer>) -> u64 {
+        // The segment first: a group appended after this look lies in it or in a later one, so a
+        // memtable that the catalog does not show yet cannot need an earlier one.
+        let current = self.log_space.current_segment();
+        self.catalog
+            .load()
+            .trees()
+            .flat_map(|tree| tree.buffers())
+            .filter(|buffer| !Arc::ptr_eq(buffer, flushed))
+            .map(|buffer| buffer.first_segment)
+            .fold(current, u64::min)
+    }
+
+    /// Writes an edit; the caller installs what it says before it lets go of the manifest.
+    pub(crate) fn commit_edit(&self, manifest: &mut crate::manifest::Manifest, changes: &[Change]) -> Result<()> {
+        let result = manifest.commit(changes);
+        match &result {
+            Ok(()) => {
+                add(&self.counters.manifest_edits_count, 1);
+                if let Err(e) = manifest.roll_if_grown() {
+                    if e.kind() == ErrorKind::Full {
+                        // The old file goes on; the next edit tries again.
+                        self.note_background_error(&format!("the manifest could not be begun anew: {e}"));
+                    } else {
+                        self.close_to_writes(&format!("the manifest could not be begun anew: {e}"));
+                    }
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Full => {}
+            Err(e) => self.close_to_writes(&format!("the manifest could not be written: {e}")),
+        }
+        result
+    }
+}

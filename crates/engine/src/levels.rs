@@ -1,0 +1,211 @@
+//! The tables of one keyspace, by level: an immutable value, replaced whole.
+//!
+//! Invariants
+//! 1. Level 0 holds flushed tables, newest first; their ranges may overlap.
+//! 2. From level 1 down the tables of a level are sorted and their key ranges are disjoint: no user
+//!    key stands in two tables of one level.
+//! 3. Of two versions of a key, the newer never lies below the older.
+//! 4. A table file is removed only when the last value that refers to its [`TableHandle`] is gone
+//!    *and* a durable manifest edit has made it obsolete.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cairn_table::Table;
+
+use crate::memory::Charge;
+use crate::types::{SeqNo, TableId};
+
+/// The number of levels. With a factor of ten between them, seven hold more than a disk.
+pub(crate) const LEVEL_COUNT: usize = 7;
+
+/// What the manifest records of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableMeta {
+    pub(crate) id: TableId,
+    pub(crate) file_bytes: u64,
+    pub(crate) entries: u64,
+    pub(crate) tombstones: u64,
+    /// Entries kept only because a snapshot needed them when the table was written.
+    pub(crate) stale: u64,
+    pub(crate) smallest_key: Vec<u8>,
+    pub(crate) largest_key: Vec<u8>,
+    pub(crate) smallest_seq: SeqNo,
+    pub(crate) largest_seq: SeqNo,
+    /// When it was written, in milliseconds since 1970.
+    pub(crate) created_ms: u64,
+}
+
+impl TableMeta {
+    /// Whether its range meets `[smallest, largest]`.
+    pub(crate) fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
+        self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
+    }
+
+    /// Entries that a compaction may be able to drop.
+    pub(crate) fn garbage(&self) -> u64 {
+        self.tombstones + self.stale
+    }
+}
+
+/// Files that nobody refers to any more, waiting to be removed by a background job.
+#[derive(Debug, Default)]
+pub(crate) struct RemovalQueue {
+    paths: Mutex<Vec<PathBuf>>,
+}
+
+impl RemovalQueue {
+    pub(crate) fn push(&self, path: PathBuf) {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    pub(crate) fn take(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut *self.paths.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An open table and its life: catalogs and iterators share it.
+#[derive(Debug)]
+pub(crate) struct TableHandle {
+    pub(crate) meta: TableMeta,
+    pub(crate) table: Arc<Table>,
+    path: PathBuf,
+    obsolete: AtomicBool,
+    removals: Arc<RemovalQueue>,
+    /// For the filter and the index it holds.
+    _charge: Charge,
+}
+
+/// A shared table.
+pub(crate) type TableRef = Arc<TableHandle>;
+
+impl TableHandle {
+    pub(crate) fn new(
+        meta: TableMeta,
+        table: Arc<Table>,
+        path: PathBuf,
+        removals: Arc<RemovalQueue>,
+        charge: Charge,
+    ) -> TableRef {
+        Arc::new(TableHandle { meta, table, path, obsolete: AtomicBool::new(false), removals, _charge: charge })
+    }
+
+    /// Says that a durable edit no longer lists it: the file goes with the last reference.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for TableHandle {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire) {
+            self.removals.push(std::mem::take(&mut self.path));
+        }
+    }
+}
+
+/// The tables of a keyspace.
+#[derive(Clone, Debug)]
+pub(crate) struct Levels {
+    levels: [Arc<[TableRef]>; LEVEL_COUNT],
+}
+
+impl Levels {
+    pub(crate) fn empty() -> Levels {
+        Levels { levels: std::array::from_fn(|_| Arc::from([])) }
+    }
+
+    /// Builds from tables in any order.
+    pub(crate) fn from_tables(tables: impl IntoIterator<Item = (usize, TableRef)>) -> Levels {
+        let mut lists: [Vec<TableRef>; LEVEL_COUNT] = std::array::from_fn(|_| Vec::new());
+        for (level, table) in tables {
+            if let Some(list) = lists.get_mut(level) {
+                list.push(table);
+            }
+        }
+        for (level, list) in lists.iter_mut().enumerate() {
+            sort(level, list);
+        }
+        Levels { levels: lists.map(Arc::from) }
+    }
+
+    /// A new value with some tables taken out and others put in. Levels not named are shared.
+    pub(crate) fn with(&self, removed: &[TableId], added: &[(usize, TableRef)]) -> Levels {
+        let mut levels = self.levels.clone();
+        for (level, slot) in levels.iter_mut().enumerate() {
+            let loses = slot.iter().any(|t| removed.contains(&t.meta.id));
+            let gains = added.iter().any(|(to, _)| *to == level);
+            if loses || gains {
+                let mut list: Vec<TableRef> =
+                    slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
+                list.extend(added.iter().filter(|(to, _)| *to == level).map(|(_, t)| t.clone()));
+                sort(level, &mut list);
+                *slot = Arc::from(list);
+            }
+        }
+        Levels { levels }
+    }
+
+    /// The tables of one level; none for a level that does not exist.
+    pub(crate) fn level(&self, level: usize) -> &[TableRef] {
+        self.levels.get(level).map_or(&[], |tables| tables)
+    }
+
+    /// One level as a shared list, for cursors that outlive the borrow.
+    pub(crate) fn level_shared(&self, level: usize) -> Arc<[TableRef]> {
+        self.levels.get(level).cloned().unwrap_or_else(|| Arc::from([]))
+    }
+
+    /// Every table with its level.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &TableRef)> {
+        self.levels.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |t| (level, t)))
+    }
+
+    /// The table of a sorted level that may hold `key`.
+    pub(crate) fn find(&self, level: usize, key: &[u8]) -> Option<&TableRef> {
+        debug_assert!(level > 0);
+        let tables = self.level(level);
+        let at = tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
+        tables.get(at).filter(|t| t.meta.smallest_key.as_slice() <= key)
+    }
+
+    /// The tables of a level whose ranges meet `[smallest, largest]`.
+    pub(crate) fn overlapping(&self, level: usize, smallest: &[u8], largest: &[u8]) -> Vec<TableRef> {
+        self.level(level).iter().filter(|t| t.meta.overlaps(smallest, largest)).cloned().collect()
+    }
+
+    /// Whether any table below `level` may hold `key`.
+    pub(crate) fn key_may_lie_below(&self, level: usize, key: &[u8]) -> bool {
+        (level + 1..LEVEL_COUNT).any(|below| self.find(below, key).is_some())
+    }
+
+    /// The bytes of a level's files.
+    pub(crate) fn level_bytes(&self, level: usize) -> u64 {
+        self.level(level).iter().map(|t| t.meta.file_bytes).sum()
+    }
+
+    /// The deepest level that holds a table; 1 if only level 0 does, or none.
+    pub(crate) fn bottom(&self) -> usize {
+        (1..LEVEL_COUNT).rev().find(|&level| !self.level(level).is_empty()).unwrap_or(1)
+    }
+
+    /// The number of tables.
+    pub(crate) fn table_count(&self) -> usize {
+        self.levels.iter().map(|tables| tables.len()).sum()
+    }
+}
+
+/// Restores a level's order: level 0 newest first, the others by key.
+fn sort(level: usize, tables: &mut [TableRef]) {
+    if level == 0 {
+        // One memtable may become several tables with disjoint keys; their order does not matter.
+        tables.sort_by(|a, b| (b.meta.largest_seq, b.meta.id).cmp(&(a.meta.largest_seq, a.meta.id)));
+    } else {
+        tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
+        debug_assert!(
+            tables.iter().zip(tables.iter().skip(1)).all(|(a, b)| a.meta.largest_key < b.meta.smallest_key),
+            "the tables of level {level} overlap"
+        );
+    }
+}

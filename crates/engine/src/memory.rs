@@ -1,0 +1,113 @@
+//! The one memory budget: who uses how much, and what has to give.
+//!
+//! Owns the count of every kind of memory the engine holds. Memtables, filters, indexes and
+//! compaction take what they need; the cache lives on the rest and is shrunk first. Blocks are
+//! counted while anybody holds them, cached or pinned. When even an empty cache leaves no room,
+//! writes wait or get Busy.
+//!
+//! The counts are relaxed atomics: exact in sum, not in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What memory is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Memtables: active, sealed, and kept to decide conditions.
+    Memtables,
+    /// Filters and indexes that tables hold.
+    Tables,
+    /// Blocks, cached or pinned by somebody.
+    Blocks,
+    /// Buffers of flush and compaction.
+    Compaction,
+    /// Batches that wait to be written.
+    Queue,
+}
+
+const USES: usize = 5;
+
+/// The budget and its counts.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: u64,
+    used: [AtomicU64; USES],
+}
+
+impl Memory {
+    pub(crate) fn new(budget: u64) -> Arc<Memory> {
+        Arc::new(Memory { budget, used: Default::default() })
+    }
+
+    fn count(&self, kind: Use) -> &AtomicU64 {
+        match kind {
+            Use::Memtables => &self.used[0],
+            Use::Tables => &self.used[1],
+            Use::Blocks => &self.used[2],
+            Use::Compaction => &self.used[3],
+            Use::Queue => &self.used[4],
+        }
+    }
+
+    /// Counts `bytes` until the charge is dropped.
+    pub(crate) fn charge(self: &Arc<Self>, kind: Use, bytes: u64) -> Charge {
+        self.count(kind).fetch_add(bytes, Ordering::Relaxed);
+        Charge { memory: self.clone(), kind, bytes }
+    }
+
+    /// What one kind uses.
+    pub(crate) fn used(&self, kind: Use) -> u64 {
+        self.count(kind).load(Ordering::Relaxed)
+    }
+
+    /// The whole budget.
+    pub(crate) fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// What the cache may hold now: the budget less all that is not blocks.
+    pub(crate) fn cache_bytes_max(&self) -> u64 {
+        let others = self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
+        self.budget.saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
+    }
+
+    /// The share of the budget that filters and indexes may hold; beyond it they load on demand.
+    pub(crate) fn tables_bytes_max(&self) -> u64 {
+        self.budget / 4
+    }
+}
+
+/// The cache keeps at least this part of the budget: one in sixteen.
+const CACHE_SHARE_MIN: u64 = 16;
+
+/// Counted memory; gives it back on drop.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    memory: Arc<Memory>,
+    kind: Use,
+    bytes: u64,
+}
+
+impl Charge {
+    /// The amount.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Changes the amount.
+    pub(crate) fn resize(&mut self, bytes: u64) {
+        let count = self.memory.count(self.kind);
+        if bytes >= self.bytes {
+            count.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            count.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.memory.count(self.kind).fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,324 @@
+//! Opening: from files to a running database.
+//!
+//! 1. Take the lock; tell a database from a foreign directory; read `CURRENT` and the manifest.
+//! 2. Open the tables that the manifest lists.
+//! 3. Replay the log from its start. What the manifest says is flushed is skipped; the rest goes
+//!    into memtables and is written anew into a log that nobody has seen yet.
+//! 4. Sync the new log, begin a new manifest that starts there, switch `CURRENT`.
+//! 5. Remove what nothing names any more.
+//!
+//! Until step 4 switches `CURRENT`, nothing that stands on disk is changed: a crash in between
+//! leaves files that the next open removes. Nothing is appended to a file of an earlier process,
+//! and what was read of one is written anew before it is relied on, because a page cache may hold
+//! what a failed sync never brought to the disk.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use cairn_env::{DirEntry, Env};
+use cairn_table::{BlockCache, Load, Table};
+use cairn_wal::{LogOptions, LogWriter, ReplayError, replay};
+
+use crate::batch::Ops;
+use crate::cache::Cache;
+use crate::catalog::{Catalog, CatalogCell, Tree};
+use crate::commit::{CommitState, GROUP_KIND, Lead};
+use crate::core::{Core, Health};
+use crate::edit::{Change, State};
+use crate::error::{Error, Result};
+use crate::files::{self, FileKind, LOCK, LOG, MANIFEST, classify, table_path};
+use crate::jobs::Jobs;
+use crate::levels::{Levels, RemovalQueue, TableHandle, TableMeta, TableRef};
+use crate::log_space::LogSpace;
+use crate::manifest::{self, Manifest, wal_error};
+use crate::memory::{Memory, Use};
+use crate::options::Options;
+use crate::output::table_error;
+use crate::snapshot::Snapshots;
+use crate::stats::Counters;
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, SeqNo};
+
+/// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
+const SEGMENT_BYTES_MAX: u64 = 32 << 20;
+
+/// Opens the database in `dir`, creating it if allowed. No thread runs yet.
+pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
+    let options = options.settle()?;
+    let entries = look(env, dir, &options)?;
+    let lock_file = env.lock(&dir.join(LOCK)).map_err(|e| {
+        if e.is_locked() {
+            Error::busy(format!(
+                "{} is in use by another process, or by another open in this one; close that first",
+                dir.display()
+            ))
+        } else {
+            e.into()
+        }
+    })?;
+    // Again, now that nobody else changes it.
+    let entries = if entries.is_empty() { entries } else { env.list(dir)? };
+
+    let current = files::read_current(env, dir)?;
+    let (state, manifest_id, fresh) = match current {
+        Some(id) => {
+            let (state, next) = manifest::read(env, dir, id)?;
+            (state, next, false)
+        }
+        None => {
+            check_half_created(dir, &entries)?;
+            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, true)
+        }
+    };
+
+    let counters = Arc::new(Counters::default());
+    let memory = Memory::new(options.memory_budget_bytes);
+    let cache = Arc::new(Cache::new(memory.clone(), counters.clone()));
+    let removals = Arc::new(RemovalQueue::default());
+    let mut catalog = Catalog::default();
+    for (&id, keyspace) in &state.keyspaces {
+        let mut tables = Vec::new();
+        for (level, meta) in keyspace.tables.values() {
+            let table =
+                open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            tables.push((*level, table));
+        }
+        let name = Arc::from(keyspace.name.as_str());
+        catalog.set(Tree::new(id, name, Levels::from_tables(tables), keyspace.flushed));
+    }
+
+    let allocate = options.durability == Durability::Commit;
+    let log_options =
+        LogOptions { segment_bytes: SEGMENT_BYTES_MAX.min(options.log_bytes_max / 8).max(16 << 10), allocate };
+    let next_segment = LOG.next_id(env, dir).map_err(wal_error)?.max(state.log_start + 1);
+    let (log, syncer) = LogWriter::create(env, dir, LOG, next_segment, log_options).map_err(wal_error)?;
+
+    let last_flushed = state.keyspaces.values().map(|keyspace| keyspace.flushed).max().unwrap_or_default();
+    let core = Core {
+        env: env.clone(),
+        dir: dir.to_path_buf(),
+        instance: env.random_u64(),
+        hash_seed: state.hash_seed,
+        catalog: CatalogCell::new(catalog),
+        snapshots: Arc::new(Snapshots::default()),
+        memory,
+        cache,
+        counters,
+        removals,
+        visible: AtomicU64::new(0),
+        durable: AtomicU64::new(0),
+        next_table: AtomicU64::new(state.next_table),
+        log_space: LogSpace::default(),
+        lead: env.mutex(Lead::new(log)),
+        syncer,
+        commit: env.mutex(CommitState::new()),
+        commit_changed: env.condvar(),
+        append_wanted: env.condvar(),
+        sync_wanted: env.condvar(),
+        manifest: env.mutex(None),
+        jobs: env.mutex(Jobs::default()),
+        flush_wanted: env.condvar(),
+        compaction_wanted: env.condvar(),
+        jobs_changed: env.condvar(),
+        closing: AtomicBool::new(false),
+        health: Mutex::new(Health::Open),
+        lock_file: Mutex::new(Some(lock_file)),
+        options,
+    };
+
+    let last = if fresh { SeqNo(0) } else { core.replay_log(&state, last_flushed)? };
+    core.syncer.sync().map_err(wal_error)?;
+    let mut state = state;
+    let position = core.lead.lock().log()?.position();
+    core.log_space.appended(position.segment, 0);
+    state.log_start = next_segment;
+    let manifest = Manifest::begin(env, dir, manifest_id, state)?;
+    core.remove_orphans(&manifest, next_segment)?;
+    *core.manifest.lock() = Some(manifest);
+    core.start_from(last);
+    if core.make_reserve().is_err() {
+        core.set_full("there is no space for the reserve that deletes and compaction need");
+    }
+    Ok(core)
+}
+
+/// Lists the directory, making it if it may be made.
+fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
+    let entries = match env.list(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.is_not_found() => Vec::new(),
+        Err(e) => return Err(e.into()),
+    };
+    let ours = entries.iter().any(|entry| classify(&entry.name) == FileKind::Current);
+    if ours {
+        return Ok(entries);
+    }
+    if let Some(foreign) = entries.iter().find(|entry| entry.is_dir || classify(&entry.name) == FileKind::Foreign) {
+        return Err(Error::invalid(format!(
+            "{} is not a cairn database: it holds \"{}\" and no CURRENT; name an empty or a new directory",
+            dir.display(),
+            foreign.name
+        )));
+    }
+    if !options.create_if_missing {
+        return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
+    }
+    env.create_dir_all(dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        env.sync_dir(parent)?;
+    }
+    Ok(entries)
+}
+
+/// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
+/// a table and never a group in the log.
+fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
+    let holds_data = |entry: &&DirEntry| match classify(&entry.name) {
+        FileKind::Table(_) => true,
+        FileKind::Log(_) => entry.len > cairn_wal::SEGMENT_HEADER_BYTES,
+        _ => false,
+    };
+    match entries.iter().find(holds_data) {
+        Some(data) => Err(Error::corrupt(
+            dir.join(files::CURRENT),
+            None,
+            format!("it is missing, yet there is {}: restore CURRENT or the whole directory", data.name),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn new_state(env: &Env) -> State {
+    let mut state = State { next_table: 1, ..State::default() };
+    let created = [
+        Change::Database { id: env.random_u64(), hash_seed: env.random_u64() },
+        Change::Keyspace { id: DEFAULT_KEYSPACE_ID, name: DEFAULT_KEYSPACE.to_owned() },
+    ];
+    let applied = state.apply(&created);
+    debug_assert!(applied.is_ok());
+    state
+}
+
+/// Opens a table that the manifest lists and checks it against what the manifest says.
+pub(crate) fn open_table(
+    env: &Env,
+    dir: &Path,
+    meta: TableMeta,
+    hash_seed: u64,
+    cache: &Arc<Cache>,
+    memory: &Arc<Memory>,
+    removals: Arc<RemovalQueue>,
+) -> Result<TableRef> {
+    let path = table_path(dir, meta.id);
+    let file = env.open(&path).map_err(|e| {
+        if e.is_not_found() {
+            Error::corrupt(&path, None, "the table is missing, and the manifest lists it")
+        } else {
+            e.into()
+        }
+    })?;
+    let share_used = memory.used(Use::Tables) >= memory.tables_bytes_max();
+    let load = if share_used { Load::OnDemand } else { Load::Resident };
+    let blocks: Arc<dyn BlockCache> = cache.clone();
+    let table =
+        Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
+    Ok(TableHandle::new(meta, table, path, removals, charge))
+}
+
+/// A failure of a replay, as the engine reports it.
+pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
+    match e {
+        ReplayError::Log(e) => wal_error(e),
+        ReplayError::Visit(e) => e,
+    }
+}
+
+impl Core {
+    /// Reads the old log into memtables and the new log; returns the last number there is.
+    fn replay_log(&self, state: &State, last_flushed: SeqNo) -> Result<SeqNo> {
+        let mut last = last_flushed;
+        let mut lead = self.lead.lock();
+        let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
+            let path = LOG.path(&self.dir, group.position.segment);
+            let damaged = |what: String| Error::corrupt(&path, Some(group.position.offset), what);
+            if group.kind != GROUP_KIND {
+                return Err(damaged(format!("a group of kind {} that this build does not know", group.kind)));
+            }
+            let mut seq = group.first_seq;
+            let mut live = false;
+            let mut touched = BTreeSet::new();
+            let mut inserts: Vec<(KeyspaceId, u64, u8, &[u8], &[u8])> = Vec::new();
+            for body in group.bodies() {
+                let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
+                while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
+                    let Some(keyspace) = state.keyspaces.get(&op.keyspace) else {
+                        return Err(damaged(format!("a batch is about keyspace {}, which does not exist", op.keyspace)));
+                    };
+                    if SeqNo(seq) > keyspace.flushed {
+                        live = true;
+                        inserts.push((op.keyspace, seq, op.kind, op.key, op.value));
+                    }
+                    seq += 1;
+                }
+            }
+            last = last.max(SeqNo(seq.saturating_sub(1)));
+            if !live {
+                return Ok(());
+            }
+            let bodies: Vec<cairn_wal::Body<'_>> = group.bodies().map(cairn_wal::Body::new).collect();
+            let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
+            let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
+            self.log_space.appended(end.segment, bytes as u64);
+            for (keyspace, seq, kind, key, value) in inserts {
+                touched.insert(keyspace);
+                self.writer(&mut lead, keyspace, end.segment)
+                    .insert(key, seq, kind, value)
+                    .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;
+            }
+            self.settle(&mut lead, &touched);
+            // Sealed now, flushed once the threads run; until then memory may hold what the log's
+            // bound allows, which is half the budget.
+            while let Some(id) = lead.full.first().copied() {
+                self.seal(&mut lead, id);
+            }
+            Ok(())
+        })
+        .map_err(log_error)?;
+        if let Some(cut) = &replayed.cut {
+            self.jobs.lock().last_error = Some(format!(
+                "the log ended in an unfinished write, which was never acknowledged: {} bytes cut at {}",
+                cut.bytes_cut, cut.position
+            ));
+        }
+        Ok(last)
+    }
+
+    /// Makes everything up to `last` the state to go on from: it is applied and synced.
+    fn start_from(&self, last: SeqNo) {
+        let mut lead = self.lead.lock();
+        lead.next_seq = last.0 + 1;
+        self.visible.store(last.0, std::sync::atomic::Ordering::Release);
+        self.durable.store(last.0, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Removes files that neither the manifest nor the new log needs.
+    fn remove_orphans(&self, manifest: &Manifest, log_start: u64) -> Result<()> {
+        let listed: BTreeSet<u64> =
+            manifest.state().keyspaces.values().flat_map(|keyspace| keyspace.tables.keys().copied()).collect();
+        for entry in self.env.list(&self.dir)? {
+            let orphan = match classify(&entry.name) {
+                FileKind::Table(id) => !listed.contains(&id),
+                FileKind::Manifest(id) => id != manifest.id(),
+                FileKind::Log(id) => id < log_start,
+                FileKind::LogSpare | FileKind::Temporary => true,
+                FileKind::Current | FileKind::Lock | FileKind::Reserve | FileKind::Foreign => false,
+            };
+            if orphan && !entry.is_dir {
+                self.env.remove(&self.dir.join(&entry.name))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! The ticket of a submitted batch: a place to wait for its outcome, by blocking or as a `Future`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::core::Core;
+use crate::error::Result;
+use crate::types::{Durability, SeqNo};
+
+/// What a written batch got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The number of its last put or delete; of the last write before it if it held none.
+    pub seq: SeqNo,
+}
+
+/// A batch on its way. The batch is written whether or not anybody waits; dropping the ticket
+/// only forgets the outcome.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(crate) core: Arc<Core>,
+    pub(crate) cell: Arc<TicketCell>,
+    pub(crate) durability: Durability,
+}
+
+impl Ticket {
+    /// Waits, blocking the thread, until the batch is as durable as was asked for.
+    ///
+    /// # Errors
+    /// `Conflict` if a condition did not hold, `Full` if the disk is full, `Closed` if the
+    /// database is closed to writes, `Unknown` if a write or sync failed on the way: then the
+    /// batch may or may not exist after reopening.
+    pub fn wait(self) -> Result<Commit> {
+        self.core.wait_for(&self.cell, self.durability)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Commit>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Commit>> {
+        let mut slot = self.cell.slot();
+        match &slot.outcome {
+            Some(outcome) => Poll::Ready(outcome.clone()),
+            None => {
+                if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                    slot.waker = Some(context.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Where the outcome is put. The lock is never held across anything but a look or a store.
+#[derive(Debug, Default)]
+pub(crate) struct TicketCell {
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    outcome: Option<Result<Commit>>,
+    waker: Option<Waker>,
+}
+
+impl TicketCell {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The outcome, if it is there.
+    pub(crate) fn outcome(&self) -> Option<Result<Commit>> {
+        self.slot().outcome.clone()
+    }
+
+    /// Puts the outcome and wakes who polls. The first one stays.
+    pub(crate) fn resolve(&self, outcome: Result<Commit>) {
+        let waker = {
+            let mut slot = self.slot();
+            if slot.outcome.is_some() {
+                return;
+            }
+            slot.outcome = Some(outcome);
+            slot.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

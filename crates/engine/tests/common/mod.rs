@@ -1,0 +1,63 @@
+//! What the tests of the engine share: a seeded generator and small databases.
+
+#![allow(dead_code)] // Each test binary uses its part.
+
+use cairn::{Options, Visibility};
+
+/// SplitMix64: one word of state, replays exactly from its seed.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+
+    /// A key from a small space in which many are prefixes of one another, with bytes 0x00 and 0xff.
+    pub fn key(&mut self) -> Vec<u8> {
+        let bytes = [0x00, b'a', b'b', 0xff];
+        let len = 1 + self.below(5);
+        (0..len).map(|_| bytes[self.below(4) as usize]).collect()
+    }
+
+    /// A value of 0 to 200 bytes.
+    pub fn value(&mut self) -> Vec<u8> {
+        let len = if self.chance(20) { self.below(3000) } else { self.below(200) };
+        let byte = self.next() as u8;
+        (0..len).map(|i| byte.wrapping_add((i / 7) as u8)).collect()
+    }
+}
+
+/// Sizes so small that a few hundred writes go through every part of the machine.
+pub fn tiny() -> Options {
+    Options {
+        memory_budget_bytes: 4 << 20,
+        memtable_bytes_max: 8 << 10,
+        table_bytes_max: 4 << 10,
+        block_bytes: 256,
+        log_bytes_max: 64 << 10,
+        ..Options::default()
+    }
+}
+
+/// Either visibility; both must agree when every write waits for its sync.
+pub fn visibility(random: &mut Random) -> Visibility {
+    if random.chance(2) { Visibility::Applied } else { Visibility::Durable }
+}

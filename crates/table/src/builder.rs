@@ -1,0 +1,209 @@
+//! Writes a table: entries in order go in, a durable file comes out.
+//!
+//! Owns: the cutting of entries into blocks, and the order of the parts in the file. Entries of a
+//! block are kept back until it is full, because its header depends on all of them. Output is
+//! gathered and written in large pieces.
+//! Refuses: entries out of order, and the file's name, which the caller makes durable. After an
+//! error of the system the caller drops the builder and removes the file.
+
+use cairn_codec::hash64;
+use cairn_env::File;
+
+use crate::block::BlockBuilder;
+use crate::filter::Filter;
+use crate::footer::{FOOTER_BYTES, Footer, Handle};
+use crate::index::IndexBuilder;
+use crate::properties::Properties;
+use crate::seal::{Seal, Sealer};
+use crate::{Compression, Error, KEY_BYTES_MAX, Result, TableOptions, TableSummary, VALUE_BYTES_MAX};
+
+/// Output is written when this much has gathered.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Writes one table.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use cairn_codec::hash64;
+/// use cairn_table::{Load, Lookup, Read, Table, TableBuilder, TableOptions};
+/// # let dir = std::env::temp_dir().join(format!("cairn-table-doc-{}", std::process::id()));
+/// # let env = cairn_env::Env::real();
+/// # env.create_dir_all(&dir)?;
+/// # let path = dir.join("000001.sst");
+/// # let _ = env.remove(&path);
+/// let mut builder = TableBuilder::new(env.create(&path)?, 1, TableOptions::default())?;
+/// builder.add(b"ada", 7, 1, b"countess")?;
+/// builder.add(b"grace", 9, 1, b"admiral")?;
+/// let summary = builder.finish()?;
+///
+/// let table = Table::open(env.open(&path)?, 1, summary.file_bytes, None, 0, Load::Resident)?;
+/// match table.get(b"grace", hash64(b"grace", 0), 100, Read::Any)? {
+///     Lookup::Found { seq, value, .. } => assert_eq!((seq, &value[..]), (9, &b"admiral"[..])),
+///     other => panic!("{other:?}"),
+/// }
+/// # env.remove(&path)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct TableBuilder {
+    file: File,
+    options: TableOptions,
+    sealer: Sealer,
+    block: BlockBuilder,
+    index: IndexBuilder,
+    /// The hash of each distinct user key, for the filter.
+    hashes: Vec<u64>,
+    last_hash: u64,
+    summary: TableSummary,
+    /// What is not yet written, and where it goes.
+    out: Vec<u8>,
+    written: u64,
+}
+
+impl std::fmt::Debug for TableBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TableBuilder({}, {} entries)", self.file.path().display(), self.summary.entries)
+    }
+}
+
+impl TableBuilder {
+    /// Starts table `id` in `file`, which must be empty.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if an option is out of bounds.
+    pub fn new(file: File, id: u64, options: TableOptions) -> Result<TableBuilder> {
+        options.check()?;
+        Ok(TableBuilder {
+            sealer: Sealer::new(Seal::new(id, options.hash_seed)),
+            block: BlockBuilder::new(options.restart_interval, options.hash_index),
+            index: IndexBuilder::default(),
+            hashes: Vec::new(),
+            last_hash: 0,
+            summary: TableSummary::new(id),
+            out: Vec::new(),
+            written: 0,
+            file,
+            options,
+        })
+    }
+
+    /// Adds the next entry.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key or value beyond the limits, [`Error::Order`] for an entry that
+    /// does not sort after the last: neither adds anything, and the builder stays good. [`Error::Io`].
+    pub fn add(&mut self, key: &[u8], seq: u64, kind: u8, value: &[u8]) -> Result<()> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(Error::Invalid { what: "a key must have 1 to 65535 bytes" });
+        }
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::Invalid { what: "a value must have at most 64 MiB" });
+        }
+        let mut new_key = true;
+        if self.summary.entries > 0 {
+            let order = key.cmp(self.block.last_key());
+            new_key = order.is_gt();
+            if order.is_lt() || (order.is_eq() && seq >= self.block.last_seq()) {
+                let path = self.file.path().to_path_buf();
+                return Err(Error::Order { path, seq, previous_seq: self.block.last_seq() });
+            }
+        }
+        let grown = self.block.estimated_bytes() + BlockBuilder::estimated_entry_bytes(key, value);
+        if !self.block.is_empty() && grown > self.options.block_bytes {
+            self.end_block(Some(key))?;
+        }
+        if new_key {
+            self.last_hash = hash64(key, self.options.hash_seed);
+            if self.options.filter_bits_per_key > 0 {
+                self.hashes.push(self.last_hash);
+            }
+        }
+        if self.summary.entries == 0 {
+            self.summary.smallest_key = key.to_vec();
+        }
+        self.summary.count(new_key, key.len(), seq, kind, value.len());
+        self.block.add(key, self.last_hash, seq, kind, value);
+        Ok(())
+    }
+
+    /// Entries added.
+    pub fn entries(&self) -> u64 {
+        self.summary.entries
+    }
+
+    /// About how long the file would be if it were finished now.
+    pub fn bytes_so_far(&self) -> u64 {
+        let filter = self.hashes.len() as u64 * u64::from(self.options.filter_bits_per_key) / 8;
+        let rest = self.out.len() + self.block.estimated_bytes() + self.index.estimated_bytes() + FOOTER_BYTES;
+        self.written + filter + rest as u64
+    }
+
+    /// Memory it holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.out.capacity()
+            + self.block.memory_bytes()
+            + self.index.memory_bytes()
+            + self.hashes.capacity() * size_of::<u64>()
+            + self.sealer.memory_bytes()
+    }
+
+    /// Writes what is left and makes the content durable.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no entry was added; [`Error::Io`]. After an error the file is of no use.
+    pub fn finish(mut self) -> Result<TableSummary> {
+        if self.summary.entries == 0 {
+            return Err(Error::Invalid { what: "a table needs at least one entry" });
+        }
+        self.end_block(None)?;
+        self.summary.largest_key = self.block.last_key().to_vec();
+        self.summary.data_blocks = self.index.block_count() as u64;
+
+        let index = self.append(&self.index.encode())?;
+        let filter = match self.options.filter_bits_per_key {
+            0 => None,
+            bits => {
+                let filter = Filter::build(&self.hashes, bits, self.options.filter_hashes, self.summary.id);
+                Some(self.append(&filter.encode())?)
+            }
+        };
+        let (table_id, hash_seed) = (self.summary.id, self.options.hash_seed);
+        let described = Properties { summary: self.summary.clone(), options: self.options.clone() };
+        let properties = self.append(&described.encode())?;
+        self.out.extend_from_slice(&Footer { table_id, hash_seed, index, filter, properties }.encode());
+        self.write_out()?;
+        self.file.sync_all()?;
+        Ok(TableSummary { file_bytes: self.written, ..described.summary })
+    }
+
+    /// Ends the data block; `next_key` begins the next one.
+    fn end_block(&mut self, next_key: Option<&[u8]>) -> Result<()> {
+        self.write_out_if_full()?;
+        let offset = self.written + self.out.len() as u64;
+        let contents = self.block.encode();
+        let payload_len = self.sealer.append(&mut self.out, offset, contents, self.options.compression);
+        self.index.add(self.block.last_key(), self.block.last_seq(), next_key, payload_len);
+        self.block.shrink_to(WRITE_BYTES);
+        Ok(())
+    }
+
+    /// Appends an uncompressed block.
+    fn append(&mut self, contents: &[u8]) -> Result<Handle> {
+        self.write_out_if_full()?;
+        let offset = self.written + self.out.len() as u64;
+        let len = self.sealer.append(&mut self.out, offset, contents, Compression::None);
+        Ok(Handle { offset, len })
+    }
+
+    fn write_out_if_full(&mut self) -> Result<()> {
+        if self.out.len() < WRITE_BYTES { Ok(()) } else { self.write_out() }
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        self.file.write_all_at(&self.out, self.written)?;
+        self.written += self.out.len() as u64;
+        self.out.clear();
+        self.out.shrink_to(WRITE_BYTES * 2);
+        Ok(())
+    }
+}

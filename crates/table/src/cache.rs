@@ -1,0 +1,182 @@
+//! Blocks in memory, how they are shared, and what the engine's cache must offer.
+//!
+//! A block is immutable and lives as long as someone holds it: the cache, a cursor, or a value
+//! handed out. Each carries a [`Charge`] from the cache it was loaded through, which ends with the
+//! block, not with its eviction: so the engine's budget counts what is pinned.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use cairn_codec::DecodeError;
+
+use crate::block::{DataBlock, Layout};
+use crate::filter::Filter;
+use crate::index::Index;
+
+/// A cache of blocks, shared by all tables of a database.
+pub trait BlockCache: Send + Sync {
+    /// The block of `table` at `offset`, if it is at hand. Must not wait for I/O.
+    fn get(&self, table: u64, offset: u64) -> Option<Arc<Block>>;
+    /// Offers a block for keeping. Whether and how long is the cache's affair.
+    fn insert(&self, table: u64, offset: u64, block: Arc<Block>);
+    /// Called for each block loaded, kept or not: the guard returned is dropped with the block.
+    fn charge(&self, bytes: usize) -> Charge {
+        let _ = bytes;
+        Charge::none()
+    }
+}
+
+/// A guard that a block holds as long as it lives.
+#[derive(Default)]
+pub struct Charge(Option<Box<dyn Send + Sync>>);
+
+impl Charge {
+    /// A guard whose drop gives back what was charged.
+    pub fn new(guard: impl Send + Sync + 'static) -> Charge {
+        Charge(Some(Box::new(guard)))
+    }
+
+    /// Nothing to give back.
+    pub fn none() -> Charge {
+        Charge(None)
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Charge" } else { "Charge::none" })
+    }
+}
+
+/// Which part of a table a block is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Data,
+    Index { data_end: u64 },
+    Filter { table_id: u64 },
+}
+
+enum Content {
+    Data {
+        contents: Vec<u8>,
+        layout: Layout,
+    },
+    /// Boxed: it is large and rare, and every data block would pay for its room.
+    Index(Box<Index>),
+    Filter(Filter),
+}
+
+/// A part of a table in memory: a data block, an index or a filter.
+pub struct Block {
+    content: Content,
+    memory_bytes: usize,
+    charge: Charge,
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match self.content {
+            Content::Data { .. } => "data",
+            Content::Index(_) => "index",
+            Content::Filter(_) => "filter",
+        };
+        write!(f, "Block({part}, {} bytes, {:?})", self.memory_bytes, self.charge)
+    }
+}
+
+const MISFILED: DecodeError = DecodeError { offset: 0, what: "the cache returned another kind of block" };
+
+impl Block {
+    pub(crate) fn parse(part: Part, contents: Vec<u8>) -> Result<Block, DecodeError> {
+        let content = match part {
+            Part::Data => {
+                let layout = Layout::parse(&contents)?;
+                Content::Data { contents, layout }
+            }
+            Part::Index { data_end } => Content::Index(Box::new(Index::decode(&contents, data_end)?)),
+            Part::Filter { table_id } => Content::Filter(Filter::decode(&contents, table_id)?),
+        };
+        let held = match &content {
+            Content::Data { contents, .. } => contents.capacity(),
+            Content::Index(index) => size_of::<Index>() + index.memory_bytes(),
+            Content::Filter(filter) => filter.memory_bytes(),
+        };
+        Ok(Block { content, memory_bytes: held + size_of::<Block>(), charge: Charge::none() })
+    }
+
+    pub(crate) fn charged(mut self, charge: Charge) -> Block {
+        self.charge = charge;
+        self
+    }
+
+    /// Memory it holds.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    pub(crate) fn data(&self) -> Result<DataBlock<'_>, DecodeError> {
+        match &self.content {
+            Content::Data { contents, layout } => Ok(DataBlock { contents, layout }),
+            _ => Err(MISFILED),
+        }
+    }
+
+    pub(crate) fn index(&self) -> Result<&Index, DecodeError> {
+        match &self.content {
+            Content::Index(index) => Ok(index),
+            _ => Err(MISFILED),
+        }
+    }
+
+    pub(crate) fn filter(&self) -> Result<&Filter, DecodeError> {
+        match &self.content {
+            Content::Filter(filter) => Ok(filter),
+            _ => Err(MISFILED),
+        }
+    }
+
+    fn contents(&self) -> &[u8] {
+        match &self.content {
+            Content::Data { contents, .. } => contents,
+            _ => &[],
+        }
+    }
+}
+
+/// A value within its block, which it keeps in memory. Cheap to clone.
+#[derive(Clone)]
+pub struct BlockSlice {
+    block: Arc<Block>,
+    range: Range<usize>,
+}
+
+impl BlockSlice {
+    pub(crate) fn new(block: Arc<Block>, range: Range<usize>) -> BlockSlice {
+        BlockSlice { block, range }
+    }
+
+    /// Memory this value keeps from being freed, its block's others included.
+    pub fn pinned_bytes(&self) -> usize {
+        self.block.memory_bytes
+    }
+}
+
+impl Deref for BlockSlice {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.block.contents().get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for BlockSlice {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for BlockSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
+    }
+}

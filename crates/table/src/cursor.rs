@@ -1,0 +1,353 @@
+//! A cursor over the entries of one table, in both directions.
+//!
+//! It owns what it needs (the table, the block it stands in) and may move between threads. The key
+//! is rebuilt in one buffer. Keys can only be decoded forwards from a restart, so to step back it
+//! decodes the entries between a restart and where it stands once, and then pops them one by one.
+//!
+//! Invariants
+//! 1. `entry` is set only while `block` holds it and `key` is its key. Every move takes it away
+//!    first, so that a failed move leaves the cursor invalid.
+//! 2. `back` holds the entries between the nearest restart before `entry` and `entry`, or nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cairn_codec::DecodeError;
+
+use crate::block::Entry;
+use crate::cache::Part;
+use crate::footer::Handle;
+use crate::seal::TRAILER_BYTES;
+use crate::table::read_stored;
+use crate::{Block, BlockSlice, Error, Result, Table};
+
+/// The first step of reading ahead.
+const READAHEAD_BYTES_MIN: usize = 16 << 10;
+
+/// A position among the entries of a table, which are sorted by key ascending, then by sequence
+/// number descending. Starts, and ends, out of position: then it is not [`TableCursor::valid`], its
+/// key and value are empty, and `next` and `prev` do nothing. An error leaves it so as well.
+pub struct TableCursor {
+    table: Arc<Table>,
+    fill_cache: bool,
+    index: Option<Arc<Block>>,
+    /// The block last visited, and its number.
+    block: Option<(usize, Handle, Arc<Block>)>,
+    entry: Option<Entry>,
+    key: Vec<u8>,
+    back: Vec<Passed>,
+    /// The keys of `back`, one after the other.
+    back_keys: Vec<u8>,
+    ahead: Ahead,
+}
+
+/// An entry to step back to.
+struct Passed {
+    entry: Entry,
+    key_end: usize,
+}
+
+impl fmt::Debug for TableCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TableCursor({}, at \"{}\" {})", self.table.path().display(), self.key().escape_ascii(), self.seq())
+    }
+}
+
+impl TableCursor {
+    pub(crate) fn new(table: Arc<Table>, fill_cache: bool, readahead_bytes_max: usize) -> TableCursor {
+        TableCursor {
+            table,
+            fill_cache,
+            index: None,
+            block: None,
+            entry: None,
+            key: Vec::new(),
+            back: Vec::new(),
+            back_keys: Vec::new(),
+            ahead: Ahead { bytes: Vec::new(), at: 0, window: 0, window_max: readahead_bytes_max },
+        }
+    }
+
+    /// Whether it stands on an entry.
+    pub fn valid(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// The user key.
+    pub fn key(&self) -> &[u8] {
+        if self.valid() { &self.key } else { &[] }
+    }
+
+    /// The sequence number.
+    pub fn seq(&self) -> u64 {
+        self.entry.map_or(0, |entry| entry.seq)
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> u8 {
+        self.entry.map_or(0, |entry| entry.kind)
+    }
+
+    /// The value.
+    pub fn value(&self) -> &[u8] {
+        match (&self.entry, &self.block) {
+            (Some(entry), Some((_, _, block))) => block.data().map_or(&[], |data| data.value(entry)),
+            _ => &[],
+        }
+    }
+
+    /// The value, for keeping; `None` out of position.
+    pub fn value_pinned(&self) -> Option<BlockSlice> {
+        let (entry, (_, _, block)) = (self.entry?, self.block.as_ref()?);
+        Some(BlockSlice::new(Arc::clone(block), entry.value_at..entry.next))
+    }
+
+    /// Moves to the first entry.
+    ///
+    /// # Errors
+    /// As every move: [`Error::Corrupt`] for damage it meets, [`Error::Io`].
+    pub fn seek_to_first(&mut self) -> Result<()> {
+        self.leave(true);
+        self.enter(0, true)
+    }
+
+    /// Moves to the last entry.
+    ///
+    /// # Errors
+    /// As every move.
+    pub fn seek_to_last(&mut self) -> Result<()> {
+        self.leave(true);
+        let last = self.block_count()?.saturating_sub(1);
+        self.enter_from_end(last)
+    }
+
+    /// Moves to the first entry at or after `(key, max_seq)`: the newest version of `key` that is no
+    /// newer than `max_seq`, or else the first entry of the next key.
+    ///
+    /// # Errors
+    /// As every move.
+    pub fn seek(&mut self, key: &[u8], max_seq: u64) -> Result<()> {
+        self.leave(true);
+        let index = self.index()?;
+        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
+        let Some(number) = index.find(key, max_seq) else { return Ok(()) };
+        if !self.load(number, true)? {
+            return Ok(());
+        }
+        let Some((_, handle, block)) = &self.block else { return Ok(()) };
+        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
+        let data = block.data().map_err(damaged)?;
+        let restart = data.restart_before(key, max_seq).map_err(damaged)?;
+        let mut at = data.restart(restart).unwrap_or(data.end());
+        self.key.clear();
+        while at < data.end() {
+            let entry = data.entry(at).map_err(damaged)?;
+            data.step_key(&mut self.key, &entry).map_err(damaged)?;
+            if self.key.as_slice().cmp(key).then(max_seq.cmp(&entry.seq)).is_ge() {
+                self.entry = Some(entry);
+                return Ok(());
+            }
+            at = entry.next;
+        }
+        // The separator may stand behind the last entry; then what is sought begins the next block.
+        self.enter(number + 1, true)
+    }
+
+    /// Moves to the last entry with a key below `key`: the oldest version of that key.
+    ///
+    /// # Errors
+    /// As every move.
+    pub fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        self.seek(key, u64::MAX)?;
+        if self.valid() { self.prev() } else { self.seek_to_last() }
+    }
+
+    /// Moves to the next entry.
+    ///
+    /// # Errors
+    /// As every move.
+    #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
+    pub fn next(&mut self) -> Result<()> {
+        let Some(from) = self.leave(false) else { return Ok(()) };
+        let Some((number, handle, block)) = &self.block else { return Ok(()) };
+        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
+        let data = block.data().map_err(damaged)?;
+        if from.next < data.end() {
+            let entry = data.entry(from.next).map_err(damaged)?;
+            data.step_key(&mut self.key, &entry).map_err(damaged)?;
+            self.entry = Some(entry);
+            return Ok(());
+        }
+        let following = number + 1;
+        self.enter(following, true)
+    }
+
+    /// Moves to the entry before.
+    ///
+    /// # Errors
+    /// As every move.
+    pub fn prev(&mut self) -> Result<()> {
+        let Some(from) = self.entry.take() else { return Ok(()) };
+        if let Some(passed) = self.back.pop() {
+            let start = self.back.last().map_or(0, |before| before.key_end);
+            self.key.clear();
+            self.key.extend_from_slice(self.back_keys.get(start..passed.key_end).unwrap_or_default());
+            self.back_keys.truncate(start);
+            self.entry = Some(passed.entry);
+            return Ok(());
+        }
+        let Some((number, handle, block)) = &self.block else { return Ok(()) };
+        let data = block.data().map_err(self.table.damaged(*handle))?;
+        match (data.restart_under(from.at), *number) {
+            (Some(restart), _) => self.decode_up_to(restart, from.at),
+            (None, 0) => Ok(()),
+            (None, number) => self.enter_from_end(number - 1),
+        }
+    }
+
+    /// Gives up the position; a jump also gives up reading ahead.
+    fn leave(&mut self, jump: bool) -> Option<Entry> {
+        self.back.clear();
+        self.back_keys.clear();
+        if jump {
+            self.ahead.window = 0;
+        }
+        self.entry.take()
+    }
+
+    fn index(&mut self) -> Result<Arc<Block>> {
+        let index = match &self.index {
+            Some(index) => Arc::clone(index),
+            None => self.table.index_block()?,
+        };
+        self.index = Some(Arc::clone(&index));
+        Ok(index)
+    }
+
+    fn block_count(&mut self) -> Result<usize> {
+        let index = self.index()?;
+        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
+        Ok(index.block_count())
+    }
+
+    /// Moves to the first entry of a block; out of position if there is no such block.
+    fn enter(&mut self, number: usize, forward: bool) -> Result<()> {
+        if !self.load(number, forward)? {
+            return Ok(());
+        }
+        let Some((_, handle, block)) = &self.block else { return Ok(()) };
+        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
+        let data = block.data().map_err(damaged)?;
+        let entry = data.entry(data.restart(0).unwrap_or(data.end())).map_err(damaged)?;
+        self.key.clear();
+        data.step_key(&mut self.key, &entry).map_err(damaged)?;
+        self.entry = Some(entry);
+        Ok(())
+    }
+
+    /// Moves to the last entry of a block.
+    fn enter_from_end(&mut self, number: usize) -> Result<()> {
+        if !self.load(number, false)? {
+            return Ok(());
+        }
+        let Some((_, handle, block)) = &self.block else { return Ok(()) };
+        let data = block.data().map_err(self.table.damaged(*handle))?;
+        let (restart, end) = (data.restart_count() - 1, data.end());
+        self.decode_up_to(restart, end)
+    }
+
+    /// Decodes the entries from a restart up to `end`, moves to the last and keeps the others.
+    fn decode_up_to(&mut self, restart: usize, end: usize) -> Result<()> {
+        self.back.clear();
+        self.back_keys.clear();
+        self.key.clear();
+        let Some((_, handle, block)) = &self.block else { return Ok(()) };
+        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
+        let data = block.data().map_err(damaged)?;
+        let mut at = data.restart(restart).unwrap_or(end);
+        let mut last: Option<Entry> = None;
+        while at < end {
+            let entry = data.entry(at).map_err(damaged)?;
+            if let Some(entry) = last {
+                self.back_keys.extend_from_slice(&self.key);
+                self.back.push(Passed { entry, key_end: self.back_keys.len() });
+            }
+            // Also bounds what keys that share everything could unpack to.
+            if self.back.len() >= self.table.options().restart_interval {
+                return Err(damaged(DecodeError { offset: at, what: "more entries than the restart interval" }));
+            }
+            data.step_key(&mut self.key, &entry).map_err(damaged)?;
+            last = Some(entry);
+            at = entry.next;
+        }
+        self.entry = last;
+        Ok(())
+    }
+
+    /// Makes `block` the block with this number; false if there is none.
+    fn load(&mut self, number: usize, forward: bool) -> Result<bool> {
+        if self.block.as_ref().is_some_and(|(at, _, _)| *at == number) {
+            return Ok(true);
+        }
+        let index = self.index()?;
+        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
+        let Some(handle) = index.handle(number) else { return Ok(false) };
+        let block = match self.table.cached(handle) {
+            Some(block) => block,
+            None => {
+                let stored = self.ahead.read(&self.table, handle, forward)?;
+                let block = self.table.parse(stored, handle, Part::Data)?;
+                self.table.share(handle, block, self.fill_cache)
+            }
+        };
+        self.block = Some((number, handle, block));
+        Ok(true)
+    }
+}
+
+/// Bytes of the file read before they are asked for.
+struct Ahead {
+    bytes: Vec<u8>,
+    /// Where in the file they begin.
+    at: u64,
+    /// How much to read next time, 0 right after a jump.
+    window: usize,
+    window_max: usize,
+}
+
+impl Ahead {
+    /// The block at `handle` as it is stored, read together with neighbours in the direction of travel.
+    fn read(&mut self, table: &Table, handle: Handle, forward: bool) -> Result<Vec<u8>> {
+        let len = handle.len + TRAILER_BYTES;
+        if let Some(stored) = self.held(handle.offset, len) {
+            return Ok(stored.to_vec());
+        }
+        let window = self.window.min(self.window_max);
+        self.window = window.saturating_mul(2).max(READAHEAD_BYTES_MIN);
+        if len >= window {
+            return read_stored(table.file(), handle.offset, len);
+        }
+        let data_end = table.footer().index.offset;
+        let (window, more) = (window as u64, (window - len) as u64);
+        let (at, end) = if forward {
+            (handle.offset, data_end.min(handle.offset.saturating_add(window)))
+        } else {
+            (handle.offset.saturating_sub(more), handle.offset + len as u64)
+        };
+        self.bytes.clear();
+        self.bytes = read_stored(table.file(), at, usize::try_from(end - at).unwrap_or(len))?;
+        self.at = at;
+        match self.held(handle.offset, len) {
+            Some(stored) => Ok(stored.to_vec()),
+            None => read_stored(table.file(), handle.offset, len),
+        }
+    }
+
+    fn held(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset.checked_sub(self.at)?).ok()?;
+        self.bytes.get(start..start.checked_add(len)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! The index: for each data block a separator that sorts at or after its last entry and before
+//! the first entry of the next block.
+//!
+//! ```text
+//! index := prefix:prefixed count:varint block*           prefixed := length:varint bytes
+//! block := suffix:prefixed seq:varint payload_len:varint
+//! ```
+//!
+//! `prefix` is common to all separators; a separator is prefix and suffix. Between different user
+//! keys it is the shortest string that separates them, and `seq` is 0: it stands after every
+//! version of its key. Where versions of one key run on into the next block, the separator is that
+//! key, and `seq` (then at least 1) is that of the block's last entry. Separators are strictly
+//! ascending by (key, seq descending). Blocks lie end to end from the start of the file, so their
+//! lengths give their offsets, and must add up to where the data ends.
+//!
+//! In memory the first 8 bytes of each suffix stand in one array of big-endian words: a search
+//! touches that array alone unless heads are equal.
+
+use std::cmp::Ordering;
+
+use cairn_codec::{DecodeError, Reader, Write};
+
+use crate::common_prefix;
+use crate::footer::Handle;
+
+/// Collects the separators while a table is written.
+#[derive(Default)]
+pub(crate) struct IndexBuilder {
+    keys: Vec<u8>,
+    blocks: Vec<Separator>,
+}
+
+struct Separator {
+    key_end: usize,
+    seq: u64,
+    payload_len: usize,
+}
+
+impl IndexBuilder {
+    /// Adds the block whose last entry is `(last_key, last_seq)`; `next_key` is the first user key
+    /// of the block after it.
+    pub(crate) fn add(&mut self, last_key: &[u8], last_seq: u64, next_key: Option<&[u8]>, payload_len: usize) {
+        let next = next_key.unwrap_or_default();
+        let common = common_prefix(last_key, next);
+        let goes_on = next_key == Some(last_key);
+        match (last_key.get(common), next.get(common)) {
+            // Cut behind the byte where the next key departs, if more of it follows.
+            (Some(_), Some(_)) if next.len() > common + 1 => {
+                self.keys.extend_from_slice(next.get(..=common).unwrap_or_default());
+            }
+            (Some(ours), Some(theirs)) if theirs - ours > 1 => {
+                self.keys.extend_from_slice(last_key.get(..common).unwrap_or_default());
+                self.keys.push(ours + 1);
+            }
+            _ => self.keys.extend_from_slice(last_key),
+        }
+        let seq = if goes_on { last_seq } else { 0 };
+        self.blocks.push(Separator { key_end: self.keys.len(), seq, payload_len });
+    }
+
+    pub(crate) fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// About how long the encoding is.
+    pub(crate) fn estimated_bytes(&self) -> usize {
+        self.keys.len() + self.blocks.len() * 5
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.keys.capacity() + self.blocks.capacity() * size_of::<Separator>()
+    }
+
+    fn key(&self, i: usize) -> &[u8] {
+        let end = |i: usize| self.blocks.get(i).map_or(0, |b| b.key_end);
+        let start = i.checked_sub(1).map_or(0, end);
+        self.keys.get(start..end(i)).unwrap_or_default()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let last = self.key(self.blocks.len().saturating_sub(1));
+        let prefix = common_prefix(self.key(0), last);
+        let mut out = Vec::with_capacity(self.estimated_bytes() + 16);
+        out.put_prefixed(last.get(..prefix).unwrap_or_default());
+        out.put_varint(self.blocks.len() as u64);
+        for (i, block) in self.blocks.iter().enumerate() {
+            out.put_prefixed(self.key(i).get(prefix..).unwrap_or_default());
+            out.put_varint(block.seq);
+            out.put_varint(block.payload_len as u64);
+        }
+        out
+    }
+}
+
+/// The index in memory, in flat arrays.
+pub(crate) struct Index {
+    prefix: Vec<u8>,
+    heads: Vec<u64>,
+    /// Where the suffix of each separator ends in `suffixes`.
+    ends: Vec<u32>,
+    suffixes: Vec<u8>,
+    offsets: Vec<u64>,
+    data_end: u64,
+    /// Number of the block and `seq` of the separators whose `seq` is not 0: few, if any.
+    splits: Vec<(usize, u64)>,
+}
+
+/// The first 8 bytes as a number that compares as they do; zeros stand for missing ones.
+fn head(suffix: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    for (to, from) in bytes.iter_mut().zip(suffix) {
+        *to = *from;
+    }
+    u64::from_be_bytes(bytes)
+}
+
+impl Index {
+    /// Decodes the index of a table whose data blocks end at `data_end`.
+    pub(crate) fn decode(bytes: &[u8], data_end: u64) -> Result<Index, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let prefix = reader.prefixed()?.to_vec();
+        // Each block takes at least three bytes.
+        let count = reader.varint_len(reader.remaining() / 3)?;
+        let mut index = Index {
+            prefix,
+            heads: Vec::with_capacity(count),
+            ends: Vec::with_capacity(count),
+            suffixes: Vec::with_capacity(reader.remaining() - count * 2),
+            offsets: Vec::with_capacity(count),
+            data_end,
+            splits: Vec::new(),
+        };
+        let mut offset = 0;
+        for i in 0..count {
+            let error = |what| reader.error(what);
+            let (beyond, order, long) = (
+                error("blocks of the index run over the end of the data"),
+                error("separators of the index are out of order"),
+                error("index over 4 GiB"),
+            );
+            let suffix = reader.prefixed()?;
+            let seq = reader.varint()?;
+            let len = usize::try_from(reader.varint()?).map_err(|_| beyond)?;
+            if i > 0 && index.compare(i - 1, suffix, seq) != Ordering::Less {
+                return Err(order);
+            }
+            index.heads.push(head(suffix));
+            index.suffixes.extend_from_slice(suffix);
+            index.ends.push(u32::try_from(index.suffixes.len()).map_err(|_| long)?);
+            index.offsets.push(offset);
+            if seq > 0 {
+                index.splits.push((i, seq));
+            }
+            offset = Handle { offset, len }.end().filter(|end| *end <= data_end).ok_or(beyond)?;
+        }
+        if count == 0 || offset != data_end {
+            return Err(reader.error("blocks of the index do not add up to the data"));
+        }
+        reader.finish()?;
+        index.suffixes.shrink_to_fit();
+        Ok(index)
+    }
+
+    fn suffix(&self, i: usize) -> &[u8] {
+        let end = |i: usize| self.ends.get(i).map_or(0, |end| *end as usize);
+        let start = i.checked_sub(1).map_or(0, end);
+        self.suffixes.get(start..end(i)).unwrap_or_default()
+    }
+
+    /// The sequence number of separator `i`; 0 stands after all versions of its key.
+    pub(crate) fn seq(&self, i: usize) -> u64 {
+        let at = self.splits.binary_search_by_key(&i, |(block, _)| *block);
+        at.ok().and_then(|at| self.splits.get(at)).map_or(0, |(_, seq)| *seq)
+    }
+
+    /// How separator `i` sorts against (`prefix` and `suffix`, `seq`).
+    fn compare(&self, i: usize, suffix: &[u8], seq: u64) -> Ordering {
+        self.suffix(i).cmp(suffix).then_with(|| seq.cmp(&self.seq(i)))
+    }
+
+    pub(crate) fn block_count(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// The key of separator `i`.
+    pub(crate) fn separator(&self, i: usize) -> Vec<u8> {
+        [self.prefix.as_slice(), self.suffix(i)].concat()
+    }
+
+    /// Where block `i` lies.
+    pub(crate) fn handle(&self, i: usize) -> Option<Handle> {
+        let offset = *self.offsets.get(i)?;
+        let end = self.offsets.get(i + 1).copied().unwrap_or(self.data_end);
+        let stored = usize::try_from(end.checked_sub(offset)?).ok()?;
+        Some(Handle { offset, len: stored.checked_sub(crate::seal::TRAILER_BYTES)? })
+    }
+
+    /// The only block that may hold a version of `key` no newer than `seq`; also the first that
+    /// may hold any entry at or after `(key, seq)`. None if every entry sorts before it.
+    pub(crate) fn find(&self, key: &[u8], seq: u64) -> Option<usize> {
+        let Some(suffix) = key.strip_prefix(self.prefix.as_slice()) else {
+            return (key < self.prefix.as_slice()).then_some(0);
+        };
+        let wanted = head(suffix);
+        let mut low = self.heads.partition_point(|head| *head < wanted);
+        let mut high = low + self.heads.get(low..).unwrap_or_default().partition_point(|head| *head == wanted);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.compare(middle, suffix, seq) == Ordering::Less {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low < self.heads.len()).then_some(low)
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.prefix.capacity()
+            + self.suffixes.capacity()
+            + self.heads.capacity() * size_of::<u64>()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.offsets.capacity() * size_of::<u64>()
+            + self.splits.capacity() * size_of::<(usize, u64)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(separators: &[(&[u8], u64)]) -> Result<Index, DecodeError> {
+        let builder = IndexBuilder {
+            keys: separators.iter().flat_map(|(key, _)| key.iter().copied()).collect(),
+            blocks: separators
+                .iter()
+                .scan(0, |end, (key, seq)| {
+                    *end += key.len();
+                    Some(Separator { key_end: *end, seq: *seq, payload_len: 91 })
+                })
+                .collect(),
+        };
+        Index::decode(&builder.encode(), 100 * separators.len() as u64)
+    }
+
+    #[test]
+    fn separators_are_short_and_between() {
+        type Case<'a> = (&'a [u8], Option<&'a [u8]>, &'a [u8], u64);
+        let cases: [Case<'_>; 8] = [
+            (b"apple", Some(b"banana"), b"b", 0),
+            (b"key0099", Some(b"key0100"), b"key01", 0),
+            (b"ab", Some(b"ad"), b"ac", 0),
+            (b"abxyz", Some(b"ac"), b"abxyz", 0),
+            (b"ab", Some(b"abc"), b"ab", 0),
+            (b"k", Some(b"k"), b"k", 7),
+            (b"\xff", Some(b"\xff\x00"), b"\xff", 0),
+            (b"last", None, b"last", 0),
+        ];
+        for (last, next, separator, seq) in cases {
+            let mut builder = IndexBuilder::default();
+            builder.add(last, 7, next, 10);
+            assert_eq!((builder.key(0), builder.blocks[0].seq), (separator, seq), "{last:?} {next:?}");
+            assert!(last <= separator && next.is_none_or(|next| separator < next || last == next));
+        }
+    }
+
+    #[test]
+    fn finds_the_first_block_at_or_after() {
+        let index = index(&[
+            (b"pre.b", 0),
+            (b"pre.long-head-1", 0),
+            (b"pre.long-head-2", 0),
+            (b"pre.m", 9),
+            (b"pre.m", 4),
+            (b"pre.m", 0),
+            (b"pre.m\x00", 0),
+        ])
+        .unwrap();
+        let cases: [(&[u8], u64, Option<usize>); 14] = [
+            (b"", 5, Some(0)),
+            (b"pr", 5, Some(0)),
+            (b"pre.", 5, Some(0)),
+            (b"pre.b", 0, Some(0)),
+            (b"pre.b\x00", 5, Some(1)),
+            (b"pre.long-head-10", 5, Some(2)),
+            (b"pre.long-head-2", 0, Some(2)),
+            (b"pre.m", u64::MAX, Some(3)),
+            (b"pre.m", 9, Some(3)),
+            (b"pre.m", 8, Some(4)),
+            (b"pre.m", 3, Some(5)),
+            (b"pre.m\x00", 3, Some(6)),
+            (b"pre.z", 5, None),
+            (b"q", 5, None),
+        ];
+        for (key, seq, block) in cases {
+            assert_eq!(index.find(key, seq), block, "{:?} {seq}", key.escape_ascii().to_string());
+        }
+        assert_eq!(index.handle(6), Some(Handle { offset: 600, len: 91 }));
+        assert_eq!(index.handle(7), None);
+    }
+
+    #[test]
+    fn disorder_and_wrong_sums_are_refused() {
+        assert!(index(&[(b"b", 0), (b"a", 0)]).is_err());
+        assert!(index(&[(b"a", 0), (b"a", 0)]).is_err());
+        assert!(index(&[(b"a", 3), (b"a", 5)]).is_err());
+        assert!(index(&[]).is_err());
+        let mut builder = IndexBuilder::default();
+        builder.add(b"k", 1, None, 91);
+        let good = builder.encode();
+        assert!(Index::decode(&good, 100).is_ok());
+        assert!(Index::decode(&good, 99).is_err());
+        assert!(Index::decode(&good, 101).is_err());
+        for cut in 0..good.len() {
+            assert!(Index::decode(&good[..cut], 100).is_err());
+        }
+    }
+}

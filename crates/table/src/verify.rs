@@ -1,0 +1,152 @@
+//! The check of a whole table, from its file alone.
+//!
+//! Reads everything anew, past the cache, and compares every part with every other: what the
+//! lookups rely on (order, index, filter, hash index, restarts) and what the manifest relies on
+//! (the summary). Footer and handles tile the file, so no byte is left out.
+
+use std::cmp::Ordering;
+
+use cairn_codec::hash64;
+
+use crate::block::{Bucket, DataBlock};
+use crate::cache::Part;
+use crate::filter::Filter;
+use crate::footer::Handle;
+use crate::index::Index;
+use crate::table::{read_footer, read_properties};
+use crate::{Error, Result, Table, TableSummary};
+
+impl Table {
+    /// Checks every byte and every promise of the format; returns at the first that is broken.
+    ///
+    /// `progress` is called after each block with how many bytes of the file are done.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the place; [`Error::Io`].
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let (file, path) = (self.file(), self.path());
+        let file_bytes = file.len()?;
+        let footer = read_footer(file, file_bytes)?;
+        let properties = read_properties(file, &footer, self.seal(), file_bytes)?;
+        if footer != *self.footer() || properties.summary != *self.summary() || properties.options != *self.options() {
+            return Err(Error::corrupt(path, footer.properties.offset, "the file changed while it was open"));
+        }
+        let index = self.load(footer.index, self.index_part())?;
+        let filter = match footer.filter {
+            Some(handle) => Some((handle, self.load(handle, self.filter_part())?)),
+            None => None,
+        };
+        let filter = match &filter {
+            Some((handle, block)) => Some(block.filter().map_err(self.damaged(*handle))?),
+            None => None,
+        };
+        let mut walk = Walk {
+            table: self,
+            index: index.index().map_err(self.damaged(footer.index))?,
+            filter,
+            found: TableSummary::new(self.id()),
+            key: Vec::new(),
+            seq: 0,
+        };
+        while let Some(handle) = walk.index.handle(walk.block_number()) {
+            let block = self.load(handle, Part::Data)?;
+            walk.block(handle, block.data().map_err(self.damaged(handle))?)?;
+            progress(handle.end().unwrap_or(file_bytes));
+        }
+        let Walk { found, key, .. } = walk;
+        let found = TableSummary { file_bytes, largest_key: key, ..found };
+        if found != *self.summary() {
+            let what = format!("properties and data disagree: {:?} against {found:?}", self.summary());
+            return Err(Error::corrupt(path, footer.properties.offset, what));
+        }
+        progress(file_bytes);
+        Ok(())
+    }
+}
+
+/// All entries in order, counted, with the last one seen.
+struct Walk<'a> {
+    table: &'a Table,
+    index: &'a Index,
+    filter: Option<&'a Filter>,
+    found: TableSummary,
+    key: Vec<u8>,
+    seq: u64,
+}
+
+/// The order of entries.
+fn order(a: (&[u8], u64), b: (&[u8], u64)) -> Ordering {
+    a.0.cmp(b.0).then(b.1.cmp(&a.1))
+}
+
+impl Walk<'_> {
+    fn block_number(&self) -> usize {
+        usize::try_from(self.found.data_blocks).unwrap_or(usize::MAX)
+    }
+
+    fn block(&mut self, handle: Handle, data: DataBlock<'_>) -> Result<()> {
+        let wrong = |what: &'static str| Err(Error::corrupt(self.table.path(), handle.offset, what));
+        let number = self.block_number();
+        let separator = |n: usize| (self.index.separator(n), self.index.seq(n));
+        let before = number.checked_sub(1).map(separator);
+        let mut key = Vec::new();
+        let mut at = 0;
+        for restart in 0..data.restart_count() {
+            if restart > 0 && data.restart(restart) != Some(at) {
+                return wrong("a restart is not where an entry begins");
+            }
+            at = data.restart(restart).unwrap_or(data.end());
+            let mut entries = 0;
+            while at < data.restart_end(restart) {
+                let entry = data.entry(at).map_err(self.table.damaged(handle))?;
+                if entries == 0 && entry.shared != 0 {
+                    return wrong("an entry at a restart does not store its whole key");
+                }
+                data.step_key(&mut key, &entry).map_err(self.table.damaged(handle))?;
+                let first = self.found.entries == 0;
+                if !first && order((&self.key, self.seq), (&key, entry.seq)) != Ordering::Less {
+                    return wrong("entries are out of order");
+                }
+                let new_key = first || self.key != key;
+                let starts_block = restart == 0 && entries == 0;
+                if starts_block && before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge()) {
+                    return wrong("the block begins before the separator of the block before");
+                }
+                if new_key || starts_block {
+                    let hash = hash64(&key, self.table.options().hash_seed);
+                    if self.filter.is_some_and(|filter| !filter.may_contain(hash)) {
+                        return wrong("the filter denies a key of this block");
+                    }
+                    let bucket = data.bucket(hash).map_err(self.table.damaged(handle))?;
+                    if bucket != Bucket::Unknown && bucket != Bucket::Restart(restart) {
+                        return wrong("the hash index misplaces a key");
+                    }
+                }
+                if first {
+                    self.found.smallest_key.clone_from(&key);
+                }
+                let value_len = entry.next - entry.value_at;
+                self.found.count(new_key, key.len(), entry.seq, entry.kind, value_len);
+                self.key.clone_from(&key);
+                self.seq = entry.seq;
+                entries += 1;
+                at = entry.next;
+            }
+            if entries > self.table.options().restart_interval {
+                return wrong("more entries than the restart interval");
+            }
+        }
+        if at != data.end() {
+            return wrong("entries run over the restarts");
+        }
+        let (key, seq) = separator(number);
+        if order((&self.key, self.seq), (&key, seq)) == Ordering::Greater {
+            return wrong("the block ends after its separator");
+        }
+        self.found.data_blocks += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
