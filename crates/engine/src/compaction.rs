@@ -44,7 +44,7 @@ impl Core {
                 Ok(())
             }
             Err(e) => {
-                output.discard();
+                self.discard(output);
                 Err(e)
             }
         }
