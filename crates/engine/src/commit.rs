@@ -225,7 +225,13 @@ impl Core {
         let charge = self.memory.charge(Use::Queue, bytes as u64);
         state.pending_bytes += bytes;
         state.pending_unattended += usize::from(!attended);
-        state.pending.push_back(Pending { batch, durability, ticket: Promise(ticket.clone()), attended, _charge: charge });
+        state.pending.push_back(Pending {
+            batch,
+            durability,
+            ticket: Promise(ticket.clone()),
+            attended,
+            _charge: charge,
+        });
         Ok(ticket)
     }
 

@@ -404,11 +404,11 @@ impl Keyspace {
     }
 }
 
-
 impl Core {
     fn keyspace_id(&self, name: &str) -> Result<KeyspaceId> {
         if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX {
-            let text = format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
+            let text =
+                format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
             return Err(Error::invalid(text));
         }
         let find = || self.catalog.load().trees().find(|tree| &*tree.name == name).map(|tree| tree.id);

@@ -76,10 +76,8 @@ impl Core {
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         let log_start = self.log_start(Some(buffer)).max(manifest.state().log_start);
-        let mut changes: Vec<Change> = tables
-            .iter()
-            .map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() })
-            .collect();
+        let mut changes: Vec<Change> =
+            tables.iter().map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() }).collect();
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
         changes.push(Change::Flushed { keyspace: id, seq: flushed });
         changes.push(Change::LogStart(log_start));

@@ -175,7 +175,12 @@ impl Core {
     }
 
     /// The next compaction over all keyspaces.
-    fn pick_any(&self, skip: &BTreeSet<KeyspaceId>, manual: Option<SeqNo>, series: Option<KeyspaceId>) -> Option<(KeyspaceId, Plan)> {
+    fn pick_any(
+        &self,
+        skip: &BTreeSet<KeyspaceId>,
+        manual: Option<SeqNo>,
+        series: Option<KeyspaceId>,
+    ) -> Option<(KeyspaceId, Plan)> {
         let at = Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms() };
         let trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         if let Some(target) = manual
@@ -345,9 +350,9 @@ impl Core {
     /// Bytes of all files in the directory.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let ours = |name: &str| !matches!(classify(name), FileKind::Foreign);
-        self.env.list(&self.dir).map_or(0, |entries| {
-            entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum()
-        })
+        self.env
+            .list(&self.dir)
+            .map_or(0, |entries| entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum())
     }
 
     /// Stops the background threads: they end after the job at hand, which gives up early.

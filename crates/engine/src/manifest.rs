@@ -54,8 +54,9 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
         }
         groups += 1;
         for body in group.bodies() {
-            let changes = edit::decode(body)
-                .map_err(|e| Error::corrupt(&path, Some(group.position.offset), format!("an edit does not decode: {e}")))?;
+            let changes = edit::decode(body).map_err(|e| {
+                Error::corrupt(&path, Some(group.position.offset), format!("an edit does not decode: {e}"))
+            })?;
             state.apply(&changes).map_err(|what| Error::corrupt(&path, Some(group.position.offset), what))?;
         }
         Ok(())
@@ -142,7 +143,9 @@ pub(crate) fn wal_error(e: cairn_wal::Error) -> Error {
         cairn_wal::Error::Newer { ref path, .. } => {
             Error::corrupt(path, Some(0), "it was written by a newer version: use a newer cairn")
         }
-        cairn_wal::Error::Missing { ref path } => Error::corrupt(path, None, "it is missing, and the manifest needs it"),
+        cairn_wal::Error::Missing { ref path } => {
+            Error::corrupt(path, None, "it is missing, and the manifest needs it")
+        }
         cairn_wal::Error::Poisoned { .. } => Error::closed(e.to_string()),
         cairn_wal::Error::TooLarge { .. } | cairn_wal::Error::Invalid(_) => Error::invalid(e.to_string()),
     }
