@@ -62,8 +62,9 @@ pub fn run_embedded(
             results.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         })?);
     }
-    let sound = threads.into_iter().map(cairn_env::sync::Thread::join).fold(true, |all, one| all && one);
-    if !sound {
+    // All are waited for, also when one of them panicked.
+    let ends: Vec<bool> = threads.into_iter().map(cairn_env::sync::Thread::join).collect();
+    if ends.contains(&false) {
         return Err(Error::Panicked);
     }
     let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));

@@ -80,7 +80,7 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
         0x10_0000..0x4000_0000 => ("MiB", 20),
         _ => ("GiB", 30),
     };
-    let tenths = u128::from(bytes) * 10 >> shift;
+    let tenths = (u128::from(bytes) * 10) >> shift;
     match (tenths / 10, tenths % 10) {
         (whole, 0) => format!("{whole} {unit}"),
         (whole, tenth) => format!("{whole}.{tenth} {unit}"),

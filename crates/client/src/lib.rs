@@ -100,8 +100,9 @@ impl Client {
     pub async fn get(&self, key: &[u8]) -> Result<Read> {
         let answer = self.send(Method::GET, &target::key_target(key), Bytes::new()).await?;
         let (seq, found) = (answer.seq(), !answer.is_missing_key());
-        let value = if found { Some(answer.bytes().await?) } else { None };
-        Ok(Read { value, seq })
+        // The body of a 404 is read as well: a connection whose answer was not read to its end is lost.
+        let body = answer.bytes().await?;
+        Ok(Read { value: found.then_some(body), seq })
     }
 
     /// Sets a key's value; done when the server's durability says so.

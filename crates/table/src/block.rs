@@ -5,15 +5,19 @@
 //! begin. Restarts are searched by bisection, or found at once through the hash index, which maps
 //! the hash of a user key to the restart at or after which its first version lies.
 //!
+//! Values stand apart, after all keys: a search passes a handful of entries, and this way they
+//! share a cache line or two, where values between them would make each a miss of its own.
+//!
 //! ```text
-//! contents := header entry+ restart+ bucket* restart_count:u32 bucket_count:u16
+//! contents := header entry+ value+ restart+ bucket* restart_count:u32 bucket_count:u16
 //! header   := flags:u8 base_seq:varint [kind:u8, if flag 2]
 //! flags    := 1: all entries have base_seq, and carry no seq_delta
 //!             2: all entries have kind, and carry none of their own
 //! entry    := shared:varint suffix_len:varint value_len:varint
-//!             suffix [seq_delta:varint] [kind:u8] value
-//! restart  := u32, where in the contents an entry with shared = 0 begins; strictly ascending,
-//!             the first is the first entry
+//!             suffix [seq_delta:varint] [kind:u8]
+//! value    := value_len bytes, in the order of the entries
+//! restart  := entry_at:u32 value_at:u32, where in the contents an entry with shared = 0 begins, and
+//!             its value; entry_at strictly ascending, the first restart is the first entry
 //! bucket   := u8, number of a restart; 254: keys of several restarts fell here; 255: none did
 //! ```
 //!
@@ -29,6 +33,7 @@ use crate::{KEY_BYTES_MAX, common_prefix, slot};
 const UNIFORM_SEQ: u8 = 1;
 const UNIFORM_KIND: u8 = 2;
 const TAIL_BYTES: usize = 6;
+const RESTART_BYTES: usize = 8;
 const BUCKET_MANY: u8 = 254;
 const BUCKET_NONE: u8 = 255;
 
@@ -46,7 +51,7 @@ pub(crate) struct BlockBuilder {
     last_key: Vec<u8>,
     last_seq: u64,
     encoded: Vec<u8>,
-    restarts: Vec<u32>,
+    restarts: Vec<(u32, u32)>,
 }
 
 struct Pending {
@@ -116,7 +121,7 @@ impl BlockBuilder {
             + self.bytes.capacity()
             + self.last_key.capacity()
             + self.encoded.capacity()
-            + self.restarts.capacity() * size_of::<u32>()
+            + self.restarts.capacity() * size_of::<(u32, u32)>()
     }
 
     /// Encodes the entries added since the last call; there must be at least one.
@@ -134,16 +139,17 @@ impl BlockBuilder {
             out.put_u8(kind);
         }
         let mut rest = self.bytes.as_slice();
+        let mut value_at = 0;
         for (i, entry) in self.pending.iter().enumerate() {
             if i.is_multiple_of(self.restart_interval) {
-                self.restarts.push(small(out.len()));
+                self.restarts.push((small(out.len()), small(value_at)));
             }
             out.put_varint(entry.shared as u64);
             out.put_varint(entry.suffix_len as u64);
             out.put_varint(entry.value_len as u64);
             let (suffix, after) = rest.split_at_checked(entry.suffix_len).unwrap_or_default();
-            let (value, after) = after.split_at_checked(entry.value_len).unwrap_or_default();
-            rest = after;
+            rest = after.get(entry.value_len..).unwrap_or_default();
+            value_at += entry.value_len;
             out.extend_from_slice(suffix);
             if !uniform_seq {
                 out.put_varint(entry.seq - base);
@@ -151,10 +157,18 @@ impl BlockBuilder {
             if !uniform_kind {
                 out.put_u8(entry.kind);
             }
-            out.extend_from_slice(value);
         }
-        for restart in &self.restarts {
-            out.put_u32(*restart);
+        let values_at = small(out.len());
+        let mut rest = self.bytes.as_slice();
+        for entry in &self.pending {
+            let value = rest.get(entry.suffix_len..).unwrap_or_default();
+            let (value, after) = value.split_at_checked(entry.value_len).unwrap_or_default();
+            out.extend_from_slice(value);
+            rest = after;
+        }
+        for (entry_at, value_at) in &self.restarts {
+            out.put_u32(*entry_at);
+            out.put_u32(values_at + *value_at);
         }
         let restarts = small(self.restarts.len());
         let bucket_count = self.encode_buckets();
@@ -201,8 +215,10 @@ pub(crate) struct Layout {
     base_seq: u64,
     uniform_seq: bool,
     uniform_kind: Option<u8>,
-    /// Where the entries end and the restarts begin.
+    /// Where the entries end and the values begin.
     entries_end: usize,
+    /// Where the values end and the restarts begin.
+    values_end: usize,
     restart_count: usize,
     bucket_count: u16,
 }
@@ -214,40 +230,54 @@ impl Layout {
         let mut tail = Reader::new(contents.get(tail_at..).unwrap_or_default());
         let restart_count = usize::try_from(tail.u32()?).unwrap_or(usize::MAX);
         let bucket_count = tail.u16()?;
-        let entries_end = restart_count
-            .checked_mul(4)
+        let values_end = restart_count
+            .checked_mul(RESTART_BYTES)
             .and_then(|restarts| tail_at.checked_sub(restarts))
             .and_then(|left| left.checked_sub(usize::from(bucket_count)))
             .ok_or(no_room)?;
-        let mut header = Reader::new(contents.get(..entries_end).unwrap_or_default());
+        let mut header = Reader::new(contents.get(..values_end).unwrap_or_default());
         let flags = header.u8()?;
         if flags & !(UNIFORM_SEQ | UNIFORM_KIND) != 0 {
             return Err(DecodeError { offset: 0, what: "unknown flags of a data block" });
         }
         let base_seq = header.varint()?;
         let uniform_kind = if flags & UNIFORM_KIND != 0 { Some(header.u8()?) } else { None };
-        let layout = Layout {
+        let mut layout = Layout {
             base_seq,
             uniform_seq: flags & UNIFORM_SEQ != 0,
             uniform_kind,
-            entries_end,
+            entries_end: values_end,
+            values_end,
             restart_count,
             bucket_count,
         };
-        let block = DataBlock { contents, layout: &layout };
-        if block.restart(0) != Some(header.offset()) {
-            return Err(DecodeError { offset: header.offset(), what: "first restart is not the first entry" });
-        }
-        let mut before = 0;
-        for i in 0..restart_count {
-            let at = block.restart(i).unwrap_or(usize::MAX);
-            if at <= before || at >= entries_end {
-                return Err(DecodeError { offset: entries_end, what: "restarts out of order or out of bounds" });
+        let first = DataBlock { contents, layout: &layout }.restart(0);
+        layout.entries_end = match first {
+            Some(first) if first.at == header.offset() && first.at < first.value_at && first.value_at <= values_end => {
+                first.value_at
             }
-            before = at;
+            _ => return Err(DecodeError { offset: header.offset(), what: "first restart is not the first entry" }),
+        };
+        let block = DataBlock { contents, layout: &layout };
+        let mut before = Place { at: 0, value_at: 0 };
+        for i in 0..restart_count {
+            let bad = DecodeError { offset: values_end, what: "restarts out of order or out of bounds" };
+            let place = block.restart(i).ok_or(bad)?;
+            let ascending = before.at < place.at && before.value_at <= place.value_at;
+            if !ascending || place.at >= layout.entries_end || place.value_at > values_end {
+                return Err(bad);
+            }
+            before = place;
         }
         Ok(layout)
     }
+}
+
+/// Where an entry begins, and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) at: usize,
+    pub(crate) value_at: usize,
 }
 
 /// An entry as it stands in its block.
@@ -260,9 +290,18 @@ pub(crate) struct Entry {
     suffix_end: usize,
     pub(crate) seq: u64,
     pub(crate) kind: u8,
+    /// Where its value begins and ends.
     pub(crate) value_at: usize,
-    /// Where its value ends and the next entry begins.
-    pub(crate) next: usize,
+    pub(crate) value_end: usize,
+    /// Where it ends.
+    end: usize,
+}
+
+impl Entry {
+    /// Where the next entry begins.
+    pub(crate) fn next(&self) -> Place {
+        Place { at: self.end, value_at: self.value_end }
+    }
 }
 
 /// What the hash index says of a key.
@@ -297,18 +336,36 @@ impl<'a> DataBlock<'a> {
         usize::from(self.layout.bucket_count)
     }
 
+    /// Where the values end.
+    pub(crate) fn values_end(&self) -> usize {
+        self.layout.values_end
+    }
+
+    /// The first entry.
+    pub(crate) fn start(&self) -> Place {
+        self.restart(0).unwrap_or(self.past_end())
+    }
+
+    /// Where an entry after the last would begin.
+    fn past_end(&self) -> Place {
+        Place { at: self.layout.entries_end, value_at: self.layout.values_end }
+    }
+
     /// Where the entries of restart `i` begin.
-    pub(crate) fn restart(&self, i: usize) -> Option<usize> {
+    pub(crate) fn restart(&self, i: usize) -> Option<Place> {
         if i >= self.layout.restart_count {
             return None;
         }
-        let bytes = self.contents.get(self.layout.entries_end + i * 4..)?.first_chunk::<4>()?;
-        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+        let bytes = self.contents.get(self.layout.values_end + i * RESTART_BYTES..)?.first_chunk::<RESTART_BYTES>()?;
+        let [a, b, c, d, e, f, g, h] = *bytes;
+        let at = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
+        let value_at = usize::try_from(u32::from_le_bytes([e, f, g, h])).ok()?;
+        Some(Place { at, value_at })
     }
 
     /// Where the entries of restart `i` end.
     pub(crate) fn restart_end(&self, i: usize) -> usize {
-        self.restart(i + 1).unwrap_or(self.layout.entries_end)
+        self.restart(i + 1).map_or(self.layout.entries_end, |next| next.at)
     }
 
     /// The number of the last restart that begins before `at`.
@@ -316,7 +373,7 @@ impl<'a> DataBlock<'a> {
         let (mut low, mut high) = (0, self.layout.restart_count);
         while low < high {
             let middle = low.midpoint(high);
-            if self.restart(middle)? < at {
+            if self.restart(middle)?.at < at {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -325,9 +382,10 @@ impl<'a> DataBlock<'a> {
         low.checked_sub(1)
     }
 
-    /// Decodes the entry at `at`, which is before [`DataBlock::end`].
-    pub(crate) fn entry(&self, at: usize) -> Result<Entry, DecodeError> {
+    /// Decodes the entry at a place before [`DataBlock::end`].
+    pub(crate) fn entry(&self, place: Place) -> Result<Entry, DecodeError> {
         let layout = self.layout;
+        let Place { at, value_at } = place;
         let entries = self.contents.get(..layout.entries_end).unwrap_or_default();
         let cut = DecodeError { offset: at, what: "entry runs over the end of its block" };
         let mut pos = at;
@@ -335,7 +393,7 @@ impl<'a> DataBlock<'a> {
         let suffix_len = varint(entries, &mut pos)?;
         let value_len = varint(entries, &mut pos)?;
         let suffix_at = pos;
-        pos = advance(entries, pos, suffix_len).ok_or(cut)?;
+        pos = advance(pos, suffix_len, layout.entries_end).ok_or(cut)?;
         let suffix_end = pos;
         let seq_delta = if layout.uniform_seq { 0 } else { varint(entries, &mut pos)? };
         let seq = layout
@@ -350,10 +408,9 @@ impl<'a> DataBlock<'a> {
                 kind
             }
         };
-        let value_at = pos;
-        let next = advance(entries, pos, value_len).ok_or(cut)?;
+        let value_end = advance(value_at, value_len, layout.values_end).ok_or(cut)?;
         let shared = usize::try_from(shared).unwrap_or(usize::MAX);
-        Ok(Entry { at, shared, suffix_at, suffix_end, seq, kind, value_at, next })
+        Ok(Entry { at, shared, suffix_at, suffix_end, seq, kind, value_at, value_end, end: pos })
     }
 
     /// The part of its key that an entry stores.
@@ -362,7 +419,7 @@ impl<'a> DataBlock<'a> {
     }
 
     pub(crate) fn value(&self, entry: &Entry) -> &'a [u8] {
-        self.contents.get(entry.value_at..entry.next).unwrap_or_default()
+        self.contents.get(entry.value_at..entry.value_end).unwrap_or_default()
     }
 
     /// Turns the key of the entry before into that of `entry`.
@@ -384,7 +441,8 @@ impl<'a> DataBlock<'a> {
         if count == 0 {
             return Ok(Bucket::Unknown);
         }
-        let at = self.layout.entries_end + self.layout.restart_count * 4 + slot(hash, u32::from(count));
+        let buckets_at = self.layout.values_end + self.layout.restart_count * RESTART_BYTES;
+        let at = buckets_at + slot(hash, u32::from(count));
         match self.contents.get(at) {
             Some(&BUCKET_NONE) => Ok(Bucket::Absent),
             Some(&BUCKET_MANY) => Ok(Bucket::Unknown),
@@ -398,7 +456,7 @@ impl<'a> DataBlock<'a> {
         let (mut low, mut high) = (0, self.layout.restart_count);
         while low < high {
             let middle = low.midpoint(high);
-            let entry = self.entry(self.restart(middle).unwrap_or(self.layout.entries_end))?;
+            let entry = self.entry(self.restart(middle).unwrap_or(self.past_end()))?;
             if entry.shared != 0 {
                 return Err(DecodeError { offset: entry.at, what: "entry at a restart does not store its whole key" });
             }
@@ -424,16 +482,16 @@ impl<'a> DataBlock<'a> {
             Bucket::Restart(restart) => (restart, true),
             Bucket::Unknown => (self.restart_before(key, max_seq)?, false),
         };
-        let mut at = self.restart(restart).unwrap_or(self.layout.entries_end);
+        let mut place = self.restart(restart).unwrap_or(self.past_end());
         // A bucket hit may be that of another key; then nothing beyond the restart matters.
         let mut end = if hashed { self.restart_end(restart) } else { self.layout.entries_end };
         let mut matched = 0;
         let mut key_len = 0;
-        while at < end {
-            let entry = self.entry(at)?;
+        while place.at < end {
+            let entry = self.entry(place)?;
             let suffix = self.suffix(&entry);
             if entry.shared > key_len {
-                return Err(DecodeError { offset: at, what: "entry shares more than the key before it has" });
+                return Err(DecodeError { offset: entry.at, what: "entry shares more than the key before it has" });
             }
             key_len = entry.shared + suffix.len();
             if entry.shared <= matched {
@@ -449,7 +507,7 @@ impl<'a> DataBlock<'a> {
                     _ => return Ok(None),
                 }
             }
-            at = entry.next;
+            place = entry.next();
         }
         Ok(None)
     }
@@ -471,9 +529,8 @@ fn varint(entries: &[u8], pos: &mut usize) -> Result<u64, DecodeError> {
     }
 }
 
-fn advance(entries: &[u8], pos: usize, len: u64) -> Option<usize> {
-    let end = pos.checked_add(usize::try_from(len).ok()?)?;
-    (end <= entries.len()).then_some(end)
+fn advance(pos: usize, len: u64, end: usize) -> Option<usize> {
+    pos.checked_add(usize::try_from(len).ok()?).filter(|pos| *pos <= end)
 }
 
 #[cfg(test)]

@@ -20,14 +20,15 @@ pub trait BlockCache: Send + Sync {
     fn get(&self, table: u64, offset: u64) -> Option<Arc<Block>>;
     /// Offers a block for keeping. Whether and how long is the cache's affair.
     fn insert(&self, table: u64, offset: u64, block: Arc<Block>);
-    /// Called for each block loaded, kept or not: the guard returned is dropped with the block.
+    /// Called for each block loaded, kept or not, and for what a cursor reads ahead: the guard
+    /// returned is dropped with the memory it stands for.
     fn charge(&self, bytes: usize) -> Charge {
         let _ = bytes;
         Charge::none()
     }
 }
 
-/// A guard that a block holds as long as it lives.
+/// A guard that lives as long as the memory it was taken for.
 #[derive(Default)]
 pub struct Charge(Option<Box<dyn Send + Sync>>);
 

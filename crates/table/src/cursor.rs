@@ -19,7 +19,7 @@ use crate::cache::Part;
 use crate::footer::Handle;
 use crate::seal::TRAILER_BYTES;
 use crate::table::read_stored;
-use crate::{Block, BlockSlice, Error, Result, Table};
+use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
 const READAHEAD_BYTES_MIN: usize = 16 << 10;
@@ -64,7 +64,13 @@ impl TableCursor {
             key: Vec::new(),
             back: Vec::new(),
             back_keys: Vec::new(),
-            ahead: Ahead { bytes: Vec::new(), at: 0, window: 0, window_max: readahead_bytes_max },
+            ahead: Ahead {
+                bytes: Vec::new(),
+                at: 0,
+                window: 0,
+                window_max: readahead_bytes_max,
+                charge: Charge::none(),
+            },
         }
     }
 
@@ -99,7 +105,7 @@ impl TableCursor {
     /// The value, for keeping; `None` out of position.
     pub fn value_pinned(&self) -> Option<BlockSlice> {
         let (entry, (_, _, block)) = (self.entry?, self.block.as_ref()?);
-        Some(BlockSlice::new(Arc::clone(block), entry.value_at..entry.next))
+        Some(BlockSlice::new(Arc::clone(block), entry.value_at..entry.value_end))
     }
 
     /// Moves to the first entry.
@@ -138,16 +144,16 @@ impl TableCursor {
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
         let restart = data.restart_before(key, max_seq).map_err(damaged)?;
-        let mut at = data.restart(restart).unwrap_or(data.end());
+        let mut place = data.restart(restart).unwrap_or(data.start());
         self.key.clear();
-        while at < data.end() {
-            let entry = data.entry(at).map_err(damaged)?;
+        while place.at < data.end() {
+            let entry = data.entry(place).map_err(damaged)?;
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             if self.key.as_slice().cmp(key).then(max_seq.cmp(&entry.seq)).is_ge() {
                 self.entry = Some(entry);
                 return Ok(());
             }
-            at = entry.next;
+            place = entry.next();
         }
         // The separator may stand behind the last entry; then what is sought begins the next block.
         self.enter(number + 1, true)
@@ -172,8 +178,8 @@ impl TableCursor {
         let Some((number, handle, block)) = &self.block else { return Ok(()) };
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
-        if from.next < data.end() {
-            let entry = data.entry(from.next).map_err(damaged)?;
+        if from.next().at < data.end() {
+            let entry = data.entry(from.next()).map_err(damaged)?;
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             self.entry = Some(entry);
             return Ok(());
@@ -238,7 +244,7 @@ impl TableCursor {
         let Some((_, handle, block)) = &self.block else { return Ok(()) };
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
-        let entry = data.entry(data.restart(0).unwrap_or(data.end())).map_err(damaged)?;
+        let entry = data.entry(data.start()).map_err(damaged)?;
         self.key.clear();
         data.step_key(&mut self.key, &entry).map_err(damaged)?;
         self.entry = Some(entry);
@@ -264,21 +270,21 @@ impl TableCursor {
         let Some((_, handle, block)) = &self.block else { return Ok(()) };
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
-        let mut at = data.restart(restart).unwrap_or(end);
+        let mut place = data.restart(restart).unwrap_or(data.start());
         let mut last: Option<Entry> = None;
-        while at < end {
-            let entry = data.entry(at).map_err(damaged)?;
+        while place.at < end {
+            let entry = data.entry(place).map_err(damaged)?;
             if let Some(entry) = last {
                 self.back_keys.extend_from_slice(&self.key);
                 self.back.push(Passed { entry, key_end: self.back_keys.len() });
             }
             // Also bounds what keys that share everything could unpack to.
             if self.back.len() >= self.table.options().restart_interval {
-                return Err(damaged(DecodeError { offset: at, what: "more entries than the restart interval" }));
+                return Err(damaged(DecodeError { offset: entry.at, what: "more entries than the restart interval" }));
             }
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             last = Some(entry);
-            at = entry.next;
+            place = entry.next();
         }
         self.entry = last;
         Ok(())
@@ -313,6 +319,8 @@ struct Ahead {
     /// How much to read next time, 0 right after a jump.
     window: usize,
     window_max: usize,
+    /// For `bytes`.
+    charge: Charge,
 }
 
 impl Ahead {
@@ -334,8 +342,8 @@ impl Ahead {
         } else {
             (handle.offset.saturating_sub(more), handle.offset + len as u64)
         };
-        self.bytes.clear();
         self.bytes = read_stored(table.file(), at, usize::try_from(end - at).unwrap_or(len))?;
+        self.charge = table.charge(self.bytes.len());
         self.at = at;
         match self.held(handle.offset, len) {
             Some(stored) => Ok(stored.to_vec()),

@@ -28,14 +28,13 @@ impl Table {
             let Some(handle) = index.handle(number) else { break };
             let block = self.load(handle, Part::Data)?;
             let data = block.data().map_err(self.damaged(handle))?;
-            let (mut at, mut entries, mut key, mut first) =
-                (data.restart(0).unwrap_or(data.end()), 0, Vec::new(), None);
-            while at < data.end() {
-                let entry = data.entry(at).map_err(self.damaged(handle))?;
+            let (mut place, mut entries, mut key, mut first) = (data.start(), 0, Vec::new(), None);
+            while place.at < data.end() {
+                let entry = data.entry(place).map_err(self.damaged(handle))?;
                 data.step_key(&mut key, &entry).map_err(self.damaged(handle))?;
                 first.get_or_insert_with(|| key.clone());
                 entries += 1;
-                at = entry.next;
+                place = entry.next();
             }
             // Writing to a String cannot fail.
             let _ = writeln!(

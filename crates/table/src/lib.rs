@@ -13,8 +13,8 @@
 //!    share both. [`TableBuilder::add`] refuses anything else.
 //! 2. Every byte of a file lies under a checksum, and every checksum is bound to the table, the
 //!    database and the offset, so that a stale or misdirected block is not taken for another.
-//! 3. All versions of a user key that are no newer than some number, and lie in one block, are
-//!    found through the index with one block read: a lookup reads at most one data block.
+//! 3. For a key and a sequence number the index names the one data block that can hold the newest
+//!    version no newer than that number: a lookup reads at most one data block.
 //! 4. Bytes read are hostile until checked: damage is [`Error::Corrupt`] with file and offset,
 //!    never a wrong value, a panic, or an allocation that the file's length does not warrant.
 //! 5. A table never changes, so readers share it without locks.

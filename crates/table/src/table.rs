@@ -17,7 +17,7 @@ use crate::cache::Part;
 use crate::footer::{FOOTER_BYTES, Footer, Handle, Refused};
 use crate::properties::Properties;
 use crate::seal::{Seal, TRAILER_BYTES};
-use crate::{Block, BlockCache, BlockSlice, Error, Result, TableCursor, TableOptions, TableSummary};
+use crate::{Block, BlockCache, BlockSlice, Charge, Error, Result, TableCursor, TableOptions, TableSummary};
 
 /// Where the index and the filter of an open table live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +200,7 @@ impl Table {
         let found = block.data().and_then(|data| data.find(key, hash, max_seq)).map_err(self.damaged(handle))?;
         Ok(match found {
             Some(entry) => {
-                let value = BlockSlice::new(block, entry.value_at..entry.next);
+                let value = BlockSlice::new(block, entry.value_at..entry.value_end);
                 Lookup::Found { seq: entry.seq, kind: entry.kind, value }
             }
             None => Lookup::Absent,
@@ -263,13 +263,16 @@ impl Table {
 
     /// Has the cache charge for a block that was loaded, and offers it for keeping.
     pub(crate) fn share(&self, handle: Handle, block: Block, keep: bool) -> Arc<Block> {
-        let Some(cache) = &self.cache else { return Arc::new(block) };
-        let charge = cache.charge(block.memory_bytes());
+        let charge = self.charge(block.memory_bytes());
         let block = Arc::new(block.charged(charge));
-        if keep {
+        if let Some(cache) = self.cache.as_ref().filter(|_| keep) {
             cache.insert(self.summary.id, handle.offset, Arc::clone(&block));
         }
         block
+    }
+
+    pub(crate) fn charge(&self, bytes: usize) -> Charge {
+        self.cache.as_ref().map_or_else(Charge::none, |cache| cache.charge(bytes))
     }
 
     /// Reads a block, past the cache.
@@ -345,4 +348,4 @@ pub(crate) fn read_properties(file: &File, footer: &Footer, seal: Seal, file_byt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use cairn_codec::hash64;
 
-use crate::block::{Bucket, DataBlock};
+use crate::block::{Bucket, DataBlock, Place};
 use crate::cache::Part;
 use crate::filter::Filter;
 use crate::footer::Handle;
@@ -90,15 +90,14 @@ impl Walk<'_> {
         let separator = |n: usize| (self.index.separator(n), self.index.seq(n));
         let before = number.checked_sub(1).map(separator);
         let mut key = Vec::new();
-        let mut at = 0;
+        let mut place = data.start();
         for restart in 0..data.restart_count() {
-            if restart > 0 && data.restart(restart) != Some(at) {
-                return wrong("a restart is not where an entry begins");
+            if data.restart(restart) != Some(place) {
+                return wrong("a restart is not where an entry and its value begin");
             }
-            at = data.restart(restart).unwrap_or(data.end());
             let mut entries = 0;
-            while at < data.restart_end(restart) {
-                let entry = data.entry(at).map_err(self.table.damaged(handle))?;
+            while place.at < data.restart_end(restart) {
+                let entry = data.entry(place).map_err(self.table.damaged(handle))?;
                 if entries == 0 && entry.shared != 0 {
                     return wrong("an entry at a restart does not store its whole key");
                 }
@@ -125,19 +124,19 @@ impl Walk<'_> {
                 if first {
                     self.found.smallest_key.clone_from(&key);
                 }
-                let value_len = entry.next - entry.value_at;
+                let value_len = entry.value_end - entry.value_at;
                 self.found.count(new_key, key.len(), entry.seq, entry.kind, value_len);
                 self.key.clone_from(&key);
                 self.seq = entry.seq;
                 entries += 1;
-                at = entry.next;
+                place = entry.next();
             }
             if entries > self.table.options().restart_interval {
                 return wrong("more entries than the restart interval");
             }
         }
-        if at != data.end() {
-            return wrong("entries run over the restarts");
+        if place != (Place { at: data.end(), value_at: data.values_end() }) {
+            return wrong("entries and values do not fill the block");
         }
         let (key, seq) = separator(number);
         if order((&self.key, self.seq), (&key, seq)) == Ordering::Greater {

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use cairn_client::Stats as Numbers;
 use cairn_env::Env;
 use clap::Args;
-use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output;
@@ -34,7 +33,7 @@ impl Stats {
         let target = Target::named(&Env::real(), &self.target, self.token_file.as_deref())?;
         let numbers = target.stats()?;
         target.close()?;
-        output::line(&if self.json { as_json(&numbers).to_string() } else { as_text(&numbers) })?;
+        output::line(&if self.json { as_json(&numbers)? } else { as_text(&numbers) })?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -64,7 +63,6 @@ fn as_text(numbers: &Numbers) -> String {
     lines.join("\n")
 }
 
-fn as_json(numbers: &Numbers) -> serde_json::Value {
-    // The type serialises itself; it cannot fail, and null would be what it says if it did.
-    serde_json::to_value(numbers).unwrap_or_else(|_| json!(null))
+fn as_json(numbers: &Numbers) -> Result<String, Failure> {
+    serde_json::to_string(numbers).map_err(|error| Failure::new(format!("cannot write the numbers as JSON: {error}")))
 }

@@ -33,7 +33,8 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 ///
 /// Blank lines and lines that start with # are skipped. Without BARRIER requests go out one at a
 /// time, in order. With it, all requests between two barriers are in flight together, as far as
-/// there are connections for them.
+/// there are connections for them. A file expects none of its keys to exist: run it against a
+/// fresh database.
 ///
 /// Prints what went wrong (the first 20 in detail), the peak of requests in flight, the time, and
 /// last `N passed, N failed`. Exits with 1 if any failed.

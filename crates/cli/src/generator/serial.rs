@@ -90,17 +90,16 @@ impl Serial {
 
     fn next_step(&mut self) -> Step {
         let opening = self.known.len() < 3;
-        if opening || self.planned.len() > PLANNED_MAX || self.random.percent(60) {
-            if let Some(step) = self.planned.pop_front() {
-                return step;
-            }
+        let go_on = opening || self.planned.len() > PLANNED_MAX || self.random.percent(60);
+        if go_on && let Some(step) = self.planned.pop_front() {
+            return step;
         }
         match self.random.below(100) {
             0..20 => self.draw_get(),
-            20..28 if self.deletes() => self.draw_delete(),
-            28..31 if self.deletes() => self.draw_after_delete(),
-            31..34 if self.scans() => self.draw_scan(),
-            34 if self.scans() => self.draw_run_delete(),
+            20..32 if self.deletes() => self.draw_delete(),
+            32..36 if self.deletes() => self.draw_after_delete(),
+            36..40 if self.scans() => self.draw_scan(),
+            40 if self.scans() => self.draw_run_delete(),
             _ => self.draw_put(),
         }
     }

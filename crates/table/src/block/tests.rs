@@ -20,12 +20,12 @@ fn numbered(count: u64) -> Vec<Owned> {
 fn columns_that_never_change_cost_nothing() {
     let same: Vec<Owned> = (0..100).map(|i| (vec![i], 0, 1, vec![])).collect();
     // Three lengths and a byte of key each; header, 7 restarts, tail.
-    assert_eq!(encode(&same, 16, false).len(), 100 * 4 + 3 + 7 * 4 + 6);
+    assert_eq!(encode(&same, 16, false).len(), 100 * 4 + 3 + 7 * 8 + 6);
     let mut varied = same;
     varied[50].1 = 1;
-    assert_eq!(encode(&varied, 16, false).len(), 100 * 5 + 3 + 7 * 4 + 6);
+    assert_eq!(encode(&varied, 16, false).len(), 100 * 5 + 3 + 7 * 8 + 6);
     varied[50].2 = 0;
-    assert_eq!(encode(&varied, 16, false).len(), 100 * 6 + 2 + 7 * 4 + 6);
+    assert_eq!(encode(&varied, 16, false).len(), 100 * 6 + 2 + 7 * 8 + 6);
 }
 
 #[test]
@@ -71,12 +71,13 @@ fn exercise(bytes: &[u8], keys: &[Owned]) -> Result<usize, DecodeError> {
         let _ = block.restart_before(key, *seq);
         let _ = block.restart_under(key.len() * 7);
     }
-    let (mut at, mut key, mut entries) = (block.restart(0).unwrap_or(0), Vec::new(), 0);
-    while at < block.end() {
-        let entry = block.entry(at)?;
-        assert!(entry.next > at && entry.next <= block.end());
+    let (mut place, mut key, mut entries) = (block.start(), Vec::new(), 0);
+    while place.at < block.end() {
+        let entry = block.entry(place)?;
+        assert!(entry.next().at > place.at && entry.next().at <= block.end());
+        assert!(entry.value_end <= block.values_end());
         block.step_key(&mut key, &entry)?;
-        at = entry.next;
+        place = entry.next();
         entries += 1;
     }
     Ok(entries)

@@ -1,6 +1,7 @@
 use std::cmp::Reverse;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::testing::{Dir, MapCache, Model, Rng};
 use crate::{BlockCache, Compression, Load, TableCursor, TableOptions};
@@ -117,4 +118,23 @@ fn a_scan_fills_the_cache_only_if_asked() {
 fn it_may_move_to_another_thread() {
     fn movable<T: Send + 'static>() {}
     movable::<TableCursor>();
+}
+
+#[test]
+fn what_it_holds_is_charged_and_given_back() {
+    let dir = Dir::new("scan-charge");
+    let model = Rng(4).model(3000);
+    dir.build(1, &TableOptions { compression: Compression::None, ..TableOptions::default() }, &model);
+    let cache = Arc::new(MapCache::default());
+    let table = dir.open(1, Load::Resident, Some(Arc::clone(&cache) as Arc<dyn BlockCache>)).unwrap();
+    let mut cursor = table.cursor(false, 1 << 20);
+    cursor.seek_to_first().unwrap();
+    let mut most = 0;
+    while cursor.valid() {
+        most = most.max(cache.alive_bytes.load(Ordering::SeqCst));
+        cursor.next().unwrap();
+    }
+    assert!((20_000..200_000).contains(&most), "{most} bytes at most");
+    drop(cursor);
+    assert_eq!(cache.alive_bytes.load(Ordering::SeqCst), 0);
 }

@@ -14,7 +14,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Every part of the format once: shared prefixes, restarts, hash index, versions, kinds, separator, filter.
-fn golden() -> (TableOptions, Model) {
+pub(crate) fn golden() -> (TableOptions, Model) {
     let options = TableOptions {
         block_bytes: 64,
         restart_interval: 2,

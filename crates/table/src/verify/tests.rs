@@ -2,6 +2,7 @@ use cairn_codec::{Write, checksum64};
 use cairn_env::{Env, File};
 
 use crate::footer::Handle;
+use crate::table::tests::golden;
 use crate::testing::{Dir, Model, Rng, expected, get};
 use crate::{Compression, Error, Load, TableOptions};
 use std::cmp::Reverse;
@@ -114,6 +115,50 @@ fn progress_ends_at_the_length_of_the_file() {
     dir.open(1, Load::OnDemand, None).unwrap().verify(&mut |done| steps.push(done)).unwrap();
     assert!(steps.is_sorted() && steps.len() > 3);
     assert_eq!(steps.last(), Some(&(bytes.len() as u64)));
+}
+
+/// Each promise of the format, broken alone under right checksums.
+#[test]
+fn every_broken_promise_has_its_name() {
+    let dir = Dir::new("promises");
+    let (options, model) = golden();
+    dir.build(1, &options, &model);
+    let file = Env::real().open_writable(&dir.path("1")).unwrap();
+    let bytes = Env::real().read_file(&dir.path("1"), 1 << 20).unwrap();
+    let table = dir.open(1, Load::Resident, None).unwrap();
+    let (seal, footer) = (table.seal(), *table.footer());
+    let index = table.index_block().unwrap();
+    let block = |n| index.index().unwrap().handle(n).unwrap();
+    let filter = footer.filter.unwrap();
+    let zeros = [0; 64];
+    // Which part, what stands there, what is put in its place, what must be said.
+    let cases: [(Handle, &[u8], &[u8], &str); 12] = [
+        (block(0), b"cairn/ab", b"cairn/\x01b", "entries are out of order"),
+        (block(0), b"cairn/ab", b"cairn/zb", "the filter denies a key of this block"),
+        (block(0), b"\x24\0\0\0\x00\xff\x01", b"\x24\0\0\0\x01\xff\x01", "the hash index misplaces a key"),
+        (block(0), b"\x24\0\0\0\x00\xff\x01", b"\x24\0\0\0\xff\xff\x01", "the hash index misplaces a key"),
+        (block(0), b"\x24\0\0\0\x00", b"\x25\0\0\0\x00", "a restart is not where an entry and its value begin"),
+        (block(0), b"\x00\x08\x03", b"\x00\x08\x02", "entries and values do not fill the block"),
+        (block(0), b"\x00\x08\x03", b"\x01\x08\x03", "an entry at a restart does not store its whole key"),
+        (footer.index, b"\x01b\x00", b"\x01a\x00", "the block ends after its separator"),
+        (footer.index, b"\x01b\x00", b"\x01d\x00", "the block begins before the separator of the block before"),
+        (filter, &bytes[filter.offset as usize..][..64], &zeros, "the filter denies a key of this block"),
+        (footer.properties, b"\x07\x05\x01", b"\x08\x05\x01", "properties and data disagree"),
+        (footer.properties, b"cairn/way", b"cairn/waz", "properties and data disagree"),
+    ];
+    for (part, before, after, said) in cases {
+        let at = part.offset as usize;
+        let mut forged = bytes[at..=at + part.len].to_vec();
+        let found = forged.windows(before.len()).position(|window| window == before).expect(said);
+        forged[found..found + before.len()].copy_from_slice(after);
+        let checksum = checksum64(&forged) ^ seal.place(part.offset);
+        forged.put_u64(checksum);
+        file.write_all_at(&forged, part.offset).unwrap();
+        let error = dir.open(1, Load::OnDemand, None).unwrap().verify(&mut |_| {}).expect_err(said);
+        assert!(error.to_string().contains(said), "{said}: {error}");
+        file.write_all_at(&bytes[at..at + forged.len()], part.offset).unwrap();
+    }
+    table.verify(&mut |_| {}).unwrap();
 }
 
 /// Moves through all of a table that may be forged; errors are fine, and so are other entries.
