@@ -138,7 +138,10 @@ pub struct MemtableWriter {
 
 impl fmt::Debug for Memtable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memtable").field("entries", &self.entries()).field("bytes", &self.bytes()).finish_non_exhaustive()
+        f.debug_struct("Memtable")
+            .field("entries", &self.entries())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 
