@@ -5,10 +5,10 @@
 //! ```text
 //! path     crates/engine/src/core.rs   engine/src/core.rs   core.rs   crates/engine/
 //! item     Catalog   Db::open   memtable::publish   lead_group()
-//! package  cairn-env   arc-swap
+//! package  cairn-env   arc-swap   env (a directory of crates/)
 //! ```
 //!
-//! Everything else (a command, an option, a formula) is no name. An item counts as there if every
+//! Everything else (a command, an option, a formula, what is of `std`) is no name. An item counts as there if every
 //! part of it is defined somewhere: as an item, a module, a variant, or a field. That is text, not
 //! resolution: it finds what was renamed or removed, which is what makes a map untrue.
 
@@ -30,6 +30,9 @@ impl Names {
     pub(crate) fn of(tree: &Tree) -> Names {
         let mut names = Names::default();
         for (path, text) in tree.sources() {
+            if let Some(name) = path.strip_prefix("crates/").and_then(|path| path.split('/').next()) {
+                names.packages.insert(name.to_owned());
+            }
             if let Some(stem) = path.rsplit('/').next().and_then(|file| file.strip_suffix(".rs")) {
                 names.items.insert(stem.to_owned());
             }
@@ -87,7 +90,7 @@ impl Names {
         }
         let item = name.strip_suffix("()").unwrap_or(name);
         let parts: Vec<&str> = item.split("::").collect();
-        if parts.iter().all(|part| is_identifier(part)) {
+        if parts.iter().all(|part| is_identifier(part)) && parts.first() != Some(&"std") {
             return Some(parts.iter().all(|part| self.items.contains(*part) || self.packages.contains(*part)));
         }
         None
@@ -136,6 +139,7 @@ mod tests {
         let files = [
             ("Cargo.toml", "[dependencies]\narc-swap = \"1\"\ncairn-codec.workspace = true\n"),
             ("crates/env/Cargo.toml", "[package]\nname = \"cairn-env\"\n"),
+            ("crates/env/src/lib.rs", ""),
             (
                 "crates/engine/src/core.rs",
                 "pub(crate) struct Core {\n    pub(crate) lead: Mutex,\n}\nenum Health {\n    Open,\n    Full { why: String },\n}\n\
@@ -172,6 +176,8 @@ mod tests {
             ("cairn serve", None),
             ("--durability", None),
             ("/v1/batch", None),
+            ("env", Some(true)),
+            ("std::thread", None),
             ("k <= n", None),
         ] {
             assert_eq!(names.has(&tree, name), there, "{name}");
