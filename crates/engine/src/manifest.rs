@@ -25,8 +25,9 @@ use crate::recovery::log_error;
 /// The kind of the manifest's groups.
 pub(crate) const EDIT_KIND: u8 = 1;
 
-/// A manifest longer than this, and than [`GROWTH`] times its snapshot, is begun anew.
-const ROLL_BYTES_MIN: u64 = 1 << 20;
+/// A manifest longer than this part of the log's bound, and than [`GROWTH`] times its snapshot, is
+/// begun anew: beside the log's replay an open hardly notices it (1 MiB with 256 MiB of log).
+const LOG_SHARE: u64 = 256;
 const GROWTH: u64 = 4;
 
 /// The manifest in force.
@@ -40,6 +41,8 @@ pub(crate) struct Manifest {
     id: u64,
     edits: u64,
     snapshot_bytes: u64,
+    /// No reason to begin anew up to here.
+    roll_bytes_min: u64,
     /// The file before this one, to be removed.
     previous: Option<u64>,
 }
@@ -73,7 +76,7 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
 
 impl Manifest {
     /// Begins manifest `id` with `state` and puts it in force; durable when it returns.
-    pub(crate) fn begin(env: &Env, dir: &Path, id: u64, state: State) -> Result<Manifest> {
+    pub(crate) fn begin(env: &Env, dir: &Path, id: u64, state: State, log_bytes_max: u64) -> Result<Manifest> {
         let options = LogOptions { segment_bytes: u64::MAX, allocate: false };
         let (mut log, syncer) = LogWriter::create(env, dir, MANIFEST, id, options).map_err(wal_error)?;
         let snapshot = edit::encode(&state.snapshot());
@@ -89,6 +92,7 @@ impl Manifest {
             id,
             edits: 1,
             snapshot_bytes: snapshot.len() as u64,
+            roll_bytes_min: log_bytes_max / LOG_SHARE,
             previous: None,
         })
     }
@@ -123,7 +127,7 @@ impl Manifest {
             self.env.remove(&MANIFEST.path(&self.dir, previous))?;
         }
         let bytes = self.log.position().offset;
-        if bytes < ROLL_BYTES_MIN || bytes < self.snapshot_bytes.saturating_mul(GROWTH) {
+        if bytes < self.roll_bytes_min || bytes < self.snapshot_bytes.saturating_mul(GROWTH) {
             return Ok(());
         }
         self.roll()
@@ -132,7 +136,8 @@ impl Manifest {
     /// Begins a new file.
     pub(crate) fn roll(&mut self) -> Result<()> {
         let old = self.id;
-        *self = Manifest::begin(&self.env, &self.dir, old + 1, self.state.clone())?;
+        let log_bytes_max = self.roll_bytes_min.saturating_mul(LOG_SHARE);
+        *self = Manifest::begin(&self.env, &self.dir, old + 1, self.state.clone(), log_bytes_max)?;
         self.previous = Some(old);
         Ok(())
     }
