@@ -67,7 +67,8 @@ impl Memory {
 
     /// What the cache may hold now: the budget less all that is not blocks.
     pub(crate) fn cache_bytes_max(&self) -> u64 {
-        let others = self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
+        let others =
+            self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
         self.budget.saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
     }
 

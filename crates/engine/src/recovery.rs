@@ -80,8 +80,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table =
-                open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -133,7 +132,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
-    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.log_bytes_max)?;
+    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.manifest_bytes_max)?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);
@@ -234,8 +233,7 @@ pub(crate) fn open_table(
     let share_used = memory.used(Use::Tables) >= memory.tables_bytes_max();
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
-    let table =
-        Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }
@@ -267,7 +265,10 @@ impl Core {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
                     let Some(keyspace) = state.keyspaces.get(&op.keyspace) else {
-                        return Err(damaged(format!("a batch is about keyspace {}, which does not exist", op.keyspace)));
+                        return Err(damaged(format!(
+                            "a batch is about keyspace {}, which does not exist",
+                            op.keyspace
+                        )));
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
