@@ -163,11 +163,24 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     if !options.create_if_missing {
         return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
     }
-    env.create_dir_all(dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        env.sync_dir(parent)?;
-    }
+    create_dir(env, dir)?;
     Ok(entries)
+}
+
+/// Makes the directory and makes its name durable, and the names above it: they may be as new, or
+/// left by an opening that was interrupted before it could make them durable.
+fn create_dir(env: &Env, dir: &Path) -> Result<()> {
+    env.create_dir_all(dir)?;
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match env.sync_dir(parent) {
+            Ok(()) => {}
+            // Where we may not even look we have made nothing.
+            Err(e) if e.is_permission_denied() => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
