@@ -21,7 +21,7 @@ use cairn_env::{DirEntry, Env};
 use cairn_table::{BlockCache, Load, Table};
 use cairn_wal::{LogOptions, LogWriter, ReplayError, replay};
 
-use crate::batch::Ops;
+use crate::batch::{Op, Ops};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, CatalogCell, Tree};
 use crate::commit::{CommitState, GROUP_KIND, Lead};
@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, SeqNo};
 
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
@@ -260,7 +260,7 @@ impl Core {
             let mut seq = group.first_seq;
             let mut live = false;
             let mut touched = BTreeSet::new();
-            let mut inserts: Vec<(KeyspaceId, u64, u8, &[u8], &[u8])> = Vec::new();
+            let mut inserts: Vec<(u64, Op<'_>)> = Vec::new();
             for body in group.bodies() {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
@@ -272,7 +272,7 @@ impl Core {
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
-                        inserts.push((op.keyspace, seq, op.kind, op.key, op.value));
+                        inserts.push((seq, op));
                     }
                     seq += 1;
                 }
@@ -285,10 +285,10 @@ impl Core {
             let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
             let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
             self.log_space.appended(end.segment, bytes as u64);
-            for (keyspace, seq, kind, key, value) in inserts {
-                touched.insert(keyspace);
-                self.writer(&mut lead, keyspace, end.segment)
-                    .insert(key, seq, kind, value)
+            for (seq, op) in inserts {
+                touched.insert(op.keyspace);
+                self.writer(&mut lead, op.keyspace, end.segment)
+                    .insert(op.key, seq, op.kind, op.value)
                     .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;
             }
             self.settle(&mut lead, &touched);

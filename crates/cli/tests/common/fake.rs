@@ -42,11 +42,14 @@ pub struct Fake {
     state: Arc<State>,
 }
 
+/// The values of a key, oldest first; None: deleted.
+type Versions = Vec<Option<Vec<u8>>>;
+
 #[derive(Default)]
 struct State {
     faults: Faults,
-    /// Every version of every key, oldest first; None: deleted.
-    map: Mutex<BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>>,
+    /// Every version of every key.
+    map: Mutex<BTreeMap<Vec<u8>, Versions>>,
     requests: AtomicUsize,
     in_flight: Mutex<(usize, usize)>,
     more_in_flight: Condvar,
