@@ -30,13 +30,13 @@ use cairn_wal::{LogWriter, Position};
 
 use crate::batch::{Condition, EncodedBatch, Ops};
 use crate::catalog::{Buffer, Catalog, Tree};
-use crate::core::{Core, Health, closed_text};
+use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
 use crate::memtable::{Memtable, MemtableOptions, MemtableWriter};
 use crate::picker::{LEVEL0_TABLES_SLOW, LEVEL0_TABLES_STOP};
 use crate::stats::add;
-use crate::ticket::{Commit, TicketCell};
+use crate::ticket::{Commit, Promise, TicketCell};
 use crate::types::{Durability, KeyspaceId, SeqNo, Visibility, kind};
 
 /// The kind of the log's groups of batches.
@@ -58,7 +58,7 @@ const DELAY_NANOS_MIN: u64 = 1_000_000;
 struct Pending {
     batch: EncodedBatch,
     durability: Durability,
-    ticket: Arc<TicketCell>,
+    ticket: Promise,
     /// Somebody waits for it and will lead if need be.
     attended: bool,
     _charge: Charge,
@@ -69,7 +69,7 @@ struct Pending {
 struct Unsynced {
     end: Position,
     seq: SeqNo,
-    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    tickets: Vec<(Promise, SeqNo)>,
     unattended: usize,
 }
 
@@ -152,9 +152,9 @@ impl Lead {
 struct Written {
     end: Position,
     seq: SeqNo,
-    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    tickets: Vec<(Promise, SeqNo)>,
     unattended: usize,
-    done: Vec<(Arc<TicketCell>, SeqNo)>,
+    done: Vec<(Promise, SeqNo)>,
 }
 
 impl Core {
@@ -193,18 +193,28 @@ impl Core {
         !state.pending.is_empty() && state.pending_bytes + bytes > bound
     }
 
-    /// Refuses writes when pinned blocks leave no room for a memtable.
+    /// Refuses writes when what readers pin leaves no room: blocks, and memtables that are flushed
+    /// long since but for an iterator that began before.
     fn check_memory(&self) -> Result<()> {
-        let pinned = self.memory.used(Use::Blocks).saturating_sub(self.cache.weight());
-        if pinned + self.memory.used(Use::Tables) + self.options.memtable_bytes_max > self.memory.budget() {
-            add(&self.counters.busy_refusals_count, 1);
-            let text = format!(
-                "values and iterators in use pin {pinned} bytes of the memory budget of {}; drop some, or raise memory_budget_bytes",
-                self.memory.budget()
-            );
-            return Err(Error::busy(text));
+        let cached = self.cache.weight();
+        let budget = self.memory.budget();
+        if self.memory.held(cached) <= budget {
+            return Ok(());
         }
-        Ok(())
+        // Flushed memtables that only conditions would use go first.
+        let keyspaces: Vec<KeyspaceId> = self.catalog.load().trees().map(|tree| tree.id).collect();
+        for id in keyspaces {
+            self.catalog.update(id, |tree| tree.forget_history());
+        }
+        let held = self.memory.held(cached);
+        if held <= budget {
+            return Ok(());
+        }
+        add(&self.counters.busy_refusals_count, 1);
+        Err(Error::busy(format!(
+            "{held} bytes are held, {budget} is the memory budget: values, iterators and cursors in use pin the rest; \
+             drop some, or raise memory_budget_bytes"
+        )))
     }
 
     fn push(
@@ -225,7 +235,13 @@ impl Core {
         let charge = self.memory.charge(Use::Queue, bytes as u64);
         state.pending_bytes += bytes;
         state.pending_unattended += usize::from(!attended);
-        state.pending.push_back(Pending { batch, durability, ticket: ticket.clone(), attended, _charge: charge });
+        state.pending.push_back(Pending {
+            batch,
+            durability,
+            ticket: Promise(ticket.clone()),
+            attended,
+            _charge: charge,
+        });
         Ok(ticket)
     }
 
@@ -320,9 +336,11 @@ impl Core {
 
     /// Takes a group, writes it, publishes it. The caller has set `leading`.
     fn lead_group(&self) {
+        let guard = PanicGuard { core: self, what: "the commit leader" };
         let mut lead = self.lead.lock();
         let group = self.take_group();
         let written = if group.is_empty() { None } else { self.write_group(&mut lead, group) };
+        std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
         if let Some(written) = written {
@@ -399,6 +417,12 @@ impl Core {
             Err(e) => return refuse(group, &e),
         };
         drop(bodies);
+        if end.segment != self.log_space.current_segment()
+            && let Ok(log) = lead.log()
+        {
+            // The writer's own list of segments follows the log's start.
+            log.forget_before(self.log_space.start());
+        }
         self.log_space.appended(end.segment, bytes as u64);
         add(&self.counters.groups_count, 1);
         add(&self.counters.log_bytes, bytes as u64);
@@ -518,7 +542,7 @@ impl Core {
         if let Some(why) = &state.failed {
             // A sync failed meanwhile: what was just appended may or may not be found again.
             let error = Error::unknown(unknown_text(why));
-            for (ticket, _) in written.tickets.iter().chain(&written.done) {
+            for (ticket, _) in written.tickets.into_iter().chain(written.done) {
                 ticket.resolve(Err(error.clone()));
             }
             return;
@@ -663,6 +687,9 @@ impl Core {
         let mut jobs = self.jobs.lock();
         let mut began = None;
         let result = loop {
+            if jobs.closing {
+                break Err(Error::closed("the database is being closed"));
+            }
             if let Err(e) = self.check_writable() {
                 break Err(e);
             }
@@ -757,7 +784,8 @@ impl Core {
             && lead.updates >= every
         {
             lead.updates -= every;
-            self.jobs.lock().series_due = true;
+            let keyspaces: Vec<KeyspaceId> = self.catalog.load().trees().map(|tree| tree.id).collect();
+            self.jobs.lock().series_due.extend(keyspaces);
             self.compaction_wanted.notify_one();
         }
     }
@@ -782,14 +810,12 @@ fn refuse(group: Vec<Pending>, error: &Error) -> Option<Written> {
 
 /// Keeps the batches that `check` accepts, and ends the tickets of the others.
 fn keep(group: Vec<Pending>, mut check: impl FnMut(&Pending) -> Result<()>) -> Vec<Pending> {
-    group
-        .into_iter()
-        .filter(|pending| match check(pending) {
-            Ok(()) => true,
-            Err(e) => {
-                pending.ticket.resolve(Err(e));
-                false
-            }
-        })
-        .collect()
+    let mut kept = Vec::with_capacity(group.len());
+    for pending in group {
+        match check(&pending) {
+            Ok(()) => kept.push(pending),
+            Err(e) => pending.ticket.resolve(Err(e)),
+        }
+    }
+    kept
 }

@@ -38,8 +38,8 @@ pub(crate) struct Jobs {
     flushing: bool,
     /// Something changed that may make a compaction due.
     pub(crate) compaction_due: bool,
-    /// The series' compaction after so many updates.
-    pub(crate) series_due: bool,
+    /// Keyspaces that the series' compaction after so many updates has not done yet.
+    pub(crate) series_due: BTreeSet<KeyspaceId>,
     compacting: bool,
     /// A full compaction of everything written up to this number.
     manual: Option<SeqNo>,
@@ -106,9 +106,8 @@ impl Core {
             }
             let skip = jobs.damaged.clone();
             let manual = jobs.manual;
-            let series = jobs.series_due;
+            let series = if manual.is_some() { None } else { jobs.series_due.pop_first() };
             jobs.compaction_due = false;
-            jobs.series_due = false;
             jobs.compacting = true;
             drop(jobs);
             let picked = if self.check_writable().is_ok() { self.pick_any(&skip, manual, series) } else { None };
@@ -134,7 +133,9 @@ impl Core {
                         jobs.manual_error = Some(e.clone());
                         jobs.manual_rounds_done += 1;
                     }
-                    jobs.series_due |= series && e.kind() == ErrorKind::Full;
+                    if e.kind() == ErrorKind::Full {
+                        jobs.series_due.extend(series);
+                    }
                     jobs = self.job_failed(jobs, "a compaction", &e);
                     self.jobs_changed.notify_all();
                     jobs = self.compaction_wanted.wait_for(jobs, TIDY_INTERVAL).0;
@@ -148,7 +149,7 @@ impl Core {
                 jobs.manual_rounds_done += 1;
                 self.jobs_changed.notify_all();
             }
-            if !(jobs.closing || jobs.compaction_due || jobs.series_due || jobs.manual.is_some()) {
+            if !(jobs.closing || jobs.compaction_due || !jobs.series_due.is_empty() || jobs.manual.is_some()) {
                 let (again, timed_out) = self.compaction_wanted.wait_for(jobs, IDLE_INTERVAL);
                 jobs = again;
                 jobs.compaction_due |= timed_out;
@@ -174,7 +175,12 @@ impl Core {
     }
 
     /// The next compaction over all keyspaces.
-    fn pick_any(&self, skip: &BTreeSet<KeyspaceId>, manual: Option<SeqNo>, series: bool) -> Option<(KeyspaceId, Plan)> {
+    fn pick_any(
+        &self,
+        skip: &BTreeSet<KeyspaceId>,
+        manual: Option<SeqNo>,
+        series: Option<KeyspaceId>,
+    ) -> Option<(KeyspaceId, Plan)> {
         let at = Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms() };
         let trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         if let Some(target) = manual
@@ -182,8 +188,8 @@ impl Core {
         {
             return Some(found);
         }
-        if series {
-            return trees.iter().find_map(|tree| Some((tree.id, pick_series(&tree.levels)?)));
+        if let Some(id) = series {
+            return trees.iter().find(|tree| tree.id == id).and_then(|tree| Some((id, pick_series(&tree.levels)?)));
         }
         trees
             .iter()
@@ -229,6 +235,7 @@ impl Core {
     /// Compacts everything that is written now, and waits for it.
     pub(crate) fn compact_all(&self) -> Result<()> {
         self.flush_all()?;
+        self.trim_log()?;
         let target = self.seq_at(Visibility::Applied);
         let mut jobs = self.jobs.lock();
         while jobs.manual.is_some() && !jobs.closing {
@@ -343,9 +350,9 @@ impl Core {
     /// Bytes of all files in the directory.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let ours = |name: &str| !matches!(classify(name), FileKind::Foreign);
-        self.env.list(&self.dir).map_or(0, |entries| {
-            entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum()
-        })
+        self.env
+            .list(&self.dir)
+            .map_or(0, |entries| entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum())
     }
 
     /// Stops the background threads: they end after the job at hand, which gives up early.

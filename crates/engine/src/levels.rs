@@ -137,8 +137,7 @@ impl Levels {
             let loses = slot.iter().any(|t| removed.contains(&t.meta.id));
             let gains = added.iter().any(|(to, _)| *to == level);
             if loses || gains {
-                let mut list: Vec<TableRef> =
-                    slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
+                let mut list: Vec<TableRef> = slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
                 list.extend(added.iter().filter(|(to, _)| *to == level).map(|(_, t)| t.clone()));
                 sort(level, &mut list);
                 *slot = Arc::from(list);

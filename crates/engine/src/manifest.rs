@@ -25,8 +25,7 @@ use crate::recovery::log_error;
 /// The kind of the manifest's groups.
 pub(crate) const EDIT_KIND: u8 = 1;
 
-/// A manifest longer than this, and than [`GROWTH`] times its snapshot, is begun anew.
-const ROLL_BYTES_MIN: u64 = 1 << 20;
+/// A manifest longer than the option says, and than this many times its snapshot, is begun anew.
 const GROWTH: u64 = 4;
 
 /// The manifest in force.
@@ -40,8 +39,7 @@ pub(crate) struct Manifest {
     id: u64,
     edits: u64,
     snapshot_bytes: u64,
-    /// The file before this one, to be removed.
-    previous: Option<u64>,
+    roll_bytes_min: u64,
 }
 
 /// Reads the manifest `id` and builds its state; `next_id` is above all manifests there are.
@@ -56,8 +54,9 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
         }
         groups += 1;
         for body in group.bodies() {
-            let changes = edit::decode(body)
-                .map_err(|e| Error::corrupt(&path, Some(group.position.offset), format!("an edit does not decode: {e}")))?;
+            let changes = edit::decode(body).map_err(|e| {
+                Error::corrupt(&path, Some(group.position.offset), format!("an edit does not decode: {e}"))
+            })?;
             state.apply(&changes).map_err(|what| Error::corrupt(&path, Some(group.position.offset), what))?;
         }
         Ok(())
@@ -73,7 +72,7 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
 
 impl Manifest {
     /// Begins manifest `id` with `state` and puts it in force; durable when it returns.
-    pub(crate) fn begin(env: &Env, dir: &Path, id: u64, state: State) -> Result<Manifest> {
+    pub(crate) fn begin(env: &Env, dir: &Path, id: u64, state: State, roll_bytes_min: u64) -> Result<Manifest> {
         let options = LogOptions { segment_bytes: u64::MAX, allocate: false };
         let (mut log, syncer) = LogWriter::create(env, dir, MANIFEST, id, options).map_err(wal_error)?;
         let snapshot = edit::encode(&state.snapshot());
@@ -89,7 +88,7 @@ impl Manifest {
             id,
             edits: 1,
             snapshot_bytes: snapshot.len() as u64,
-            previous: None,
+            roll_bytes_min,
         })
     }
 
@@ -116,25 +115,18 @@ impl Manifest {
         Ok(())
     }
 
-    /// Begins a new file when this one has grown far beyond its state. The old one is removed by
-    /// the next call, or by the next open.
-    pub(crate) fn roll_if_grown(&mut self) -> Result<()> {
-        if let Some(previous) = self.previous.take() {
-            self.env.remove(&MANIFEST.path(&self.dir, previous))?;
-        }
+    /// Begins a new file when this one has grown far beyond its state; returns the number of the
+    /// old one, which may then be removed.
+    pub(crate) fn roll_if_grown(&mut self) -> Result<Option<u64>> {
         let bytes = self.log.position().offset;
-        if bytes < ROLL_BYTES_MIN || bytes < self.snapshot_bytes.saturating_mul(GROWTH) {
-            return Ok(());
+        if bytes < self.roll_bytes_min || bytes < self.snapshot_bytes.saturating_mul(GROWTH) {
+            return Ok(None);
         }
-        self.roll()
-    }
-
-    /// Begins a new file.
-    pub(crate) fn roll(&mut self) -> Result<()> {
         let old = self.id;
-        *self = Manifest::begin(&self.env, &self.dir, old + 1, self.state.clone())?;
-        self.previous = Some(old);
-        Ok(())
+        // An attempt that found no space may have left a file with the next number.
+        let next = MANIFEST.next_id(&self.env, &self.dir).map_err(wal_error)?;
+        *self = Manifest::begin(&self.env, &self.dir, next, self.state.clone(), self.roll_bytes_min)?;
+        Ok(Some(old))
     }
 
     /// Ends the file, so that damage to its last edit shows at the next open.
@@ -151,7 +143,9 @@ pub(crate) fn wal_error(e: cairn_wal::Error) -> Error {
         cairn_wal::Error::Newer { ref path, .. } => {
             Error::corrupt(path, Some(0), "it was written by a newer version: use a newer cairn")
         }
-        cairn_wal::Error::Missing { ref path } => Error::corrupt(path, None, "it is missing, and the manifest needs it"),
+        cairn_wal::Error::Missing { ref path } => {
+            Error::corrupt(path, None, "it is missing, and the manifest needs it")
+        }
         cairn_wal::Error::Poisoned { .. } => Error::closed(e.to_string()),
         cairn_wal::Error::TooLarge { .. } | cairn_wal::Error::Invalid(_) => Error::invalid(e.to_string()),
     }

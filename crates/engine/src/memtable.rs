@@ -72,7 +72,7 @@ impl Default for MemtableOptions {
     }
 }
 
-/// Why an insertion was refused. The memtable is as it was before.
+/// Why an insertion was refused. The memtable holds what it held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertError {
     /// The key is empty or longer than [`KEY_BYTES_MAX`].
@@ -138,7 +138,10 @@ pub struct MemtableWriter {
 
 impl fmt::Debug for Memtable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memtable").field("entries", &self.entries()).field("bytes", &self.bytes()).finish_non_exhaustive()
+        f.debug_struct("Memtable")
+            .field("entries", &self.entries())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -261,7 +264,7 @@ impl MemtableWriter {
     /// number is published to them.
     ///
     /// # Errors
-    /// By variant, see [`InsertError`]. Nothing has changed then.
+    /// By variant, see [`InsertError`]. What the memtable holds has not changed then.
     pub fn insert(&mut self, key: &[u8], seq: u64, kind: u8, value: &[u8]) -> Result<(), InsertError> {
         let table = &*self.table;
         let (version, last) = (parse(key, seq, kind, value)?, table.largest_seq());
@@ -286,11 +289,6 @@ impl MemtableWriter {
         table.seq_largest.store(seq, Ordering::Relaxed);
         table.versions.store(table.versions() + 1, Ordering::Release);
         Ok(())
-    }
-
-    /// The memtable this writes to.
-    pub fn table(&self) -> &Arc<Memtable> {
-        &self.table
     }
 }
 

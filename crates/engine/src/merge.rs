@@ -159,11 +159,7 @@ impl Source {
 
 impl LevelSource {
     /// Opens the table at `at` and positions in it; no table there: no entry.
-    fn open_at(
-        &mut self,
-        at: usize,
-        position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>,
-    ) -> Result<()> {
+    fn open_at(&mut self, at: usize, position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
         self.cursor = None;
         let Some(table) = self.tables.get(at) else { return Ok(()) };
         let mut cursor = open(table, self.fill_cache);

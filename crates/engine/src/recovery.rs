@@ -80,8 +80,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table =
-                open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -133,7 +132,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
-    let manifest = Manifest::begin(env, dir, manifest_id, state)?;
+    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.manifest_bytes_max)?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);
@@ -164,11 +163,24 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     if !options.create_if_missing {
         return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
     }
-    env.create_dir_all(dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        env.sync_dir(parent)?;
-    }
+    create_dir(env, dir)?;
     Ok(entries)
+}
+
+/// Makes the directory and makes its name durable, and the names above it: they may be as new, or
+/// left by an opening that was interrupted before it could make them durable.
+fn create_dir(env: &Env, dir: &Path) -> Result<()> {
+    env.create_dir_all(dir)?;
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match env.sync_dir(parent) {
+            Ok(()) => {}
+            // Where we may not even look we have made nothing.
+            Err(e) if e.is_permission_denied() => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
@@ -221,8 +233,7 @@ pub(crate) fn open_table(
     let share_used = memory.used(Use::Tables) >= memory.tables_bytes_max();
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
-    let table =
-        Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }
@@ -254,7 +265,10 @@ impl Core {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
                     let Some(keyspace) = state.keyspaces.get(&op.keyspace) else {
-                        return Err(damaged(format!("a batch is about keyspace {}, which does not exist", op.keyspace)));
+                        return Err(damaged(format!(
+                            "a batch is about keyspace {}, which does not exist",
+                            op.keyspace
+                        )));
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;

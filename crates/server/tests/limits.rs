@@ -124,7 +124,7 @@ async fn idle_slow_and_stuck_clients_are_cut_off() {
     })
     .await;
     let mut batch = server.db.batch();
-    batch.put(&server.db.default_keyspace(), b"large", vec![1; 32 << 20]);
+    batch.put(&server.db.default_keyspace(), b"large", &vec![1; 32 << 20]);
     server.db.submit(batch, cairn::Durability::Commit).unwrap().await.unwrap();
 
     let closes_after = |mut raw: common::Raw, least: u64| async move {
