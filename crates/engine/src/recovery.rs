@@ -40,6 +40,10 @@ use crate::snapshot::Snapshots;
 use crate::stats::Counters;
 use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, SeqNo};
 
+/// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
+/// In proportion, so that small databases come by it too.
+const MANIFEST_SHARE: u64 = 256;
+
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 
@@ -132,7 +136,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
-    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.manifest_bytes_max)?;
+    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.log_bytes_max / MANIFEST_SHARE)?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);

@@ -42,14 +42,23 @@ pub struct Fake {
     state: Arc<State>,
 }
 
+<<<<<<< HEAD
 /// The values of a key, oldest first; None: deleted.
 type Versions = Vec<Option<Vec<u8>>>;
+=======
+/// Every version of every key, oldest first; None: deleted.
+type Versions = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
+>>>>>>> cli
 
 #[derive(Default)]
 struct State {
     faults: Faults,
+<<<<<<< HEAD
     /// Every version of every key.
     map: Mutex<BTreeMap<Vec<u8>, Versions>>,
+=======
+    map: Mutex<Versions>,
+>>>>>>> cli
     requests: AtomicUsize,
     in_flight: Mutex<(usize, usize)>,
     more_in_flight: Condvar,
@@ -155,7 +164,7 @@ impl State {
         }
     }
 
-    fn scan(&self, map: &BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>, query: &str) -> Vec<u8> {
+    fn scan(&self, map: &Versions, query: &str) -> Vec<u8> {
         let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(decode).unwrap();
         let (start, end) = (parameter("start="), parameter("end="));
         if start > end {
