@@ -42,23 +42,13 @@ pub struct Fake {
     state: Arc<State>,
 }
 
-<<<<<<< HEAD
-/// The values of a key, oldest first; None: deleted.
-type Versions = Vec<Option<Vec<u8>>>;
-=======
 /// Every version of every key, oldest first; None: deleted.
 type Versions = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
->>>>>>> cli
 
 #[derive(Default)]
 struct State {
     faults: Faults,
-<<<<<<< HEAD
-    /// Every version of every key.
-    map: Mutex<BTreeMap<Vec<u8>, Versions>>,
-=======
     map: Mutex<Versions>,
->>>>>>> cli
     requests: AtomicUsize,
     in_flight: Mutex<(usize, usize)>,
     more_in_flight: Condvar,
