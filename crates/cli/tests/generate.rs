@@ -2,6 +2,11 @@
 //!
 //! The interpreter here reads the text on its own and shares no code with the generator.
 
+// The binary runs as a process, against real files, sockets and time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

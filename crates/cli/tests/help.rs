@@ -1,5 +1,10 @@
 //! What a stranger meets first: help, errors in the command line, exit codes.
 
+// The binary runs as a process, against real files, sockets and time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::{TempDir, run};

@@ -1,6 +1,11 @@
 //! The whole binary: a server process, the commands against it, files validated while it is killed
 //! and started again, and the same commands on its directory.
 
+// The binary runs as a process, against real files, sockets and time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -150,6 +155,7 @@ fn a_directory_in_use_and_a_port_in_use_are_refused_with_their_names() {
         assert_eq!(finished.code, Some(1), "{arguments:?}");
         assert!(finished.stderr.contains(&db), "{}", finished.stderr);
     }
+    assert!(run(&["get", "k", "--dir", &db]).stderr.contains("--url"));
     let finished = run(&["serve", &dir.join("other"), "--http", &server.host_and_port()]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&server.host_and_port()), "{}", finished.stderr);

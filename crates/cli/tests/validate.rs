@@ -1,5 +1,10 @@
 //! `cairn validate` against a server that is right, wrong in one way, forgetful, busy, or not there.
 
+// The binary runs as a process, against real files, sockets and time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::io::Write;
