@@ -10,11 +10,6 @@
     reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
 )]
 
-// The binary runs as a process, against real files, sockets and time.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-// Helpers of tests are tests.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
