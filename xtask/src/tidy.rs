@@ -23,8 +23,14 @@ const README: &str = "README.md";
 const CI: &str = ".ci/run";
 
 /// What stands in no source. Written in parts, so that this list does not find itself.
-const LEFTOVERS: [&str; 6] =
-    [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("dbg", "!("), concat!("todo", "!("), concat!("unimplemented", "!(")];
+const LEFTOVERS: [&str; 6] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+    concat!("dbg", "!("),
+    concat!("todo", "!("),
+    concat!("unimplemented", "!("),
+];
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -134,9 +140,7 @@ fn commands(tree: &Tree, report: &mut Report) {
         report.problems.push(format!("{README} or {CI} is missing"));
         return;
     };
-    let runs = |command: &str| {
-        ci.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(command))
-    };
+    let runs = |command: &str| ci.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(command));
     let mut fenced = false;
     let mut count = 0;
     for (index, line) in readme.lines().enumerate() {

@@ -1,6 +1,14 @@
 //! Generated files: the same for a seed, of exactly the size asked, right by a model, and as hard as promised.
 //!
 //! The interpreter here reads the text on its own and shares no code with the generator.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 

@@ -1,5 +1,13 @@
 //! The whole binary: a server process, the commands against it, files validated while it is killed
 //! and started again, and the same commands on its directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 

@@ -193,18 +193,28 @@ impl Core {
         !state.pending.is_empty() && state.pending_bytes + bytes > bound
     }
 
-    /// Refuses writes when pinned blocks leave no room for a memtable.
+    /// Refuses writes when what readers pin leaves no room: blocks, and memtables that are flushed
+    /// long since but for an iterator that began before.
     fn check_memory(&self) -> Result<()> {
-        let pinned = self.memory.used(Use::Blocks).saturating_sub(self.cache.weight());
-        if pinned + self.memory.used(Use::Tables) + self.options.memtable_bytes_max > self.memory.budget() {
-            add(&self.counters.busy_refusals_count, 1);
-            let text = format!(
-                "values and iterators in use pin {pinned} bytes of the memory budget of {}; drop some, or raise memory_budget_bytes",
-                self.memory.budget()
-            );
-            return Err(Error::busy(text));
+        let cached = self.cache.weight();
+        let budget = self.memory.budget();
+        if self.memory.held(cached) <= budget {
+            return Ok(());
         }
-        Ok(())
+        // Flushed memtables that only conditions would use go first.
+        let keyspaces: Vec<KeyspaceId> = self.catalog.load().trees().map(|tree| tree.id).collect();
+        for id in keyspaces {
+            self.catalog.update(id, |tree| tree.forget_history());
+        }
+        let held = self.memory.held(cached);
+        if held <= budget {
+            return Ok(());
+        }
+        add(&self.counters.busy_refusals_count, 1);
+        Err(Error::busy(format!(
+            "{held} bytes are held, {budget} is the memory budget: values, iterators and cursors in use pin the rest; \
+             drop some, or raise memory_budget_bytes"
+        )))
     }
 
     fn push(

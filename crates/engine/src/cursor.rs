@@ -169,6 +169,7 @@ impl Cursor {
     }
 
     /// Goes to the next key; past the last one it stands nowhere.
+    #[allow(clippy::should_implement_trait, reason = "it lends and may fail: no Iterator")]
     pub fn next(&mut self) -> Result<()> {
         match self.state {
             State::Invalid => Ok(()),

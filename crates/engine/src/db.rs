@@ -50,6 +50,9 @@ struct Handle {
     threads: std::sync::Mutex<Vec<(Stage, Thread)>>,
 }
 
+/// What a background thread does until it is told to end.
+type Body = fn(&Core);
+
 /// Which threads a close stops first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -134,7 +137,7 @@ impl Db {
     pub fn open_in(env: &Env, path: impl AsRef<Path>, options: Options) -> Result<Db> {
         let core = Arc::new(recovery::open(env, path.as_ref(), options)?);
         let handle = Arc::new(Handle { core: core.clone(), threads: std::sync::Mutex::new(Vec::new()) });
-        let bodies: [(&str, Stage, fn(&Core)); 4] = [
+        let bodies: [(&str, Stage, Body); 4] = [
             ("cairn-append", Stage::Commit, Core::run_append_thread),
             ("cairn-sync", Stage::Commit, Core::run_sync_thread),
             ("cairn-flush", Stage::Jobs, Core::run_flush_thread),
@@ -444,9 +447,10 @@ impl Core {
         let catalog = self.catalog.load();
         let mut levels = Vec::new();
         let (mut active, mut sealed, mut tables) = (0, 0, 0);
-        let mut debt = 0;
+        let (mut debt, mut garbage) = (0, 0);
         for tree in catalog.trees() {
             active += tree.active.iter().map(|b| b.memtable.entries()).sum::<u64>();
+            garbage += tree.active.iter().map(|b| b.memtable.garbage_bytes()).sum::<u64>();
             sealed += tree.sealed.len() as u64;
             debt += crate::picker::debt_bytes(&tree.levels, &self.options);
             for level in (0..LEVEL_COUNT).filter(|&level| !tree.levels.level(level).is_empty()) {
@@ -469,6 +473,7 @@ impl Core {
         let gauges = [
             ("keyspaces_count", "Keyspaces.", keyspaces),
             ("memtable_entries", "Keys in active memtables.", active),
+            ("memtable_garbage_bytes", "Bytes of active memtables that hold nothing any more.", garbage),
             ("sealed_memtables_count", "Sealed memtables that wait for their flush.", sealed),
             ("tables_count", "Table files.", tables),
             ("compaction_debt_bytes", "Bytes above the sizes of the levels.", debt),

@@ -26,6 +26,12 @@ impl Core {
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
         let Some(buffer) = tree.sealed.last().cloned() else { return Ok(()) };
         drop(tree);
+        // A batch may span keyspaces: no part of it may be durable in a table while another part
+        // could still be lost with the log. And before the list of snapshots is read: one of the
+        // durable that is taken later is then at least as new as all that is flushed.
+        if let Some(largest) = buffer.memtable.largest_seq() {
+            self.sync_through(SeqNo(largest))?;
+        }
         let mut output = Output::new(self, 0, self.snapshots.list());
         let tables = self.write_tables(&buffer, &mut output);
         let bytes = output.bytes();
@@ -61,14 +67,7 @@ impl Core {
             output.add(cursor.key(), cursor.seq(), cursor.kind(), cursor.value(), || true)?;
             cursor.next();
         }
-        let tables = output.finish()?;
-        // A batch may span keyspaces: no part of it may be durable in a table while another part
-        // could still be lost with the log. And whoever loads the durable number after this
-        // catalog sees everything that the tables hold.
-        if let Some(largest) = buffer.memtable.largest_seq() {
-            self.sync_through(SeqNo(largest))?;
-        }
-        Ok(tables)
+        output.finish()
     }
 
     fn install_flush(&self, id: KeyspaceId, buffer: &Arc<Buffer>, tables: Vec<TableRef>) -> Result<()> {

@@ -199,7 +199,7 @@ impl Levels {
 fn sort(level: usize, tables: &mut [TableRef]) {
     if level == 0 {
         // One memtable may become several tables with disjoint keys; their order does not matter.
-        tables.sort_by(|a, b| (b.meta.largest_seq, b.meta.id).cmp(&(a.meta.largest_seq, a.meta.id)));
+        tables.sort_by_key(|table| std::cmp::Reverse((table.meta.largest_seq, table.meta.id)));
     } else {
         tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
         debug_assert!(

@@ -60,6 +60,11 @@ impl Memory {
         self.count(kind).load(Ordering::Relaxed)
     }
 
+    /// What is held and cannot be given back at once, when `cached` bytes of blocks can.
+    pub(crate) fn held(&self, cached: u64) -> u64 {
+        self.used.iter().map(|used| used.load(Ordering::Relaxed)).sum::<u64>().saturating_sub(cached)
+    }
+
     /// The whole budget.
     pub(crate) fn budget(&self) -> u64 {
         self.budget

@@ -62,8 +62,6 @@ pub struct Options {
     pub compaction: CompactionStyle,
     /// Bound of the log that an open may have to replay. Default 256 MiB; at most half the budget is used.
     pub log_bytes_max: u64,
-    /// A manifest that has grown beyond this is begun anew. Default 1 MiB; smaller only costs syncs.
-    pub manifest_bytes_max: u64,
     /// Create the database if the directory is missing or empty. Default true.
     pub create_if_missing: bool,
 }
@@ -84,7 +82,6 @@ impl Default for Options {
             filter_probes: None,
             compaction: CompactionStyle::Leveled,
             log_bytes_max: 256 << 20,
-            manifest_bytes_max: 1 << 20,
             create_if_missing: true,
         }
     }

@@ -7,6 +7,7 @@
 //! that was promised, and work on. For a sample the power goes again at every step of the recovery.
 //!
 //! `CAIRN_SEED=n` replays from a seed, `CAIRN_CRASH_SEEDS=n` takes so many seeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 

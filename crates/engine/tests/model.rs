@@ -3,6 +3,7 @@
 //! Every kind of operation takes part: puts, deletes, batches over two keyspaces, conditions,
 //! snapshots, scans both ways, flush, compaction, close and reopen. A failure prints its seed;
 //! `CAIRN_SEED=n` replays it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The known traps of storage engines of this shape, each as a test that fails when its guard is
 //! taken away. The first line of each says which guard that is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 

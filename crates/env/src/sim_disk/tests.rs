@@ -1,3 +1,5 @@
+//! The simulated disk: what survives which crash, what each fault does, and that a seed repeats.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! The cursor against a map, in both directions, and what it pins.
+
 use std::cmp::Reverse;
 use std::ops::Bound;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Tables written and read: golden bytes, lookups against a map, limits, memory.
+
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 

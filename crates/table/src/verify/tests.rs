@@ -1,3 +1,5 @@
+//! The check of a whole table: every flipped bit, every cut, every broken promise.
+
 use cairn_codec::{Write, checksum64};
 use cairn_env::{Env, File};
 
