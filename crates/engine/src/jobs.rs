@@ -307,9 +307,13 @@ impl Core {
         self.jobs_changed.notify_all();
     }
 
-    /// Makes the reserve, zeros and all; on a full disk that is the test whether space is back.
+    /// Makes the reserve, zeros and all; on a full disk that is the test whether space is back. One
+    /// that an earlier opening left whole is as good.
     pub(crate) fn make_reserve(&self) -> cairn_env::Result<()> {
         let path = self.reserve_path();
+        if self.env.open(&path).and_then(|file| file.len()).is_ok_and(|len| len == RESERVE_BYTES as u64) {
+            return Ok(());
+        }
         match self.env.remove(&path) {
             Ok(()) => {}
             Err(e) if e.is_not_found() => {}
