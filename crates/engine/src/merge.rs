@@ -159,11 +159,7 @@ impl Source {
 
 impl LevelSource {
     /// Opens the table at `at` and positions in it; no table there: no entry.
-    fn open_at(
-        &mut self,
-        at: usize,
-        position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>,
-    ) -> Result<()> {
+    fn open_at(&mut self, at: usize, position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
         self.cursor = None;
         let Some(table) = self.tables.get(at) else { return Ok(()) };
         let mut cursor = open(table, self.fill_cache);
@@ -215,6 +211,11 @@ impl Merge {
     /// The entry at which it stands.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
         self.sources.get(*self.heap.first()?)?.entry()
+    }
+
+    /// Which source that entry is from: an index into what [`Merge::new`] was given.
+    pub(crate) fn source(&self) -> Option<usize> {
+        self.heap.first().copied()
     }
 
     /// To the very first entry.

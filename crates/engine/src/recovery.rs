@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use cairn_env::{DirEntry, Env};
+use cairn_env::{DirEntry, Env, FileLock};
 use cairn_table::{BlockCache, Load, Table};
 use cairn_wal::{LogOptions, LogWriter, ReplayError, replay};
 
@@ -47,24 +47,15 @@ const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let options = options.settle()?;
     let entries = look(env, dir, &options)?;
-    let lock_file = env.lock(&dir.join(LOCK)).map_err(|e| {
-        if e.is_locked() {
-            Error::busy(format!(
-                "{} is in use by another process, or by another open in this one; close that first",
-                dir.display()
-            ))
-        } else {
-            e.into()
-        }
-    })?;
+    let lock_file = lock(env, dir)?;
     // Again, now that nobody else changes it.
     let entries = if entries.is_empty() { entries } else { env.list(dir)? };
 
     let current = files::read_current(env, dir)?;
     let (state, manifest_id, fresh) = match current {
         Some(id) => {
-            let (state, next) = manifest::read(env, dir, id)?;
-            (state, next, false)
+            let manifest::Contents { state, replayed, .. } = manifest::read(env, dir, id)?;
+            (state, replayed.next_id, false)
         }
         None => {
             check_half_created(dir, &entries)?;
@@ -80,8 +71,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table =
-                open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -143,6 +133,20 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     Ok(core)
 }
 
+/// Takes the lock of a database directory.
+pub(crate) fn lock(env: &Env, dir: &Path) -> Result<FileLock> {
+    env.lock(&dir.join(LOCK)).map_err(|e| {
+        if e.is_locked() {
+            Error::busy(format!(
+                "{} is in use by another process, or by another open in this one; close that first",
+                dir.display()
+            ))
+        } else {
+            e.into()
+        }
+    })
+}
+
 /// Lists the directory, making it if it may be made.
 fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     let entries = match env.list(dir) {
@@ -173,7 +177,7 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
 
 /// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
 /// a table and never a group in the log.
-fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
+pub(crate) fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
     let holds_data = |entry: &&DirEntry| match classify(&entry.name) {
         FileKind::Table(_) => true,
         FileKind::Log(_) => entry.len > cairn_wal::SEGMENT_HEADER_BYTES,
@@ -221,8 +225,7 @@ pub(crate) fn open_table(
     let share_used = memory.used(Use::Tables) >= memory.tables_bytes_max();
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
-    let table =
-        Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }
@@ -254,7 +257,10 @@ impl Core {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
                     let Some(keyspace) = state.keyspaces.get(&op.keyspace) else {
-                        return Err(damaged(format!("a batch is about keyspace {}, which does not exist", op.keyspace)));
+                        return Err(damaged(format!(
+                            "a batch is about keyspace {}, which does not exist",
+                            op.keyspace
+                        )));
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
