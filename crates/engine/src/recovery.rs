@@ -43,6 +43,10 @@ use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 
+/// What is wrong with a log without its end, if the manifest has one.
+pub(crate) const LOST_END: &str =
+    "the log ends here without its closing record, though the database was closed: what followed is lost";
+
 /// Opens the database in `dir`, creating it if allowed. No thread runs yet.
 pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let options = options.settle()?;
@@ -52,14 +56,14 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let entries = if entries.is_empty() { entries } else { env.list(dir)? };
 
     let current = files::read_current(env, dir)?;
-    let (state, manifest_id, fresh) = match current {
+    let (state, manifest_id, old_log) = match current {
         Some(id) => {
             let manifest::Contents { state, replayed, .. } = manifest::read(env, dir, id)?;
-            (state, replayed.next_id, false)
+            (state, replayed.next_id, Some(OldLog { closed: replayed.closing_groups > 0 }))
         }
         None => {
             check_half_created(dir, &entries)?;
-            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, true)
+            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, None)
         }
     };
 
@@ -117,7 +121,10 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         options,
     };
 
-    let last = if fresh { SeqNo(0) } else { core.replay_log(&state, last_flushed)? };
+    let last = match old_log {
+        Some(old_log) => core.replay_log(&state, last_flushed, &old_log)?,
+        None => SeqNo(0),
+    };
     core.syncer.sync().map_err(wal_error)?;
     let mut state = state;
     let position = core.lead.lock().log()?.position();
@@ -131,6 +138,12 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         core.set_full("there is no space for the reserve that deletes and compaction need");
     }
     Ok(core)
+}
+
+/// What the manifest tells of a log that is there.
+struct OldLog {
+    /// It was closed: the manifest is only ever closed after it.
+    closed: bool,
 }
 
 /// Takes the lock of a database directory.
@@ -240,7 +253,7 @@ pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
 
 impl Core {
     /// Reads the old log into memtables and the new log; returns the last number there is.
-    fn replay_log(&self, state: &State, last_flushed: SeqNo) -> Result<SeqNo> {
+    fn replay_log(&self, state: &State, last_flushed: SeqNo, old_log: &OldLog) -> Result<SeqNo> {
         let mut last = last_flushed;
         let mut lead = self.lead.lock();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
@@ -292,6 +305,10 @@ impl Core {
             Ok(())
         })
         .map_err(log_error)?;
+        if old_log.closed && replayed.closing_groups == 0 {
+            let path = LOG.path(&self.dir, replayed.end.segment);
+            return Err(Error::corrupt(path, Some(replayed.end.offset), LOST_END));
+        }
         if let Some(cut) = &replayed.cut {
             self.jobs.lock().last_error = Some(format!(
                 "the log ended in an unfinished write, which was never acknowledged: {} bytes cut at {}",

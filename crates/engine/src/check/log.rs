@@ -12,6 +12,7 @@ use crate::edit::State;
 use crate::error::Result;
 use crate::files::{FileKind, LOG, classify};
 use crate::manifest::wal_error;
+use crate::recovery::LOST_END;
 
 use super::{Check, Report, Severity};
 
@@ -98,10 +99,9 @@ impl Check<'_> {
                 );
                 self.found(Severity::Note, &path, offset, what);
             }
+            None if manifest_closed && replayed.closing_groups == 0 => self.damage(&path, offset, LOST_END),
             None if manifest_closed && !replayed.clean_close => {
-                let what = "the log ends here without being closed, yet the manifest, which is closed after it, was: \
-                            what followed is lost";
-                self.damage(&path, offset, what);
+                self.damage(&path, offset, "the second of the two closing records is missing; all before it is there");
             }
             None if replayed.closing_groups == 0 => {
                 let what = "the log was not closed: the database was not shut down in order; nothing is lost by that";
