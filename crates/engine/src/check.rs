@@ -460,3 +460,6 @@ pub(crate) fn shown(key: &[u8]) -> String {
         _ => format!("\"{}\"", key.escape_ascii()),
     }
 }
+
+#[cfg(test)]
+mod tests;

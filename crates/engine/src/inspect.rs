@@ -122,14 +122,18 @@ fn table(file: File, line: Lines<'_>) -> Result<()> {
 fn segment(env: &Env, path: &Path, manifest: Option<bool>, line: Lines<'_>) -> Result<()> {
     let naming = if manifest == Some(true) { MANIFEST } else { LOG };
     let mut scan = Scan::open(env, path, naming).map_err(wal_error)?;
+    let is_manifest = match manifest {
+        Some(known) => known,
+        None => begins_as_manifest(&mut Scan::open(env, path, naming).map_err(wal_error)?)?,
+    };
+    let kind = if is_manifest { "manifest" } else { "write-ahead log" };
     let header = match scan.header() {
-        Ok(header) => header.to_string(),
-        Err(damage) => format!("0 damaged header: {damage}"),
+        Ok(header) => format!("{kind}: {header}"),
+        Err(damage) => format!("{kind}: damaged at byte 0: {damage}"),
     };
     if line(&header).is_break() {
         return Ok(());
     }
-    let mut manifest = manifest;
     while let Some(item) = scan.next().map_err(wal_error)? {
         if line(&item.to_string()).is_break() {
             return Ok(());
@@ -138,17 +142,19 @@ fn segment(env: &Env, path: &Path, manifest: Option<bool>, line: Lines<'_>) -> R
         if group.kind == KIND_CLOSING {
             continue;
         }
-        // A manifest begins with the edit that tells of the database; no batch decodes as one.
-        let is_manifest = *manifest.get_or_insert_with(|| {
-            let first = group.bodies().next().map(edit::decode);
-            matches!(first, Some(Ok(changes)) if matches!(changes.first(), Some(Change::Database { .. })))
-        });
         let told = if is_manifest { edits(&group, line) } else { operations(&group, line) };
         if told.is_break() {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// A manifest begins with the edit that tells of the database; hardly a batch decodes as one.
+fn begins_as_manifest(scan: &mut Scan) -> Result<bool> {
+    let Some(Item::Group(group)) = scan.next().map_err(wal_error)? else { return Ok(false) };
+    let first = group.bodies().next().map(edit::decode);
+    Ok(matches!(first, Some(Ok(changes)) if matches!(changes.first(), Some(Change::Database { .. }))))
 }
 
 fn operations(group: &Group<'_>, line: Lines<'_>) -> ControlFlow<()> {
