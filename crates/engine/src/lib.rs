@@ -27,6 +27,7 @@
 mod batch;
 mod cache;
 mod catalog;
+mod check;
 mod commit;
 mod compaction;
 mod condition;
@@ -37,6 +38,7 @@ mod edit;
 mod error;
 mod files;
 mod flush;
+mod inspect;
 mod jobs;
 mod levels;
 mod log_space;
@@ -58,9 +60,11 @@ mod types;
 
 pub use batch::Batch;
 pub use cairn_env::Env;
+pub use check::{Finding, Progress, Report, Severity, check};
 pub use cursor::{Cursor, Iter, KeyValue};
 pub use db::{Db, Keyspace};
 pub use error::{Error, ErrorKind, Result};
+pub use inspect::inspect;
 pub use options::{CompactionStyle, Compression, Options};
 pub use read::{Pinned, Reader, Resident};
 pub use snapshot::Snapshot;
