@@ -105,7 +105,7 @@ impl Database {
             log.append(group.kind, group.first_seq, &[Body::new(&group.body)]).unwrap();
         }
         syncer.sync().unwrap();
-        let manifest = Manifest::begin(&self.env, dir, 1, self.state.clone()).unwrap();
+        let manifest = Manifest::begin(&self.env, dir, 1, self.state.clone(), u64::MAX).unwrap();
         if self.close {
             log.close().unwrap();
             manifest.close().unwrap();
