@@ -57,7 +57,6 @@ pub fn tiny() -> Options {
         table_bytes_max: 4 << 10,
         block_bytes: 256,
         log_bytes_max: 64 << 10,
-        manifest_bytes_max: 1 << 10,
         ..Options::default()
     }
 }
