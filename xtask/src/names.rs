@@ -3,7 +3,7 @@
 //! A name is what stands between single backticks, outside code fences, and looks like one of
 //!
 //! ```text
-//! path     crates/engine/src/core.rs   engine/src/core.rs   core.rs   crates/engine/
+//! path     crates/engine/src/core.rs   memtable/publish.rs   core.rs   crates/engine/
 //! item     Catalog   Db::open   memtable::publish   lead_group()
 //! package  cairn-env   arc-swap   env (a directory of crates/)
 //! ```
@@ -78,12 +78,7 @@ impl Names {
     /// Whether the tree has what `name` says; `None` if it is no name.
     pub(crate) fn has(&self, tree: &Tree, name: &str) -> Option<bool> {
         if is_path(name) {
-            let is_file_name = !name.contains('/');
-            return Some(
-                tree.has(name)
-                    || tree.has(&format!("crates/{name}"))
-                    || (is_file_name && tree.files.keys().any(|file| file.rsplit('/').next() == Some(name))),
-            );
+            return Some(has_path(tree, name));
         }
         if is_package(name) {
             return Some(self.packages.contains(name));
@@ -97,6 +92,12 @@ impl Names {
     }
 }
 
+/// Whether a file or directory has this path, from the root or from anywhere below.
+pub(crate) fn has_path(tree: &Tree, name: &str) -> bool {
+    let below = format!("/{name}");
+    tree.has(name) || tree.files.keys().any(|file| file.ends_with(&below))
+}
+
 /// The identifier that `text` begins with; empty if it begins with none.
 fn identifier(text: &str) -> &str {
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
@@ -107,10 +108,12 @@ fn is_identifier(text: &str) -> bool {
     !text.is_empty() && identifier(text) == text && !text.starts_with(|c: char| c.is_ascii_digit())
 }
 
-fn is_path(name: &str) -> bool {
+/// Whether `name` is meant as a path of this tree; what cargo builds is not.
+pub(crate) fn is_path(name: &str) -> bool {
     let clean = name.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     let has_ending = [".rs", ".md", ".toml"].iter().any(|ending| name.ends_with(ending));
-    clean && !name.starts_with('/') && !name.starts_with('-') && (has_ending || name.contains('/'))
+    let elsewhere = ["/", "-", "./", "target/"].iter().any(|start| name.starts_with(start));
+    clean && !elsewhere && (has_ending || name.contains('/'))
 }
 
 fn is_package(name: &str) -> bool {
@@ -156,6 +159,9 @@ mod tests {
         for (name, there) in [
             ("crates/engine/src/core.rs", Some(true)),
             ("engine/src/core.rs", Some(true)),
+            ("src/core.rs", Some(true)),
+            ("rc/core.rs", Some(false)),
+            ("target/release", None),
             ("core.rs", Some(true)),
             ("crates/engine", Some(true)),
             ("crates/engine/", Some(true)),

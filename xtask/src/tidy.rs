@@ -3,13 +3,14 @@
 //! 1. Every module of a crate opens with a head (`//!`), and no file has tabs or spaces at the end
 //!    of a line.
 //! 2. No leftovers in the sources: notes to oneself, debugging macros.
-//! 3. Every name between backticks in ARCHITECTURE.md exists (see [`crate::names`]).
+//! 3. Every name between backticks in ARCHITECTURE.md exists, and every path in any page (see
+//!    [`crate::names`]).
 //! 4. Every relative link of a page leads to a file.
 //! 5. Every `cargo` command of README.md runs in CI, word for word.
 //!
 //! Long files are noted, not refused: whether a file is about one concept is for people to judge.
 
-use crate::names::{Names, backticked};
+use crate::names::{Names, backticked, has_path, is_path};
 use crate::tree::Tree;
 
 /// Longer files are noted.
@@ -99,6 +100,13 @@ fn map(tree: &Tree, report: &mut Report) {
     for (line, name) in backticked(page) {
         if names.has(tree, name) == Some(false) {
             report.problems.push(format!("{MAP}:{line}: `{name}` is not in the tree"));
+        }
+    }
+    for (path, text) in tree.pages().filter(|(path, _)| *path != MAP) {
+        for (line, name) in backticked(text) {
+            if is_path(name) && !has_path(tree, name) {
+                report.problems.push(format!("{path}:{line}: `{name}` is not in the tree"));
+            }
         }
     }
 }
@@ -194,6 +202,7 @@ mod tests {
             ("crates/a/src/b.rs", leftover.as_str(), "crates/a/src/b.rs:2: "),
             ("ARCHITECTURE.md", "The `Motor`.\n", "ARCHITECTURE.md:1: `Motor` is not in the tree"),
             ("ARCHITECTURE.md", "In `crates/b`.\n", "ARCHITECTURE.md:1: `crates/b` is not in the tree"),
+            ("docs/b.md", "In `crates/b/src/lib.rs`.\n", "docs/b.md:1: `crates/b/src/lib.rs` is not in the tree"),
             ("docs/b.md", "[gone](gone.md)\n", "docs/b.md:1: the link to gone.md leads nowhere"),
             ("docs/b.md", "[out](../../README.md)\n", "docs/b.md:1: the link to ../../README.md leads nowhere"),
             (".ci/run", "# cargo test --workspace\n", "README.md:3: `cargo test --workspace` does not run"),

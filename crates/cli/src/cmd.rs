@@ -1,10 +1,12 @@
 //! The commands, one file each.
 
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod compact;
 pub(crate) mod delete;
 pub(crate) mod generate;
 pub(crate) mod get;
+pub(crate) mod inspect;
 pub(crate) mod put;
 pub(crate) mod scan;
 pub(crate) mod serve;

@@ -12,8 +12,9 @@ mod common;
 
 use common::{TempDir, run};
 
-const COMMANDS: [&str; 10] =
-    ["serve", "put", "get", "delete", "scan", "stats", "compact", "validate", "generate", "bench"];
+const COMMANDS: [&str; 12] = [
+    "serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "validate", "generate", "bench",
+];
 
 #[test]
 fn help_lists_every_command_and_every_command_has_help() {
@@ -33,7 +34,7 @@ fn help_lists_every_command_and_every_command_has_help() {
 /// The surface that scripts of others call: each of these is in its command's help.
 #[test]
 fn the_stable_options_are_there() {
-    let surface: [(&str, &[&str]); 10] = [
+    let surface: [(&str, &[&str]); 12] = [
         (
             "serve",
             &[
@@ -52,6 +53,8 @@ fn the_stable_options_are_there() {
         ("scan", &["--start", "--end", "--prefix", "--limit", "--url", "--dir", "--json"]),
         ("stats", &["[DIR|URL]", "--json"]),
         ("compact", &["[DIR|URL]", "--json"]),
+        ("check", &["<DIR>", "--json"]),
+        ("inspect", &["<FILE>"]),
         ("validate", &["<FILE>", "--url", "--connections", "--retry", "--json"]),
         ("generate", &["put-delete-scan", "concurrency", "--seed", "--lines", "--out"]),
         ("bench", &["--dir", "--url", "--workload", "--keys", "--value-bytes", "--durability", "--json"]),

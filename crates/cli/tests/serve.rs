@@ -158,6 +158,7 @@ fn a_directory_in_use_and_a_port_in_use_are_refused_with_their_names() {
         assert_eq!(finished.code, Some(1), "{arguments:?}");
         assert!(finished.stderr.contains(&db), "{}", finished.stderr);
     }
+    assert!(run(&["get", "k", "--dir", &db]).stderr.contains("--url"));
     let finished = run(&["serve", &dir.join("other"), "--http", &server.host_and_port()]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&server.host_and_port()), "{}", finished.stderr);

@@ -435,12 +435,12 @@ impl Core {
         Ok(id)
     }
 
-    /// Ends log and manifest, so that the next open knows they were ended.
+    /// Ends log and manifest, so that the next open knows they were ended. The manifest only after
+    /// the log: its end then tells that the log has one.
     fn close_files(&self) -> Result<()> {
-        let log = self.lead.lock().close();
         let manifest = self.manifest.lock().take();
-        let manifest = manifest.map_or(Ok(()), crate::manifest::Manifest::close);
-        log.and(manifest)
+        self.lead.lock().close()?;
+        manifest.map_or(Ok(()), crate::manifest::Manifest::close)
     }
 
     fn stats(&self) -> Stats {

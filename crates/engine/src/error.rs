@@ -3,7 +3,7 @@
 //! One value may be handed to many waiters (every ticket of a failed sync), so it is cheap to clone.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The result of an engine call.
@@ -107,6 +107,14 @@ impl Error {
         Repr::Corrupt { path: path.into(), offset, what: what.into() }.into()
     }
 
+    /// The parts of a [`ErrorKind::Corrupt`].
+    pub(crate) fn corrupt_parts(&self) -> Option<(&Path, Option<u64>, &str)> {
+        match &*self.repr {
+            Repr::Corrupt { path, offset, what } => Some((path, *offset, what)),
+            _ => None,
+        }
+    }
+
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match &*self.repr {
@@ -132,11 +140,8 @@ impl Error {
     }
 
     /// The damaged file and the offset in it, for [`ErrorKind::Corrupt`].
-    pub fn damage(&self) -> Option<(&std::path::Path, Option<u64>)> {
-        match &*self.repr {
-            Repr::Corrupt { path, offset, .. } => Some((path, *offset)),
-            _ => None,
-        }
+    pub fn damage(&self) -> Option<(&Path, Option<u64>)> {
+        self.corrupt_parts().map(|(path, offset, _)| (path, offset))
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) const FORMAT_VERSION: u32 = 0;
 pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const RESERVE: &str = "RESERVE";
+/// `CURRENT` is far shorter; what is longer is not read.
+const CURRENT_BYTES_MAX: u64 = 4096;
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// The manifest's files.
@@ -103,15 +105,23 @@ pub(crate) fn write_current(env: &Env, dir: &Path, manifest: u64) -> cairn_env::
 /// Which manifest is in force; `None` if there is no `CURRENT`.
 pub(crate) fn read_current(env: &Env, dir: &Path) -> Result<Option<u64>> {
     let path = dir.join(CURRENT);
-    let bytes = match env.read_file(&path, 4096) {
-        Ok(bytes) => bytes,
-        Err(e) if e.is_not_found() => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
-    parse_current(&bytes).map(Some).map_err(|what| Error::corrupt(path, Some(0), what))
+    match env.read_file(&path, CURRENT_BYTES_MAX) {
+        Ok(bytes) => parse_current(&path, &bytes).map(Some),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
-fn parse_current(bytes: &[u8]) -> std::result::Result<u64, String> {
+/// Which manifest a file that should be `CURRENT` names.
+pub(crate) fn read_current_file(env: &Env, path: &Path) -> Result<u64> {
+    parse_current(path, &env.read_file(path, CURRENT_BYTES_MAX)?)
+}
+
+fn parse_current(path: &Path, bytes: &[u8]) -> Result<u64> {
+    parse_current_text(bytes).map_err(|what| Error::corrupt(path, Some(0), what))
+}
+
+fn parse_current_text(bytes: &[u8]) -> std::result::Result<u64, String> {
     let malformed = || "it is not the line that names the manifest".to_owned();
     let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -155,15 +165,15 @@ mod tests {
     fn current_golden_bytes_and_damage() {
         let text = current_text(7);
         assert_eq!(text, "cairn format 0 manifest 7 check 3c0b5f35f0a5ee6b\n");
-        assert_eq!(parse_current(text.as_bytes()), Ok(7));
+        assert_eq!(parse_current_text(text.as_bytes()), Ok(7));
         for at in 0..text.len() {
             for bit in 0..8 {
                 let mut bytes = text.clone().into_bytes();
                 bytes[at] ^= 1 << bit;
-                assert!(parse_current(&bytes).is_err(), "bit {bit} of byte {at}");
+                assert!(parse_current_text(&bytes).is_err(), "bit {bit} of byte {at}");
             }
         }
-        assert!(parse_current(b"cairn format 9 manifest 7 check 0").unwrap_err().contains("newer cairn"));
-        assert!(parse_current(b"").is_err());
+        assert!(parse_current_text(b"cairn format 9 manifest 7 check 0").unwrap_err().contains("newer cairn"));
+        assert!(parse_current_text(b"").is_err());
     }
 }

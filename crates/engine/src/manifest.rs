@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use cairn_env::{Env, Op};
-use cairn_wal::{Body, LogOptions, LogSyncer, LogWriter, replay};
+use cairn_wal::{Body, LogOptions, LogSyncer, LogWriter, Replay, replay};
 
 use crate::edit::{self, Change, State};
 use crate::error::{Error, Result};
@@ -60,17 +60,27 @@ pub(crate) struct Manifest {
     roll_bytes_min: u64,
 }
 
-/// Reads the manifest `id` and builds its state; `next_id` is above all manifests there are.
-pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
+/// What a manifest file says.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// The state that its edits build.
+    pub(crate) state: State,
+    pub(crate) edits: u64,
+    /// How it ended.
+    pub(crate) replayed: Replay,
+}
+
+/// Reads the manifest `id` and builds its state.
+pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<Contents> {
     let path = MANIFEST.path(dir, id);
     let mut state = State::default();
-    let mut groups = 0;
+    let mut edits = 0;
     let replayed = replay(env, dir, MANIFEST, id, |group| {
         if group.kind != EDIT_KIND {
             let what = format!("a group of kind {} that this build does not know (use a newer cairn)", group.kind);
             return Err(Error::corrupt(&path, Some(group.position.offset), what));
         }
-        groups += 1;
+        edits += 1;
         for body in group.bodies() {
             let changes = edit::decode(body).map_err(|e| {
                 Error::corrupt(&path, Some(group.position.offset), format!("an edit does not decode: {e}"))
@@ -80,12 +90,12 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<(State, u64)> {
         Ok(())
     })
     .map_err(log_error)?;
-    if groups == 0 {
+    if edits == 0 {
         // CURRENT named it after its snapshot was synced.
         return Err(Error::corrupt(path, Some(0), "it holds no state"));
     }
     state.check().map_err(|what| Error::corrupt(path, None, what))?;
-    Ok((state, replayed.next_id))
+    Ok(Contents { state, edits, replayed })
 }
 
 impl Manifest {

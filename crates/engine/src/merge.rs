@@ -213,6 +213,11 @@ impl Merge {
         self.sources.get(*self.heap.first()?)?.entry()
     }
 
+    /// Which source that entry is from: an index into what [`Merge::new`] was given.
+    pub(crate) fn source(&self) -> Option<usize> {
+        self.heap.first().copied()
+    }
+
     /// To the very first entry.
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
         self.reposition(false, Source::seek_to_first)

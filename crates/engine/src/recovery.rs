@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use cairn_env::{DirEntry, Env};
+use cairn_env::{DirEntry, Env, FileLock};
 use cairn_table::{BlockCache, Load, Table};
 use cairn_wal::{LogOptions, LogWriter, ReplayError, replay};
 
@@ -47,32 +47,27 @@ const MANIFEST_SHARE: u64 = 256;
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 
+/// What is wrong with a log without its end, if the manifest has one.
+pub(crate) const LOST_END: &str =
+    "the log ends here without its closing record, though the database was closed: what followed is lost";
+
 /// Opens the database in `dir`, creating it if allowed. No thread runs yet.
 pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let options = options.settle()?;
     let entries = look(env, dir, &options)?;
-    let lock_file = env.lock(&dir.join(LOCK)).map_err(|e| {
-        if e.is_locked() {
-            Error::busy(format!(
-                "{} is in use by another process, or by another open in this one; close that first",
-                dir.display()
-            ))
-        } else {
-            e.into()
-        }
-    })?;
+    let lock_file = lock(env, dir)?;
     // Again, now that nobody else changes it.
     let entries = if entries.is_empty() { entries } else { env.list(dir)? };
 
     let current = files::read_current(env, dir)?;
-    let (state, manifest_id, fresh) = match current {
+    let (state, manifest_id, old_log) = match current {
         Some(id) => {
-            let (state, next) = manifest::read(env, dir, id)?;
-            (state, next, false)
+            let manifest::Contents { state, replayed, .. } = manifest::read(env, dir, id)?;
+            (state, replayed.next_id, Some(OldLog { closed: replayed.closing_groups > 0 }))
         }
         None => {
             check_half_created(dir, &entries)?;
-            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, true)
+            (new_state(env), MANIFEST.next_id(env, dir).map_err(wal_error)?, None)
         }
     };
 
@@ -130,7 +125,10 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         options,
     };
 
-    let last = if fresh { SeqNo(0) } else { core.replay_log(&state, last_flushed)? };
+    let last = match old_log {
+        Some(old_log) => core.replay_log(&state, last_flushed, &old_log)?,
+        None => SeqNo(0),
+    };
     core.syncer.sync().map_err(wal_error)?;
     let mut state = state;
     let position = core.lead.lock().log()?.position();
@@ -146,6 +144,26 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         core.set_full("there is no space for the reserve that deletes and compaction need");
     }
     Ok(core)
+}
+
+/// What the manifest tells of a log that is there.
+struct OldLog {
+    /// It was closed: the manifest is only ever closed after it.
+    closed: bool,
+}
+
+/// Takes the lock of a database directory.
+pub(crate) fn lock(env: &Env, dir: &Path) -> Result<FileLock> {
+    env.lock(&dir.join(LOCK)).map_err(|e| {
+        if e.is_locked() {
+            Error::busy(format!(
+                "{} is in use by another process, or by another open in this one; close that first",
+                dir.display()
+            ))
+        } else {
+            e.into()
+        }
+    })
 }
 
 /// Lists the directory, making it if it may be made.
@@ -167,6 +185,7 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
         )));
     }
     if !options.create_if_missing {
+        check_half_created(dir, &entries)?;
         return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
     }
     create_dir(env, dir)?;
@@ -191,7 +210,7 @@ fn create_dir(env: &Env, dir: &Path) -> Result<()> {
 
 /// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
 /// a table and never a group in the log.
-fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
+pub(crate) fn check_half_created(dir: &Path, entries: &[DirEntry]) -> Result<()> {
     let holds_data = |entry: &&DirEntry| match classify(&entry.name) {
         FileKind::Table(_) => true,
         FileKind::Log(_) => entry.len > cairn_wal::SEGMENT_HEADER_BYTES,
@@ -254,7 +273,7 @@ pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
 
 impl Core {
     /// Reads the old log into memtables and the new log; returns the last number there is.
-    fn replay_log(&self, state: &State, last_flushed: SeqNo) -> Result<SeqNo> {
+    fn replay_log(&self, state: &State, last_flushed: SeqNo, old_log: &OldLog) -> Result<SeqNo> {
         let mut last = last_flushed;
         let mut lead = self.lead.lock();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
@@ -306,6 +325,10 @@ impl Core {
             Ok(())
         })
         .map_err(log_error)?;
+        if old_log.closed && replayed.closing_groups == 0 {
+            let path = LOG.path(&self.dir, replayed.end.segment);
+            return Err(Error::corrupt(path, Some(replayed.end.offset), LOST_END));
+        }
         if let Some(cut) = &replayed.cut {
             self.jobs.lock().last_error = Some(format!(
                 "the log ended in an unfinished write, which was never acknowledged: {} bytes cut at {}",

@@ -141,9 +141,9 @@ fn work_on(db: &Db, mut content: Content, k: u64) -> Content {
     for round in 0..3 {
         let mut batch = db.batch();
         let mut ops = Vec::new();
-        for space in 0..2 {
+        for (space, keyspace) in spaces.iter().enumerate() {
             let (key, value) = (random.key(), random.value());
-            batch.put(&spaces[space], &key, &value);
+            batch.put(keyspace, &key, &value);
             ops.push((space, key, Some(value)));
         }
         if let Some(key) = content[0].keys().next().cloned() {

@@ -1,4 +1,5 @@
 //! The examples run, and leave behind what they say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 #[allow(dead_code)] // Its `main`.
 #[path = "../examples/batch.rs"]

@@ -291,22 +291,22 @@ const NEED_SPACE: [Op; 7] = [Op::Create, Op::Write, Op::Sync, Op::SetLen, Op::Re
 
 #[test]
 fn an_io_error_at_any_call() {
-    each_call(FaultKind::Eio, &Op::ALL, false, 2);
+    each_call(FaultKind::Eio, &Op::ALL, false, 1);
 }
 
 #[test]
 fn io_errors_from_any_call_on() {
-    each_call(FaultKind::Eio, &Op::ALL, true, 5);
+    each_call(FaultKind::Eio, &Op::ALL, true, 3);
 }
 
 #[test]
 fn no_space_at_any_call() {
-    each_call(FaultKind::Enospc, &NEED_SPACE, false, 2);
+    each_call(FaultKind::Enospc, &NEED_SPACE, false, 1);
 }
 
 #[test]
 fn no_space_from_any_call_on() {
-    each_call(FaultKind::Enospc, &NEED_SPACE, true, 5);
+    each_call(FaultKind::Enospc, &NEED_SPACE, true, 3);
 }
 
 #[test]

@@ -10,11 +10,11 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_client::{BatchRequest, Error, ErrorKind, Op};
 use common::{PATIENCE, Running};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 fn put_head(length: usize) -> String {
     format!("PUT /k HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")

@@ -30,6 +30,9 @@ pub struct Replay {
     pub end: Position,
     /// The log was closed by [`crate::LogWriter::close`], and nothing follows.
     pub clean_close: bool,
+    /// The closing groups that were found at its end: two after a whole close. One is enough to
+    /// know that nothing before it is missing.
+    pub closing_groups: u32,
     /// What was given up, if anything was there to give up.
     pub cut: Option<Cut>,
     /// The segments that were replayed, oldest first; the last one is where `end` lies.
@@ -76,13 +79,13 @@ pub fn replay<E>(
     let mut done = Replay {
         end: Position { segment: start, offset: SEGMENT_HEADER_BYTES },
         clean_close: false,
+        closing_groups: 0,
         cut: None,
         segments: Vec::new(),
         orphans: chain.orphans.clone(),
         last_seq: None,
         next_id: chain.next_id,
     };
-    let mut closing_groups = 0;
     for (index, header) in chain.segments.iter().enumerate() {
         let next = chain.segments.get(index + 1);
         let ends_at = next.and_then(|next| next.previous).map(|previous| previous.offset);
@@ -102,7 +105,7 @@ pub fn replay<E>(
             info.bytes = group.end.offset;
             info.first_seq = info.first_seq.or(Some(group.first_seq));
             done.last_seq = Some(group.first_seq);
-            closing_groups = if group.kind == KIND_CLOSING { closing_groups + 1 } else { 0 };
+            done.closing_groups = if group.kind == KIND_CLOSING { done.closing_groups.saturating_add(1) } else { 0 };
             if group.kind != KIND_CLOSING {
                 visit(group).map_err(ReplayError::Visit)?;
             }
@@ -117,7 +120,7 @@ pub fn replay<E>(
             break;
         }
     }
-    done.clean_close = closing_groups >= 2 && done.cut.is_none();
+    done.clean_close = done.closing_groups >= 2 && done.cut.is_none();
     Ok(done)
 }
 
