@@ -134,7 +134,9 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
-    let manifest = Manifest::begin(env, dir, manifest_id, state, core.options.log_bytes_max / MANIFEST_SHARE)?;
+    let roll_bytes_min = core.options.log_bytes_max / MANIFEST_SHARE;
+    let manifest =
+        Manifest::begin(env, dir, manifest_id, state, roll_bytes_min).map_err(manifest::EditError::into_error)?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);
@@ -183,6 +185,7 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
         )));
     }
     if !options.create_if_missing {
+        check_half_created(dir, &entries)?;
         return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
     }
     create_dir(env, dir)?;
