@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, NUMBER_MAX, SeqNo};
 
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
@@ -263,6 +263,9 @@ impl Core {
                 return Err(damaged(format!("a group of kind {} that this build does not know", group.kind)));
             }
             let mut seq = group.first_seq;
+            if seq > NUMBER_MAX {
+                return Err(damaged(format!("sequence number {seq} leaves no room for others")));
+            }
             let mut live = false;
             let mut touched = BTreeSet::new();
             let mut inserts: Vec<(KeyspaceId, u64, u8, &[u8], &[u8])> = Vec::new();

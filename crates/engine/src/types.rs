@@ -24,6 +24,10 @@ impl fmt::Display for SeqNo {
     }
 }
 
+/// No database comes near this sequence number, table or segment. One above it that is read from a
+/// file is damage; refusing it keeps the arithmetic with all the others from overflowing.
+pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 8;
+
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
