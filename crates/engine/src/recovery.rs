@@ -239,6 +239,9 @@ pub(crate) fn open_table(
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
     let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    if let Some(what) = meta.disagreement(table.summary()) {
+        return Err(Error::corrupt(path, None, what));
+    }
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }

@@ -59,6 +59,19 @@ pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 /// Its identity.
 pub(crate) const DEFAULT_KEYSPACE_ID: KeyspaceId = 0;
 
+/// How much of a key is shown.
+const KEY_BYTES_SHOWN: usize = 64;
+
+/// A key for people: quoted, escaped, and cut if it is long.
+pub(crate) fn shown(key: &[u8]) -> String {
+    match key.get(..KEY_BYTES_SHOWN) {
+        Some(start) if key.len() > KEY_BYTES_SHOWN => {
+            format!("\"{}\"... ({} bytes)", start.escape_ascii(), key.len())
+        }
+        _ => format!("\"{}\"", key.escape_ascii()),
+    }
+}
+
 /// The kinds of an entry. A byte on disk; an unknown one refuses to open.
 pub(crate) mod kind {
     /// A tombstone: the key is gone, whatever lies below.

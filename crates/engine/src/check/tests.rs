@@ -8,7 +8,7 @@ use cairn_table::{TableBuilder, TableOptions};
 use cairn_wal::{Body, LogOptions, LogWriter};
 
 use super::{Finding, Severity, check};
-use crate::{Db, ErrorKind, Options};
+use crate::{Db, ErrorKind, Options, Result};
 use crate::commit::GROUP_KIND;
 use crate::edit::{KeyspaceState, State};
 use crate::files::{LOG, MANIFEST, table_path};
@@ -119,20 +119,18 @@ impl Database {
         report.findings
     }
 
-    /// Writes it and expects one damage that says this; returns all it says.
+    /// Writes it and expects one damage that says this; returns all it says, and what an open says.
     #[track_caller]
-    fn is_damaged(&self, path: PathBuf, what: &str) -> String {
+    fn is_damaged(&self, path: PathBuf, what: &str) -> (String, Result<()>) {
         self.write();
         let findings = self.findings();
         let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
         assert_eq!((finding.severity, &finding.path), (Severity::Damage, &path), "{finding}");
         assert!(finding.what.contains(what), "{finding}");
         // An open looks at less and may well succeed; panic it may not.
-        match Db::open_in(&self.env, DIR, Options::default()) {
-            Ok(db) => db.close().unwrap(),
-            Err(e) => assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}"),
-        }
-        finding.what.clone()
+        let opened = Db::open_in(&self.env, DIR, Options::default()).and_then(Db::close);
+        assert!(opened.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::Corrupt), "{opened:?}");
+        (finding.what.clone(), opened)
     }
 }
 
@@ -182,7 +180,7 @@ fn a_newer_version_below_an_older_one() {
     let mut db = Database::new();
     db.table(1, 2, 5, &["a 1", "b 2"]);
     db.table(1, 6, 4, &["a 3", "b 4"]);
-    let what = db.is_damaged(table(5), "in keyspace \"users\", version 1 of key \"a\"");
+    let (what, _) = db.is_damaged(table(5), "in keyspace \"users\", version 1 of key \"a\"");
     assert!(what.ends_with("; 1 more versions like it"), "{what}");
 }
 
@@ -212,7 +210,8 @@ fn a_table_that_is_not_what_the_manifest_says() {
     for (spoil, what) in spoils {
         let mut db = Database::new();
         spoil(db.table(0, 1, 5, &["a 40", "b 20 -", "c 41"]));
-        db.is_damaged(table(5), what);
+        let (_, opened) = db.is_damaged(table(5), what);
+        assert!(opened.is_err_and(|e| e.to_string().contains(what)));
     }
     let mut db = Database::new();
     db.table(0, 1, 5, &["a 51"]);
