@@ -64,7 +64,7 @@ fn damages(len: u64, random: &mut Random) -> Vec<Damage> {
         let positions = (0..edge).step_by(3).chain(len - edge..len).chain((0..80).map(|_| random.below(len)));
         all.extend(positions.map(|at| Damage::FlipBit(at, (at % 8) as u8)));
         // Most of a log is zeros: most of these near the beginning.
-        let mut near = |i: u64| random.below(len >> (i % 5) | 1);
+        let mut near = |i: u64| random.below((len >> (i % 5)).max(1));
         all.extend((0..30).map(|i| Damage::CutTo(near(i))));
         all.extend((0..15).map(|i| Damage::Zeros(near(i) / 512 * 512, 512)));
         all.extend((0..60).map(|i| Damage::FlipBit(near(i), (i % 8) as u8)));
