@@ -8,13 +8,13 @@ use cairn_table::{TableBuilder, TableOptions};
 use cairn_wal::{Body, LogOptions, LogWriter};
 
 use super::{Finding, Severity, check};
-use crate::{Db, ErrorKind, Options, Result};
 use crate::commit::GROUP_KIND;
 use crate::edit::{KeyspaceState, State};
 use crate::files::{LOG, MANIFEST, table_path};
 use crate::levels::TableMeta;
 use crate::manifest::Manifest;
 use crate::types::{KeyspaceId, NUMBER_MAX, SeqNo, TableId};
+use crate::{Db, ErrorKind, Options, Result};
 
 const DIR: &str = "data";
 const SEED: u64 = 9;
@@ -284,7 +284,10 @@ fn bytes_behind_the_end_of_a_segment() {
     file.write_all_at(&[1], end + 150_000).unwrap();
     let findings = db.findings();
     assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].to_string(), format!("{} at byte {}: bytes stand behind the end of the segment", segment(1).display(), end + 150_000));
+    assert_eq!(
+        findings[0].to_string(),
+        format!("{} at byte {}: bytes stand behind the end of the segment", segment(1).display(), end + 150_000)
+    );
 }
 
 #[test]
