@@ -13,7 +13,9 @@
 //!
 //! `since` is the `cairn-seq` of the read that the decision rests on. `keyspace` is "default" if left
 //! out; one that does not exist is made. `conditions` and `durability` may be left out: the
-//! durability is then the server's. Ranges are half-open, `start` from the first key if left out.
+//! durability is then the server's. Ranges are half-open; left out, `start` is the first key and `end`
+//! the one after the last. Of several writes that broke a range condition, none is singled out: the
+//! conflict names the range's start.
 //!
 //! Invariant: no more than [`OPS_MAX`] ops and as many conditions are ever held, however the body
 //! is written; the parser stops at the first one over.
@@ -107,13 +109,14 @@ pub enum Condition {
         since: u64,
     },
     /// Nothing newer than `since` was written to any key from `start` up to but not including `end`.
+    /// A conflict names `start`.
     RangeUnchanged {
         /// The default one if `None`.
         keyspace: Option<String>,
-        /// First key of the range.
+        /// First key of the range; empty for the first there is.
         start: Vec<u8>,
-        /// First key beyond it.
-        end: Vec<u8>,
+        /// First key beyond it; to the last key if `None`.
+        end: Option<Vec<u8>>,
         /// The sequence number of the read.
         since: u64,
     },
@@ -242,7 +245,10 @@ impl TryFrom<WireCondition> for Condition {
                     (None, None) => Vec::new(),
                     (text, base64) => text::join("start", text, base64)?,
                 },
-                end: text::join("end", range.end, range.end_base64)?,
+                end: match (range.end, range.end_base64) {
+                    (None, None) => None,
+                    (text, base64) => Some(text::join("end", text, base64)?),
+                },
                 since: range.since,
             },
         })
@@ -259,7 +265,7 @@ impl From<Condition> for WireCondition {
             }
             Condition::RangeUnchanged { keyspace, start, end, since } => {
                 let (start, start_base64) = text::split(&start);
-                let (end, end_base64) = text::split(&end);
+                let (end, end_base64) = end.map_or((None, None), |end| text::split(&end));
                 WireCondition::RangeUnchanged(WireRange { keyspace, start, start_base64, end, end_base64, since })
             }
         }
@@ -311,7 +317,12 @@ mod tests {
             conditions: vec![
                 Condition::Absent { keyspace: None, key: b"a".to_vec() },
                 Condition::Unchanged { keyspace: None, key: b"b".to_vec(), since: 17 },
-                Condition::RangeUnchanged { keyspace: None, start: b"c".to_vec(), end: b"d".to_vec(), since: u64::MAX },
+                Condition::RangeUnchanged {
+                    keyspace: None,
+                    start: b"c".to_vec(),
+                    end: Some(b"d".to_vec()),
+                    since: u64::MAX,
+                },
             ],
             durability: Some(WriteDurability::Commit),
         };
@@ -327,10 +338,18 @@ mod tests {
 
     #[test]
     fn what_may_be_left_out() {
-        let request: BatchRequest =
-            serde_json::from_str(r#"{"ops":[],"conditions":[{"range_unchanged":{"end":"d","since":0}}]}"#).unwrap();
-        let range = Condition::RangeUnchanged { keyspace: None, start: vec![], end: b"d".to_vec(), since: 0 };
-        assert_eq!(request, BatchRequest { ops: vec![], conditions: vec![range], durability: None });
+        for (range, start, end) in [
+            (r#"{"end":"d","since":0}"#, &b""[..], Some(b"d".to_vec())),
+            (r#"{"start_base64":"/w==","since":0}"#, b"\xff", None),
+            (r#"{"since":0}"#, b"", None),
+        ] {
+            let json = format!(r#"{{"ops":[],"conditions":[{{"range_unchanged":{range}}}]}}"#);
+            let condition = Condition::RangeUnchanged { keyspace: None, start: start.to_vec(), end, since: 0 };
+            let expected = BatchRequest { ops: vec![], conditions: vec![condition], durability: None };
+            assert_eq!(serde_json::from_str::<BatchRequest>(&json).unwrap(), expected, "{range}");
+            let again = serde_json::to_string(&expected).unwrap();
+            assert_eq!(serde_json::from_str::<BatchRequest>(&again).unwrap(), expected, "{again}");
+        }
     }
 
     #[test]
@@ -347,7 +366,7 @@ mod tests {
             (r#"{"ops":[{"put":{"key":"a","value":1}}]}"#, "expected a string"),
             (r#"{"ops":[],"conditions":[{"unchanged":{"key":"a"}}]}"#, "missing field `since`"),
             (r#"{"ops":[],"conditions":[{"unchanged":{"key":"a","since":-1}}]}"#, "expected u64"),
-            (r#"{"ops":[],"conditions":[{"range_unchanged":{"start":"a","since":1}}]}"#, "`end` (or"),
+            (r#"{"ops":[],"conditions":[{"range_unchanged":{"end":"a","end_base64":"YQ==","since":1}}]}"#, "not both"),
             (r#"{"ops":[],"durability":"fast"}"#, "unknown variant `fast`"),
             (r#"{"ops":[]} x"#, "trailing characters"),
             (r#"[]"#, ""),

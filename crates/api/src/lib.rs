@@ -24,9 +24,10 @@ pub use scan::{ScanLine, ScanQuery};
 pub use stats::{Health, Level, Maintained, Stats};
 pub use target::{Target, TargetError, V1};
 
-/// Response header: the sequence number that a read saw, or that a write was given.
+/// Response header: a sequence number up to which a read saw every write, or that a write was given.
 ///
-/// Handed back as `since` of a condition, it says "nothing newer than what I read".
+/// Handed back as `since` of a condition, it says "nothing newer than what I read". It is taken just
+/// before reading: a write in between may be seen and yet conflict, but none goes unnoticed.
 pub const SEQ_HEADER: &str = "cairn-seq";
 
 /// Media type of JSON bodies.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use cairn::{Db, Options};
+use cairn::{Db, ErrorKind, Options};
 use cairn_client::{Client, Level, ScanLine, ScanQuery, Stats};
 use cairn_env::Env;
 use clap::Args;
@@ -100,7 +100,14 @@ impl Target {
 
     fn directory(env: &Env, dir: &Path, if_missing: IfMissing) -> Result<Target, Failure> {
         let options = Options { create_if_missing: if_missing == IfMissing::Create, ..Options::default() };
-        Ok(Target::Directory { db: Db::open_in(env, dir, options)? })
+        match Db::open_in(env, dir, options) {
+            Ok(db) => Ok(Target::Directory { db }),
+            // What most likely holds it, and what to do then.
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                Err(Failure::new(format!("{error}; if a server runs on it, go there with --url")))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Failure> {

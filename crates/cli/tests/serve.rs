@@ -1,5 +1,13 @@
 //! The whole binary: a server process, the commands against it, files validated while it is killed
 //! and started again, and the same commands on its directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
@@ -150,6 +158,7 @@ fn a_directory_in_use_and_a_port_in_use_are_refused_with_their_names() {
         assert_eq!(finished.code, Some(1), "{arguments:?}");
         assert!(finished.stderr.contains(&db), "{}", finished.stderr);
     }
+    assert!(run(&["get", "k", "--dir", &db]).stderr.contains("--url"));
     let finished = run(&["serve", &dir.join("other"), "--http", &server.host_and_port()]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&server.host_and_port()), "{}", finished.stderr);
@@ -187,11 +196,12 @@ fn sigterm_and_ctrl_c_stop_cleanly_and_keep_everything() {
 #[test]
 fn generated_files_pass_in_both_profiles() {
     let dir = TempDir::new();
-    for profile in ["default", "series"] {
+    // The series' triggers are reached: six flushes, a compaction.
+    for (profile, lines) in [("default", 3_000), ("series", 15_000)] {
         for kind in ["put", "put-delete", "put-delete-scan", "concurrency"] {
             let server =
                 Serving::start(&dir.join(&format!("{profile}-{kind}")), &["--profile", profile, "--durability", "os"]);
-            let file = dir.file("requests.txt", &generate(kind, 21, 12_000));
+            let file = dir.file("requests.txt", &generate(kind, 21, lines));
             let finished = run(&["validate", &file, "--url", &server.url]);
             assert_eq!(finished.code, Some(0), "{profile} {kind}: {}{}", finished.stdout, finished.stderr);
         }

@@ -83,7 +83,8 @@ impl Batch {
 
     fn push(&mut self, kind: u8, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
         self.check(keyspace, key);
-        let full = self.bytes() + key.len() + value.len() > self.key_and_value_bytes_max;
+        // The largest value alone always fits, whatever its key.
+        let full = self.count > 0 && self.bytes() + key.len() + value.len() > self.key_and_value_bytes_max;
         if full {
             let text = format!("the batch is over {} bytes; split it", self.key_and_value_bytes_max);
             self.problem.get_or_insert(Error::invalid(text));

@@ -98,8 +98,15 @@ impl Tree {
         }
     }
 
+    /// Lets go of every flushed memtable kept.
+    pub(crate) fn forget_history(&mut self) {
+        while !self.history.is_empty() {
+            self.forget_oldest();
+        }
+    }
+
     /// Lets go of the oldest flushed memtable kept.
-    pub(crate) fn forget_oldest(&mut self) {
+    fn forget_oldest(&mut self) {
         if let Some(oldest) = self.history.pop() {
             let largest = SeqNo(oldest.memtable.largest_seq().unwrap_or(0));
             self.history_floor = self.history_floor.max(largest);

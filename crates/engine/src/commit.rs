@@ -28,15 +28,14 @@ use std::time::Duration;
 
 use cairn_wal::{LogWriter, Position};
 
-use crate::batch::{Condition, EncodedBatch, Ops};
-use crate::catalog::{Buffer, Catalog, Tree};
-use crate::core::{Core, Health, closed_text};
+use crate::batch::{EncodedBatch, Ops};
+use crate::catalog::Buffer;
+use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
 use crate::memtable::{Memtable, MemtableOptions, MemtableWriter};
-use crate::picker::{LEVEL0_TABLES_SLOW, LEVEL0_TABLES_STOP};
 use crate::stats::add;
-use crate::ticket::{Commit, TicketCell};
+use crate::ticket::{Commit, Promise, TicketCell};
 use crate::types::{Durability, KeyspaceId, SeqNo, Visibility, kind};
 
 /// The kind of the log's groups of batches.
@@ -46,19 +45,13 @@ pub(crate) const GROUP_KIND: u8 = 1;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// And up to this many batches.
 const GROUP_BATCHES_MAX: usize = 4096;
-/// Sealed memtables of one keyspace that may wait for their flush.
-const SEALED_MAX: usize = 8;
-/// The rate to which writers are slowed when level 0 fills up, at first; less as it fills.
-const SLOW_BYTES_PER_SECOND: u64 = 64 << 20;
-/// Owed delay is slept off in pieces of at least this.
-const DELAY_NANOS_MIN: u64 = 1_000_000;
 
 /// A batch in the queue.
 #[derive(Debug)]
 struct Pending {
     batch: EncodedBatch,
     durability: Durability,
-    ticket: Arc<TicketCell>,
+    ticket: Promise,
     /// Somebody waits for it and will lead if need be.
     attended: bool,
     _charge: Charge,
@@ -69,7 +62,7 @@ struct Pending {
 struct Unsynced {
     end: Position,
     seq: SeqNo,
-    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    tickets: Vec<(Promise, SeqNo)>,
     unattended: usize,
 }
 
@@ -152,9 +145,9 @@ impl Lead {
 struct Written {
     end: Position,
     seq: SeqNo,
-    tickets: Vec<(Arc<TicketCell>, SeqNo)>,
+    tickets: Vec<(Promise, SeqNo)>,
     unattended: usize,
-    done: Vec<(Arc<TicketCell>, SeqNo)>,
+    done: Vec<(Promise, SeqNo)>,
 }
 
 impl Core {
@@ -193,20 +186,6 @@ impl Core {
         !state.pending.is_empty() && state.pending_bytes + bytes > bound
     }
 
-    /// Refuses writes when pinned blocks leave no room for a memtable.
-    fn check_memory(&self) -> Result<()> {
-        let pinned = self.memory.used(Use::Blocks).saturating_sub(self.cache.weight());
-        if pinned + self.memory.used(Use::Tables) + self.options.memtable_bytes_max > self.memory.budget() {
-            add(&self.counters.busy_refusals_count, 1);
-            let text = format!(
-                "values and iterators in use pin {pinned} bytes of the memory budget of {}; drop some, or raise memory_budget_bytes",
-                self.memory.budget()
-            );
-            return Err(Error::busy(text));
-        }
-        Ok(())
-    }
-
     fn push(
         &self,
         state: &mut CommitState,
@@ -225,7 +204,13 @@ impl Core {
         let charge = self.memory.charge(Use::Queue, bytes as u64);
         state.pending_bytes += bytes;
         state.pending_unattended += usize::from(!attended);
-        state.pending.push_back(Pending { batch, durability, ticket: ticket.clone(), attended, _charge: charge });
+        state.pending.push_back(Pending {
+            batch,
+            durability,
+            ticket: Promise(ticket.clone()),
+            attended,
+            _charge: charge,
+        });
         Ok(ticket)
     }
 
@@ -320,9 +305,11 @@ impl Core {
 
     /// Takes a group, writes it, publishes it. The caller has set `leading`.
     fn lead_group(&self) {
+        let guard = PanicGuard { core: self, what: "the commit leader" };
         let mut lead = self.lead.lock();
         let group = self.take_group();
         let written = if group.is_empty() { None } else { self.write_group(&mut lead, group) };
+        std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
         if let Some(written) = written {
@@ -399,6 +386,12 @@ impl Core {
             Err(e) => return refuse(group, &e),
         };
         drop(bodies);
+        if end.segment != self.log_space.current_segment()
+            && let Ok(log) = lead.log()
+        {
+            // The writer's own list of segments follows the log's start.
+            log.forget_before(self.log_space.start());
+        }
         self.log_space.appended(end.segment, bytes as u64);
         add(&self.counters.groups_count, 1);
         add(&self.counters.log_bytes, bytes as u64);
@@ -518,7 +511,7 @@ impl Core {
         if let Some(why) = &state.failed {
             // A sync failed meanwhile: what was just appended may or may not be found again.
             let error = Error::unknown(unknown_text(why));
-            for (ticket, _) in written.tickets.iter().chain(&written.done) {
+            for (ticket, _) in written.tickets.into_iter().chain(written.done) {
                 ticket.resolve(Err(error.clone()));
             }
             return;
@@ -599,171 +592,9 @@ impl Core {
         self.append_wanted.notify_all();
         self.sync_wanted.notify_all();
     }
-
-    /// Decides one condition on what is applied.
-    fn check_condition(&self, condition: &Condition) -> Result<()> {
-        let (id, key, since) = match condition {
-            Condition::Unchanged { keyspace, key, since } => (*keyspace, key, *since),
-            Condition::RangeUnchanged { keyspace, start, since, .. } => (*keyspace, start, *since),
-        };
-        let newest_in = |buffer: &Buffer| match condition {
-            Condition::Unchanged { key, .. } => buffer.memtable.latest_seq(key),
-            Condition::RangeUnchanged { start, end, .. } => buffer.memtable.max_seq_in_range(start, end.as_deref()),
-        };
-        let catalog = self.catalog.load();
-        let Some(tree) = catalog.tree(id) else {
-            return Err(Error::not_found("a condition is about a keyspace that does not exist"));
-        };
-        let changed = |buffer: &Arc<Buffer>| newest_in(buffer).is_some_and(|seq| SeqNo(seq) > since);
-        if tree.buffers().any(changed) || tree.history.iter().any(changed) {
-            return Err(Error::conflict(key, "it was changed since it was read"));
-        }
-        if since < tree.history_floor {
-            return Err(Error::conflict(key, "it was read too long ago to tell whether it was changed; read it again"));
-        }
-        Ok(())
-    }
-
-    /// Seals what is full, slows down or waits while flush and compaction are behind.
-    fn make_room(&self, lead: &mut Lead, bytes: u64) -> Result<()> {
-        while let Some(id) = lead.full.first().copied() {
-            self.wait_for_room(id)?;
-            self.seal(lead, id);
-        }
-        // Many keyspaces may each be far from full and yet too much together.
-        if lead.active_bytes > self.options.memtable_bytes_max {
-            let bytes_of = |(_, (buffer, _)): &(&KeyspaceId, &(Arc<Buffer>, MemtableWriter))| buffer.memtable.bytes();
-            if let Some((&id, _)) = lead.writers.iter().max_by_key(bytes_of) {
-                self.wait_for_room(id)?;
-                self.seal(lead, id);
-            }
-        }
-        if self.log_space.live_bytes() > self.options.log_bytes_max {
-            self.release_log(lead)?;
-        }
-        self.slow_down(lead, bytes);
-        Ok(())
-    }
-
-    /// The log is at its bound: seals the memtable that pins its oldest segment.
-    fn release_log(&self, lead: &mut Lead) -> Result<()> {
-        let oldest = lead.writers.iter().min_by_key(|(_, (buffer, _))| buffer.first_segment);
-        if let Some((&id, (buffer, _))) = oldest
-            // A memtable of the current segment cannot release it.
-            && buffer.first_segment < self.log_space.current_segment()
-        {
-            self.wait_for_room(id)?;
-            self.seal(lead, id);
-        }
-        Ok(())
-    }
-
-    /// Waits until a keyspace may seal one more memtable.
-    fn wait_for_room(&self, id: KeyspaceId) -> Result<()> {
-        let mut jobs = self.jobs.lock();
-        let mut began = None;
-        let result = loop {
-            if let Err(e) = self.check_writable() {
-                break Err(e);
-            }
-            let catalog = self.catalog.load();
-            let Some(tree) = catalog.tree(id) else { break Ok(()) };
-            let Some(reason) = self.stall_reason_of(&catalog, tree) else { break Ok(()) };
-            drop(catalog);
-            if let Health::Full { why } = self.health() {
-                break Err(Error::full(full_text(&why)));
-            }
-            if began.is_none() {
-                began = Some(self.env.now());
-                add(&self.counters.stalls_count, 1);
-            }
-            jobs.stall_reason = Some(reason);
-            jobs = self.jobs_changed.wait(jobs);
-        };
-        jobs.stall_reason = None;
-        drop(jobs);
-        if let Some(began) = began {
-            let waited = self.env.now().saturating_sub(began);
-            add(&self.counters.stall_micros, u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
-        }
-        result
-    }
-
-    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree) -> Option<String> {
-        let sealed_bytes: u64 =
-            catalog.trees().flat_map(|tree| &tree.sealed).map(|buffer| buffer.memtable.bytes()).sum();
-        if tree.sealed.len() >= SEALED_MAX || sealed_bytes > self.memory.budget() / 4 {
-            return Some(format!("sealed memtables ({sealed_bytes} bytes) wait for their flush"));
-        }
-        let level0 = tree.levels.level(0).len();
-        if level0 >= LEVEL0_TABLES_STOP && self.options.compaction == crate::CompactionStyle::Leveled {
-            return Some(format!("{level0} tables in level 0 of keyspace \"{}\" wait for compaction", tree.name));
-        }
-        None
-    }
-
-    /// Pays for compaction debt: the fuller level 0, the slower the writes, in small steps rather
-    /// than one long stop.
-    fn slow_down(&self, lead: &mut Lead, bytes: u64) {
-        if self.options.compaction != crate::CompactionStyle::Leveled {
-            return;
-        }
-        let level0 = {
-            let catalog = self.catalog.load();
-            lead.writers
-                .keys()
-                .filter_map(|&id| catalog.tree(id))
-                .map(|tree| tree.levels.level(0).len())
-                .max()
-                .unwrap_or(0)
-        };
-        if level0 < LEVEL0_TABLES_SLOW {
-            lead.delay_owed_nanos = 0;
-            return;
-        }
-        let steps = (level0 - LEVEL0_TABLES_SLOW + 1) as u64;
-        lead.delay_owed_nanos += bytes.saturating_mul(1_000_000_000 / SLOW_BYTES_PER_SECOND).saturating_mul(steps);
-        if lead.delay_owed_nanos < DELAY_NANOS_MIN {
-            return;
-        }
-        let delay = Duration::from_nanos(std::mem::take(&mut lead.delay_owed_nanos));
-        let mut jobs = self.jobs.lock();
-        jobs.stall_reason = Some(format!("writes are slowed: {level0} tables in level 0 wait for compaction"));
-        let (mut jobs, _) = self.jobs_changed.wait_for(jobs, delay);
-        jobs.stall_reason = None;
-        add(&self.counters.stalls_count, 1);
-        add(&self.counters.stall_micros, u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
-    }
-
-    /// Seals a keyspace's active memtable, if it has one, and asks for its flush. The caller holds
-    /// `lead`, between groups.
-    pub(crate) fn seal(&self, lead: &mut Lead, id: KeyspaceId) {
-        lead.full.remove(&id);
-        let Some((buffer, _)) = lead.writers.remove(&id) else { return };
-        lead.active_bytes = lead.active_bytes.saturating_sub(buffer.charged());
-        self.catalog.update(id, |tree| {
-            if let Some(active) = tree.active.take() {
-                tree.sealed.insert(0, active);
-            }
-        });
-        let mut jobs = self.jobs.lock();
-        jobs.flush_queue.push_back(id);
-        self.flush_wanted.notify_one();
-    }
-
-    /// In the series' style: asks for a compaction after so many updates.
-    fn request_series_compaction(&self, lead: &mut Lead) {
-        if let crate::CompactionStyle::EveryUpdates(every) = self.options.compaction
-            && lead.updates >= every
-        {
-            lead.updates -= every;
-            self.jobs.lock().series_due = true;
-            self.compaction_wanted.notify_one();
-        }
-    }
 }
 
-fn full_text(why: &str) -> String {
+pub(crate) fn full_text(why: &str) -> String {
     format!("the disk is full; deletes and compaction still work, other writes resume when there is space: {why}")
 }
 
@@ -782,14 +613,12 @@ fn refuse(group: Vec<Pending>, error: &Error) -> Option<Written> {
 
 /// Keeps the batches that `check` accepts, and ends the tickets of the others.
 fn keep(group: Vec<Pending>, mut check: impl FnMut(&Pending) -> Result<()>) -> Vec<Pending> {
-    group
-        .into_iter()
-        .filter(|pending| match check(pending) {
-            Ok(()) => true,
-            Err(e) => {
-                pending.ticket.resolve(Err(e));
-                false
-            }
-        })
-        .collect()
+    let mut kept = Vec::with_capacity(group.len());
+    for pending in group {
+        match check(&pending) {
+            Ok(()) => kept.push(pending),
+            Err(e) => pending.ticket.resolve(Err(e)),
+        }
+    }
+    kept
 }

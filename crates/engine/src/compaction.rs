@@ -44,7 +44,7 @@ impl Core {
                 Ok(())
             }
             Err(e) => {
-                output.discard();
+                self.discard(output);
                 Err(e)
             }
         }
@@ -71,9 +71,11 @@ impl Core {
             .iter()
             .map(|(level, table)| Change::RemoveTable { keyspace: id, level: *level, id: table.meta.id })
             .collect();
-        changes.extend(
-            added.iter().map(|(level, table)| Change::AddTable { keyspace: id, level: *level, meta: table.meta.clone() }),
-        );
+        changes.extend(added.iter().map(|(level, table)| Change::AddTable {
+            keyspace: id,
+            level: *level,
+            meta: table.meta.clone(),
+        }));
         changes.push(Change::NextTable(self.next_table.load(Ordering::Relaxed)));
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;

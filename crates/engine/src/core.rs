@@ -109,10 +109,8 @@ impl Core {
 
     /// Fails if the database was closed by its user.
     pub(crate) fn check_open(&self) -> Result<()> {
-        match &*self.health.lock().unwrap_or_else(PoisonError::into_inner) {
-            Health::Closed => Err(Error::closed("the database is closed")),
-            _ => Ok(()),
-        }
+        // Every read comes here: no lock.
+        if self.is_closing() { Err(Error::closed("the database is closed")) } else { Ok(()) }
     }
 
     /// Closes the database to writes for good, unless it is already. From here on every read sees
@@ -156,4 +154,16 @@ impl Core {
 /// What a refused writer is told.
 pub(crate) fn closed_text(why: &str) -> String {
     format!("the database is closed to writes until it is reopened: {why}")
+}
+
+/// Closes the database to writes if what it guards panics; forgotten when all went well.
+pub(crate) struct PanicGuard<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) what: &'static str,
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        self.core.close_to_writes(&format!("{} panicked", self.what));
+    }
 }

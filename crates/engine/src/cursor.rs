@@ -169,6 +169,7 @@ impl Cursor {
     }
 
     /// Goes to the next key; past the last one it stands nowhere.
+    #[allow(clippy::should_implement_trait, reason = "it lends and may fail: no Iterator")]
     pub fn next(&mut self) -> Result<()> {
         match self.state {
             State::Invalid => Ok(()),
@@ -312,36 +313,38 @@ impl Iter {
 
     /// An iterator that gives one error.
     pub(crate) fn failed(error: Error) -> Iter {
-        Iter {
-            tree: None,
-            seq: SeqNo(0),
-            range: KeyRange::default(),
-            front: None,
-            back: None,
-            failed: Some(error),
-        }
+        Iter { tree: None, seq: SeqNo(0), range: KeyRange::default(), front: None, back: None, failed: Some(error) }
     }
 
     fn advance(&mut self, from_back: bool) -> Result<Option<KeyValue>> {
         let Some(tree) = &self.tree else { return Ok(None) };
-        let (here, there) =
-            if from_back { (&mut self.back, &self.front) } else { (&mut self.front, &self.back) };
+        let (here, there) = if from_back { (&mut self.back, &self.front) } else { (&mut self.front, &self.back) };
         let cursor = match here {
             Some(cursor) => {
-                if from_back { cursor.prev()? } else { cursor.next()? };
+                if from_back {
+                    cursor.prev()?
+                } else {
+                    cursor.next()?
+                };
                 cursor
             }
             None => {
                 let cursor = here.insert(Cursor::new(tree.clone(), self.seq, self.range.clone()));
-                if from_back { cursor.seek_to_last()? } else { cursor.seek_to_first()? };
+                if from_back {
+                    cursor.seek_to_last()?
+                } else {
+                    cursor.seek_to_first()?
+                };
                 cursor
             }
         };
         let Some((key, value)) = cursor.entry() else { return Ok(None) };
         // The other end has given out its key and everything beyond.
-        let met = there.as_ref().and_then(Cursor::key).is_some_and(|other| {
-            if from_back { key <= other } else { key >= other }
-        });
+        let met = there.as_ref().and_then(Cursor::key).is_some_and(
+            |other| {
+                if from_back { key <= other } else { key >= other }
+            },
+        );
         if met { Ok(None) } else { Ok(Some((key.to_vec(), value.to_vec()))) }
     }
 

@@ -9,7 +9,7 @@ use cairn_env::sync::Thread;
 
 use crate::batch::Batch;
 use crate::catalog::Tree;
-use crate::core::{Core, Health};
+use crate::core::{Core, Health, PanicGuard};
 use crate::cursor::Iter;
 use crate::edit::Change;
 use crate::error::{Error, Result};
@@ -47,7 +47,17 @@ pub struct Db {
 #[derive(Debug)]
 struct Handle {
     core: Arc<Core>,
-    threads: std::sync::Mutex<Vec<Thread>>,
+    threads: std::sync::Mutex<Vec<(Stage, Thread)>>,
+}
+
+/// What a background thread does until it is told to end.
+type Body = fn(&Core);
+
+/// Which threads a close stops first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Commit,
+    Jobs,
 }
 
 impl Drop for Handle {
@@ -69,9 +79,14 @@ impl Handle {
         self.core.append_wanted.notify_all();
         self.core.sync_wanted.notify_all();
         self.core.commit_changed.notify_all();
-        self.core.stop_jobs();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        let (commit, jobs): (Vec<_>, Vec<_>) = threads.into_iter().partition(|(stage, _)| *stage == Stage::Commit);
+        // What was submitted is written first; it may need a flush to make room.
+        for (_, thread) in commit {
+            thread.join();
+        }
+        self.core.stop_jobs();
+        for (_, thread) in jobs {
             thread.join();
         }
         let writable = self.core.check_writable().is_ok();
@@ -122,20 +137,20 @@ impl Db {
     pub fn open_in(env: &Env, path: impl AsRef<Path>, options: Options) -> Result<Db> {
         let core = Arc::new(recovery::open(env, path.as_ref(), options)?);
         let handle = Arc::new(Handle { core: core.clone(), threads: std::sync::Mutex::new(Vec::new()) });
-        let bodies: [(&str, fn(&Core)); 4] = [
-            ("cairn-append", Core::run_append_thread),
-            ("cairn-sync", Core::run_sync_thread),
-            ("cairn-flush", Core::run_flush_thread),
-            ("cairn-compact", Core::run_compaction_thread),
+        let bodies: [(&str, Stage, Body); 4] = [
+            ("cairn-append", Stage::Commit, Core::run_append_thread),
+            ("cairn-sync", Stage::Commit, Core::run_sync_thread),
+            ("cairn-flush", Stage::Jobs, Core::run_flush_thread),
+            ("cairn-compact", Stage::Jobs, Core::run_compaction_thread),
         ];
-        for (name, body) in bodies {
+        for (name, stage, body) in bodies {
             let core = core.clone();
             let thread = env.spawn(name, move || {
-                let guard = PanicGuard { core: &core, name };
+                let guard = PanicGuard { core: &core, what: name };
                 body(&core);
                 std::mem::forget(guard);
             })?;
-            handle.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            handle.threads.lock().unwrap_or_else(PoisonError::into_inner).push((stage, thread));
         }
         Ok(Db { default: Keyspace { handle, id: DEFAULT_KEYSPACE_ID, name: Arc::from(DEFAULT_KEYSPACE) } })
     }
@@ -392,22 +407,11 @@ impl Keyspace {
     }
 }
 
-/// Closes the database to writes if a background thread panics.
-struct PanicGuard<'a> {
-    core: &'a Core,
-    name: &'static str,
-}
-
-impl Drop for PanicGuard<'_> {
-    fn drop(&mut self) {
-        self.core.close_to_writes(&format!("the background thread {} panicked", self.name));
-    }
-}
-
 impl Core {
     fn keyspace_id(&self, name: &str) -> Result<KeyspaceId> {
         if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX {
-            let text = format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
+            let text =
+                format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
             return Err(Error::invalid(text));
         }
         let find = || self.catalog.load().trees().find(|tree| &*tree.name == name).map(|tree| tree.id);
@@ -443,9 +447,10 @@ impl Core {
         let catalog = self.catalog.load();
         let mut levels = Vec::new();
         let (mut active, mut sealed, mut tables) = (0, 0, 0);
-        let mut debt = 0;
+        let (mut debt, mut garbage) = (0, 0);
         for tree in catalog.trees() {
             active += tree.active.iter().map(|b| b.memtable.entries()).sum::<u64>();
+            garbage += tree.active.iter().map(|b| b.memtable.garbage_bytes()).sum::<u64>();
             sealed += tree.sealed.len() as u64;
             debt += crate::picker::debt_bytes(&tree.levels, &self.options);
             for level in (0..LEVEL_COUNT).filter(|&level| !tree.levels.level(level).is_empty()) {
@@ -468,6 +473,7 @@ impl Core {
         let gauges = [
             ("keyspaces_count", "Keyspaces.", keyspaces),
             ("memtable_entries", "Keys in active memtables.", active),
+            ("memtable_garbage_bytes", "Bytes of active memtables that hold nothing any more.", garbage),
             ("sealed_memtables_count", "Sealed memtables that wait for their flush.", sealed),
             ("tables_count", "Table files.", tables),
             ("compaction_debt_bytes", "Bytes above the sizes of the levels.", debt),

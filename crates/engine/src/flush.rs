@@ -7,14 +7,19 @@
 use std::sync::Arc;
 
 use crate::catalog::Buffer;
-use crate::core::Core;
+use crate::core::{Core, closed_text};
 use crate::edit::Change;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::files::MANIFEST;
 use crate::levels::TableRef;
+use crate::manifest::{EditError, Manifest};
 use crate::memtable::MemtableCursor;
 use crate::output::Output;
 use crate::stats::add;
 use crate::types::{KeyspaceId, SeqNo};
+
+/// A log segment with less than this is not worth beginning anew.
+const TRIM_BYTES_MIN: u64 = 256 << 10;
 
 impl Core {
     /// Flushes the oldest sealed memtable of a keyspace, if it has one.
@@ -22,6 +27,12 @@ impl Core {
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
         let Some(buffer) = tree.sealed.last().cloned() else { return Ok(()) };
         drop(tree);
+        // A batch may span keyspaces: no part of it may be durable in a table while another part
+        // could still be lost with the log. And before the list of snapshots is read: one of the
+        // durable that is taken later is then at least as new as all that is flushed.
+        if let Some(largest) = buffer.memtable.largest_seq() {
+            self.sync_through(SeqNo(largest))?;
+        }
         let mut output = Output::new(self, 0, self.snapshots.list());
         let tables = self.write_tables(&buffer, &mut output);
         let bytes = output.bytes();
@@ -32,9 +43,17 @@ impl Core {
                 Ok(())
             }
             Err(e) => {
-                output.discard();
+                self.discard(output);
                 Err(e)
             }
+        }
+    }
+
+    /// Removes the files of a job that failed; unless it closed the database, for then the edit
+    /// that names them may have become durable, and only the next open can tell.
+    pub(crate) fn discard(&self, output: Output<'_>) {
+        if self.check_writable().is_ok() {
+            output.discard();
         }
     }
 
@@ -49,25 +68,16 @@ impl Core {
             output.add(cursor.key(), cursor.seq(), cursor.kind(), cursor.value(), || true)?;
             cursor.next();
         }
-        let tables = output.finish()?;
-        // A batch may span keyspaces: no part of it may be durable in a table while another part
-        // could still be lost with the log. And whoever loads the durable number after this
-        // catalog sees everything that the tables hold.
-        if let Some(largest) = buffer.memtable.largest_seq() {
-            self.sync_through(SeqNo(largest))?;
-        }
-        Ok(tables)
+        output.finish()
     }
 
     fn install_flush(&self, id: KeyspaceId, buffer: &Arc<Buffer>, tables: Vec<TableRef>) -> Result<()> {
         let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0));
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
-        let log_start = self.log_start_without(buffer).max(manifest.state().log_start);
-        let mut changes: Vec<Change> = tables
-            .iter()
-            .map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() })
-            .collect();
+        let log_start = self.log_start(Some(buffer)).max(manifest.state().log_start);
+        let mut changes: Vec<Change> =
+            tables.iter().map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() }).collect();
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
         changes.push(Change::Flushed { keyspace: id, seq: flushed });
         changes.push(Change::LogStart(log_start));
@@ -84,8 +94,40 @@ impl Core {
         Ok(())
     }
 
+    /// Lets go of the log's last segment too, if it is more than small change and nothing in it is
+    /// still needed.
+    pub(crate) fn trim_log(&self) -> Result<()> {
+        {
+            let mut lead = self.lead.lock();
+            let position = lead.log()?.position();
+            if position.offset < TRIM_BYTES_MIN || !lead.writers.is_empty() {
+                return Ok(());
+            }
+            match lead.log()?.begin_segment() {
+                Ok(()) => {}
+                Err(cairn_wal::Error::NoSpace(e)) => return Err(e.into()),
+                Err(e) => {
+                    let why = format!("the log could not be continued: {e}");
+                    drop(lead);
+                    self.close_to_writes(&why);
+                    return Err(Error::closed(why));
+                }
+            }
+            let position = lead.log()?.position();
+            self.log_space.appended(position.segment, 0);
+        }
+        let mut manifest = self.manifest.lock();
+        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
+        let log_start = self.log_start(None);
+        if log_start > manifest.state().log_start {
+            self.commit_edit(manifest, &[Change::LogStart(log_start)])?;
+            self.remove_log_before(log_start);
+        }
+        Ok(())
+    }
+
     /// The first segment that still holds something no table has, once `flushed` is in tables.
-    fn log_start_without(&self, flushed: &Arc<Buffer>) -> u64 {
+    fn log_start(&self, flushed: Option<&Arc<Buffer>>) -> u64 {
         // The segment first: a group appended after this look lies in it or in a later one, so a
         // memtable that the catalog does not show yet cannot need an earlier one.
         let current = self.log_space.current_segment();
@@ -93,29 +135,41 @@ impl Core {
             .load()
             .trees()
             .flat_map(|tree| tree.buffers())
-            .filter(|buffer| !Arc::ptr_eq(buffer, flushed))
+            .filter(|buffer| !flushed.is_some_and(|flushed| Arc::ptr_eq(buffer, flushed)))
             .map(|buffer| buffer.first_segment)
             .fold(current, u64::min)
     }
 
     /// Writes an edit; the caller installs what it says before it lets go of the manifest.
-    pub(crate) fn commit_edit(&self, manifest: &mut crate::manifest::Manifest, changes: &[Change]) -> Result<()> {
-        let result = manifest.commit(changes);
-        match &result {
-            Ok(()) => {
-                add(&self.counters.manifest_edits_count, 1);
-                if let Err(e) = manifest.roll_if_grown() {
-                    if e.kind() == ErrorKind::Full {
-                        // The old file goes on; the next edit tries again.
-                        self.note_background_error(&format!("the manifest could not be begun anew: {e}"));
-                    } else {
-                        self.close_to_writes(&format!("the manifest could not be begun anew: {e}"));
-                    }
+    pub(crate) fn commit_edit(&self, manifest: &mut Manifest, changes: &[Change]) -> Result<()> {
+        manifest.commit(changes).map_err(|e| self.edit_failed("the manifest could not be written", e))?;
+        add(&self.counters.manifest_edits_count, 1);
+        match manifest.roll_if_grown() {
+            Ok(None) => {}
+            Ok(Some(old)) => {
+                // Not removed now, it is an orphan that the next open removes.
+                if let Err(e) = self.env.remove(&MANIFEST.path(&self.dir, old)) {
+                    self.note_background_error(&format!("an old manifest stays for now: {e}"));
                 }
             }
-            Err(e) if e.kind() == ErrorKind::Full => {}
-            Err(e) => self.close_to_writes(&format!("the manifest could not be written: {e}")),
+            Err(e) => {
+                // The edit itself is in force. If the old file goes on, the next edit tries again.
+                let e = self.edit_failed("the manifest could not be begun anew", e);
+                self.note_background_error(&e.to_string());
+            }
         }
-        result
+        Ok(())
+    }
+
+    /// What a failed edit means: nothing, or that the database takes no more writes.
+    fn edit_failed(&self, what: &str, e: EditError) -> Error {
+        match e {
+            EditError::Refused(e) => e,
+            EditError::InDoubt(e) => {
+                let why = format!("{what}: {e}");
+                self.close_to_writes(&why);
+                Error::closed(closed_text(&why))
+            }
+        }
     }
 }

@@ -7,10 +7,12 @@
 //! A full disk makes a job end with `Full`: what it had written is removed, the database takes
 //! deletes only, the reserve file is given back so that there is something to work with, and the
 //! job is tried again when space returns. Any other failure that leaves the manifest or the log
-//! in doubt closes the database to writes; a failure to read a damaged table stops compaction of
-//! that keyspace until it is reopened, and is shown in the statistics.
+//! in doubt closes the database to writes, and so does a memtable that cannot be written to a
+//! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened,
+//! and is shown in the statistics. A compaction that fails otherwise is tried again. Writers who
+//! must wait for one that fails close the database instead: they would wait without end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -38,14 +40,16 @@ pub(crate) struct Jobs {
     flushing: bool,
     /// Something changed that may make a compaction due.
     pub(crate) compaction_due: bool,
-    /// The series' compaction after so many updates.
-    pub(crate) series_due: bool,
+    /// Keyspaces that the series' compaction after so many updates has not done yet.
+    pub(crate) series_due: BTreeSet<KeyspaceId>,
     compacting: bool,
     /// A full compaction of everything written up to this number.
     manual: Option<SeqNo>,
     manual_rounds_done: u64,
     /// Keyspaces whose compaction failed on a damaged file.
     damaged: BTreeSet<KeyspaceId>,
+    /// Keyspaces whose last compaction failed, other than for lack of space.
+    pub(crate) failing: BTreeMap<KeyspaceId, Error>,
     /// What the last full compaction failed with.
     manual_error: Option<Error>,
     /// The last failure of background work, for the statistics.
@@ -79,6 +83,12 @@ impl Core {
                         self.compaction_wanted.notify_one();
                     }
                     Err(e) => {
+                        if e.kind() == ErrorKind::Io {
+                            // Nobody could write much longer, and would wait without end.
+                            drop(jobs);
+                            self.close_to_writes(&format!("a memtable could not be written to a table: {e}"));
+                            jobs = self.jobs.lock();
+                        }
                         jobs = self.job_failed(jobs, "a flush", &e);
                         jobs = self.flush_wanted.wait_for(jobs, TIDY_INTERVAL).0;
                     }
@@ -106,9 +116,8 @@ impl Core {
             }
             let skip = jobs.damaged.clone();
             let manual = jobs.manual;
-            let series = jobs.series_due;
+            let series = if manual.is_some() { None } else { jobs.series_due.pop_first() };
             jobs.compaction_due = false;
-            jobs.series_due = false;
             jobs.compacting = true;
             drop(jobs);
             let picked = if self.check_writable().is_ok() { self.pick_any(&skip, manual, series) } else { None };
@@ -121,20 +130,30 @@ impl Core {
             jobs = self.jobs.lock();
             jobs.compacting = false;
             match result {
-                Some((_, Ok(()))) => {
+                Some((id, Ok(()))) => {
+                    jobs.failing.remove(&id);
                     jobs.compaction_due = true;
                     self.jobs_changed.notify_all();
                     continue;
                 }
                 Some((id, Err(e))) => {
-                    if e.kind() == ErrorKind::Corrupt {
-                        jobs.damaged.insert(id);
+                    match e.kind() {
+                        ErrorKind::Full | ErrorKind::Closed => {}
+                        ErrorKind::Corrupt => {
+                            jobs.damaged.insert(id);
+                            jobs.failing.insert(id, e.clone());
+                        }
+                        _ => {
+                            jobs.failing.insert(id, e.clone());
+                        }
                     }
                     if jobs.manual.take().is_some() {
                         jobs.manual_error = Some(e.clone());
                         jobs.manual_rounds_done += 1;
                     }
-                    jobs.series_due |= series && e.kind() == ErrorKind::Full;
+                    if e.kind() == ErrorKind::Full {
+                        jobs.series_due.extend(series);
+                    }
                     jobs = self.job_failed(jobs, "a compaction", &e);
                     self.jobs_changed.notify_all();
                     jobs = self.compaction_wanted.wait_for(jobs, TIDY_INTERVAL).0;
@@ -148,7 +167,7 @@ impl Core {
                 jobs.manual_rounds_done += 1;
                 self.jobs_changed.notify_all();
             }
-            if !(jobs.closing || jobs.compaction_due || jobs.series_due || jobs.manual.is_some()) {
+            if !(jobs.closing || jobs.compaction_due || !jobs.series_due.is_empty() || jobs.manual.is_some()) {
                 let (again, timed_out) = self.compaction_wanted.wait_for(jobs, IDLE_INTERVAL);
                 jobs = again;
                 jobs.compaction_due |= timed_out;
@@ -174,7 +193,12 @@ impl Core {
     }
 
     /// The next compaction over all keyspaces.
-    fn pick_any(&self, skip: &BTreeSet<KeyspaceId>, manual: Option<SeqNo>, series: bool) -> Option<(KeyspaceId, Plan)> {
+    fn pick_any(
+        &self,
+        skip: &BTreeSet<KeyspaceId>,
+        manual: Option<SeqNo>,
+        series: Option<KeyspaceId>,
+    ) -> Option<(KeyspaceId, Plan)> {
         let at = Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms() };
         let trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         if let Some(target) = manual
@@ -182,8 +206,8 @@ impl Core {
         {
             return Some(found);
         }
-        if series {
-            return trees.iter().find_map(|tree| Some((tree.id, pick_series(&tree.levels)?)));
+        if let Some(id) = series {
+            return trees.iter().find(|tree| tree.id == id).and_then(|tree| Some((id, pick_series(&tree.levels)?)));
         }
         trees
             .iter()
@@ -229,6 +253,7 @@ impl Core {
     /// Compacts everything that is written now, and waits for it.
     pub(crate) fn compact_all(&self) -> Result<()> {
         self.flush_all()?;
+        self.trim_log()?;
         let target = self.seq_at(Visibility::Applied);
         let mut jobs = self.jobs.lock();
         while jobs.manual.is_some() && !jobs.closing {
@@ -300,9 +325,13 @@ impl Core {
         self.jobs_changed.notify_all();
     }
 
-    /// Makes the reserve, zeros and all; on a full disk that is the test whether space is back.
+    /// Makes the reserve, zeros and all; on a full disk that is the test whether space is back. One
+    /// that an earlier opening left whole is as good.
     pub(crate) fn make_reserve(&self) -> cairn_env::Result<()> {
         let path = self.reserve_path();
+        if self.env.open(&path).and_then(|file| file.len()).is_ok_and(|len| len == RESERVE_BYTES as u64) {
+            return Ok(());
+        }
         match self.env.remove(&path) {
             Ok(()) => {}
             Err(e) if e.is_not_found() => {}
@@ -343,9 +372,9 @@ impl Core {
     /// Bytes of all files in the directory.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let ours = |name: &str| !matches!(classify(name), FileKind::Foreign);
-        self.env.list(&self.dir).map_or(0, |entries| {
-            entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum()
-        })
+        self.env
+            .list(&self.dir)
+            .map_or(0, |entries| entries.iter().filter(|entry| ours(&entry.name)).map(|entry| entry.len).sum())
     }
 
     /// Stops the background threads: they end after the job at hand, which gives up early.

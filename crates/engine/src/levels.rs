@@ -52,17 +52,17 @@ impl TableMeta {
             ("as smallest sequence number", self.smallest_seq.0, table.smallest_seq),
             ("as largest sequence number", self.largest_seq.0, table.largest_seq),
         ];
-        let keys = [
-            ("first", &self.smallest_key, &table.smallest_key),
-            ("last", &self.largest_key, &table.largest_key),
-        ];
+        let keys =
+            [("first", &self.smallest_key, &table.smallest_key), ("last", &self.largest_key, &table.largest_key)];
         let number = numbers.into_iter().find(|(_, said, holds)| said != holds);
         let key = keys.into_iter().find(|(_, said, holds)| said != holds);
-        number
-            .map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}"))
-            .or_else(|| key.map(|(what, said, holds)| {
-                format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
-            }))
+        number.map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}")).or_else(
+            || {
+                key.map(|(what, said, holds)| {
+                    format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
+                })
+            },
+        )
     }
 
     /// Entries that a compaction may be able to drop.
@@ -159,8 +159,7 @@ impl Levels {
             let loses = slot.iter().any(|t| removed.contains(&t.meta.id));
             let gains = added.iter().any(|(to, _)| *to == level);
             if loses || gains {
-                let mut list: Vec<TableRef> =
-                    slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
+                let mut list: Vec<TableRef> = slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
                 list.extend(added.iter().filter(|(to, _)| *to == level).map(|(_, t)| t.clone()));
                 sort(level, &mut list);
                 *slot = Arc::from(list);
@@ -222,7 +221,7 @@ impl Levels {
 fn sort(level: usize, tables: &mut [TableRef]) {
     if level == 0 {
         // One memtable may become several tables with disjoint keys; their order does not matter.
-        tables.sort_by(|a, b| (b.meta.largest_seq, b.meta.id).cmp(&(a.meta.largest_seq, a.meta.id)));
+        tables.sort_by_key(|table| std::cmp::Reverse((table.meta.largest_seq, table.meta.id)));
     } else {
         tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
         debug_assert!(

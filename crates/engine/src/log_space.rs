@@ -30,6 +30,12 @@ impl LogSpace {
         self.current.load(Ordering::Acquire)
     }
 
+    /// The first segment that is still needed.
+    pub(crate) fn start(&self) -> u64 {
+        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        segments.first_key_value().map_or(0, |(id, _)| *id)
+    }
+
     /// Bytes from the log's start on.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live.load(Ordering::Relaxed)

@@ -60,6 +60,11 @@ impl Memory {
         self.count(kind).load(Ordering::Relaxed)
     }
 
+    /// What is held and cannot be given back at once, when `cached` bytes of blocks can.
+    pub(crate) fn held(&self, cached: u64) -> u64 {
+        self.used.iter().map(|used| used.load(Ordering::Relaxed)).sum::<u64>().saturating_sub(cached)
+    }
+
     /// The whole budget.
     pub(crate) fn budget(&self) -> u64 {
         self.budget
@@ -67,7 +72,8 @@ impl Memory {
 
     /// What the cache may hold now: the budget less all that is not blocks.
     pub(crate) fn cache_bytes_max(&self) -> u64 {
-        let others = self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
+        let others =
+            self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
         self.budget.saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
     }
 

@@ -37,9 +37,10 @@ mod record;
 mod tests;
 mod trie;
 
-pub use cursor::MemtableCursor;
+pub(crate) use cursor::MemtableCursor;
 
 use std::fmt;
+#[cfg(test)]
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -51,13 +52,13 @@ use record::{Leaf, VersionRecord};
 use trie::{NewVersion, Trie};
 
 /// Longest user key, in bytes; the shortest has one.
-pub const KEY_BYTES_MAX: usize = 65_535;
+pub(crate) const KEY_BYTES_MAX: usize = 65_535;
 /// Largest value, in bytes.
-pub const VALUE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const VALUE_BYTES_MAX: usize = 64 << 20;
 
 /// How a memtable takes its memory.
 #[derive(Clone, Copy, Debug)]
-pub struct MemtableOptions {
+pub(crate) struct MemtableOptions {
     /// Bytes of the first chunk, allocated at the first write. From 64 to `chunk_bytes_max`.
     pub chunk_bytes_first: usize,
     /// Bytes of the largest chunk; each is a sixteenth of all before it until then. At most 64 MiB.
@@ -72,9 +73,9 @@ impl Default for MemtableOptions {
     }
 }
 
-/// Why an insertion was refused. The memtable is as it was before.
+/// Why an insertion was refused. The memtable holds what it held before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InsertError {
+pub(crate) enum InsertError {
     /// The key is empty or longer than [`KEY_BYTES_MAX`].
     KeyLength {
         /// Its length in bytes.
@@ -111,7 +112,7 @@ impl std::error::Error for InsertError {}
 
 /// One version of a key, borrowed from the memtable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version<'a> {
+pub(crate) struct Version<'a> {
     /// Its sequence number.
     pub seq: u64,
     /// What kind of entry it is; open, the memtable does not interpret it.
@@ -121,7 +122,7 @@ pub struct Version<'a> {
 }
 
 /// The readers' side of a memtable; see the module's head.
-pub struct Memtable {
+pub(crate) struct Memtable {
     trie: Trie,
     entries: AtomicU64,
     versions: AtomicU64,
@@ -131,14 +132,17 @@ pub struct Memtable {
 }
 
 /// The writer's side of a memtable. There is one.
-pub struct MemtableWriter {
+pub(crate) struct MemtableWriter {
     table: Arc<Memtable>,
     bump: Bump,
 }
 
 impl fmt::Debug for Memtable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memtable").field("entries", &self.entries()).field("bytes", &self.bytes()).finish_non_exhaustive()
+        f.debug_struct("Memtable")
+            .field("entries", &self.entries())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,7 +155,7 @@ impl fmt::Debug for MemtableWriter {
 impl Memtable {
     /// An empty memtable and its writer. Takes about 4 KiB; chunks are allocated as entries come.
     #[allow(clippy::new_ret_no_self)] // The two sides are made together: that is what makes the writer unique.
-    pub fn new(options: MemtableOptions) -> (Arc<Memtable>, MemtableWriter) {
+    pub(crate) fn new(options: MemtableOptions) -> (Arc<Memtable>, MemtableWriter) {
         let (arena, bump) = Arena::new(options.chunk_bytes_first, options.chunk_bytes_max);
         let table = Arc::new(Memtable {
             trie: Trie { arena, root: Slot::empty() },
@@ -165,7 +169,7 @@ impl Memtable {
     }
 
     /// The newest version of `key` whose sequence number is at most `seq_max`, tombstones included.
-    pub fn get(&self, key: &[u8], seq_max: u64) -> Option<Version<'_>> {
+    pub(crate) fn get(&self, key: &[u8], seq_max: u64) -> Option<Version<'_>> {
         let mut next = self.newest(self.trie.find(key)?);
         while let Some(at) = next {
             let version = self.trie.arena.get(at);
@@ -178,14 +182,14 @@ impl Memtable {
     }
 
     /// The sequence number of the newest version of `key`.
-    pub fn latest_seq(&self, key: &[u8]) -> Option<u64> {
+    pub(crate) fn latest_seq(&self, key: &[u8]) -> Option<u64> {
         let newest = self.newest(self.trie.find(key)?)?;
         Some(self.trie.arena.get(newest).seq)
     }
 
     /// The largest sequence number of any version whose key is in `start..end`, without `end` in
     /// `start..`. Takes time in proportion to the keys in the range.
-    pub fn max_seq_in_range(&self, start: &[u8], end: Option<&[u8]>) -> Option<u64> {
+    pub(crate) fn max_seq_in_range(&self, start: &[u8], end: Option<&[u8]>) -> Option<u64> {
         let mut path = Path::default();
         let mut largest = None;
         path.seek(&self.trie, start);
@@ -199,7 +203,8 @@ impl Memtable {
     }
 
     /// Shows the versions of `key` from the newest to the oldest, until `visit` breaks.
-    pub fn visit_versions<'a, B>(
+    #[cfg(test)]
+    pub(crate) fn visit_versions<'a, B>(
         &'a self,
         key: &[u8],
         mut visit: impl FnMut(Version<'a>) -> ControlFlow<B>,
@@ -213,35 +218,35 @@ impl Memtable {
     }
 
     /// Distinct keys; one whose newest version is a tombstone counts.
-    pub fn entries(&self) -> u64 {
+    pub(crate) fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }
 
     /// Versions of all keys.
-    pub fn versions(&self) -> u64 {
+    pub(crate) fn versions(&self) -> u64 {
         self.versions.load(Ordering::Relaxed)
     }
 
     /// Bytes that the arena has taken from the system.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.trie.arena.allocated_bytes()
     }
 
     /// Of these, bytes that hold nothing any more: nodes that were replaced, and the ends of chunks
     /// into which the next record did not fit.
-    pub fn garbage_bytes(&self) -> u64 {
+    pub(crate) fn garbage_bytes(&self) -> u64 {
         self.replaced_bytes.load(Ordering::Relaxed) + self.trie.arena.unused_bytes()
     }
 
     /// The smallest sequence number inserted, if any was.
-    pub fn smallest_seq(&self) -> Option<u64> {
+    pub(crate) fn smallest_seq(&self) -> Option<u64> {
         // The count is stored last, with release: who sees it sees the numbers.
         let any = self.versions.load(Ordering::Acquire) > 0;
         any.then(|| self.seq_smallest.load(Ordering::Relaxed))
     }
 
     /// The largest sequence number inserted, if any was.
-    pub fn largest_seq(&self) -> Option<u64> {
+    pub(crate) fn largest_seq(&self) -> Option<u64> {
         let any = self.versions.load(Ordering::Acquire) > 0;
         any.then(|| self.seq_largest.load(Ordering::Relaxed))
     }
@@ -261,8 +266,8 @@ impl MemtableWriter {
     /// number is published to them.
     ///
     /// # Errors
-    /// By variant, see [`InsertError`]. Nothing has changed then.
-    pub fn insert(&mut self, key: &[u8], seq: u64, kind: u8, value: &[u8]) -> Result<(), InsertError> {
+    /// By variant, see [`InsertError`]. What the memtable holds has not changed then.
+    pub(crate) fn insert(&mut self, key: &[u8], seq: u64, kind: u8, value: &[u8]) -> Result<(), InsertError> {
         let table = &*self.table;
         let (version, last) = (parse(key, seq, kind, value)?, table.largest_seq());
         if let Some(last) = last
@@ -286,11 +291,6 @@ impl MemtableWriter {
         table.seq_largest.store(seq, Ordering::Relaxed);
         table.versions.store(table.versions() + 1, Ordering::Release);
         Ok(())
-    }
-
-    /// The memtable this writes to.
-    pub fn table(&self) -> &Arc<Memtable> {
-        &self.table
     }
 }
 

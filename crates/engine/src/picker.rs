@@ -55,9 +55,8 @@ pub(crate) fn level_bytes_max(options: &Options, level: usize) -> u64 {
 /// Bytes above the sizes that the levels may have: what is still to be merged.
 pub(crate) fn debt_bytes(levels: &Levels, options: &Options) -> u64 {
     let level0 = if levels.level(0).len() >= LEVEL0_TABLES_START { levels.level_bytes(0) } else { 0 };
-    (1..LEVEL_COUNT - 1).fold(level0, |sum, level| {
-        sum + levels.level_bytes(level).saturating_sub(level_bytes_max(options, level))
-    })
+    (1..LEVEL_COUNT - 1)
+        .fold(level0, |sum, level| sum + levels.level_bytes(level).saturating_sub(level_bytes_max(options, level)))
 }
 
 /// The next compaction in the background, if any is due.

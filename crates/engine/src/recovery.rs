@@ -21,7 +21,7 @@ use cairn_env::{DirEntry, Env, FileLock};
 use cairn_table::{BlockCache, Load, Table};
 use cairn_wal::{LogOptions, LogWriter, ReplayError, replay};
 
-use crate::batch::Ops;
+use crate::batch::{Op, Ops};
 use crate::cache::Cache;
 use crate::catalog::{Catalog, CatalogCell, Tree};
 use crate::commit::{CommitState, GROUP_KIND, Lead};
@@ -38,7 +38,11 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, NUMBER_MAX, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, NUMBER_MAX, SeqNo};
+
+/// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
+/// In proportion, so that small databases come by it too.
+const MANIFEST_SHARE: u64 = 256;
 
 /// Segments of the log end at this size, or at an eighth of the log's bound if that is less.
 const SEGMENT_BYTES_MAX: u64 = 32 << 20;
@@ -130,7 +134,9 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
-    let manifest = Manifest::begin(env, dir, manifest_id, state)?;
+    let roll_bytes_min = core.options.log_bytes_max / MANIFEST_SHARE;
+    let manifest =
+        Manifest::begin(env, dir, manifest_id, state, roll_bytes_min).map_err(manifest::EditError::into_error)?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);
@@ -179,13 +185,27 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
         )));
     }
     if !options.create_if_missing {
+        check_half_created(dir, &entries)?;
         return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
     }
-    env.create_dir_all(dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        env.sync_dir(parent)?;
-    }
+    create_dir(env, dir)?;
     Ok(entries)
+}
+
+/// Makes the directory and makes its name durable, and the names above it: they may be as new, or
+/// left by an opening that was interrupted before it could make them durable.
+fn create_dir(env: &Env, dir: &Path) -> Result<()> {
+    env.create_dir_all(dir)?;
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match env.sync_dir(parent) {
+            Ok(()) => {}
+            // Where we may not even look we have made nothing.
+            Err(e) if e.is_permission_denied() => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Without `CURRENT`: a creation that a crash interrupted leaves a manifest and an empty log, never
@@ -271,7 +291,7 @@ impl Core {
             }
             let mut live = false;
             let mut touched = BTreeSet::new();
-            let mut inserts: Vec<(KeyspaceId, u64, u8, &[u8], &[u8])> = Vec::new();
+            let mut inserts: Vec<(u64, Op<'_>)> = Vec::new();
             for body in group.bodies() {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
@@ -283,7 +303,7 @@ impl Core {
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
-                        inserts.push((op.keyspace, seq, op.kind, op.key, op.value));
+                        inserts.push((seq, op));
                     }
                     seq += 1;
                 }
@@ -296,10 +316,10 @@ impl Core {
             let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
             let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
             self.log_space.appended(end.segment, bytes as u64);
-            for (keyspace, seq, kind, key, value) in inserts {
-                touched.insert(keyspace);
-                self.writer(&mut lead, keyspace, end.segment)
-                    .insert(key, seq, kind, value)
+            for (seq, op) in inserts {
+                touched.insert(op.keyspace);
+                self.writer(&mut lead, op.keyspace, end.segment)
+                    .insert(op.key, seq, op.kind, op.value)
                     .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;
             }
             self.settle(&mut lead, &touched);

@@ -113,8 +113,7 @@ impl Stats {
         last_error: Option<String>,
     ) -> Stats {
         let mut metrics = counters.metrics();
-        metrics
-            .extend(gauges.iter().map(|&(name, help, value)| Metric { name, help, kind: MetricKind::Gauge, value }));
+        metrics.extend(gauges.iter().map(|&(name, help, value)| Metric { name, help, kind: MetricKind::Gauge, value }));
         Stats { metrics, levels, health, stall_reason, last_error }
     }
 

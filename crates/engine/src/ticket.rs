@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::core::Core;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Durability, SeqNo};
 
 /// What a written batch got.
@@ -88,6 +88,27 @@ impl TicketCell {
         };
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+}
+
+/// The duty to resolve a ticket. Dropped unresolved, which takes a panic, it says `Unknown`:
+/// nobody waits for ever.
+#[derive(Debug)]
+pub(crate) struct Promise(pub(crate) Arc<TicketCell>);
+
+impl Promise {
+    /// Puts the outcome and wakes who polls.
+    pub(crate) fn resolve(self, outcome: Result<Commit>) {
+        self.0.resolve(outcome);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if self.0.outcome().is_none() {
+            let why = "the write was given up midway; it may or may not exist after the database is reopened";
+            self.0.resolve(Err(Error::unknown(why)));
         }
     }
 }

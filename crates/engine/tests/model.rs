@@ -3,6 +3,7 @@
 //! Every kind of operation takes part: puts, deletes, batches over two keyspaces, conditions,
 //! snapshots, scans both ways, flush, compaction, close and reopen. A failure prints its seed;
 //! `CAIRN_SEED=n` replays it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
@@ -236,7 +237,9 @@ impl Test {
                 }
                 4 | 5 => {
                     cursor.next().unwrap();
-                    at = at.and_then(|k| map.range((Bound::Excluded(k), Bound::Unbounded)).next()).map(|(k, _)| k.clone());
+                    at = at
+                        .and_then(|k| map.range((Bound::Excluded(k), Bound::Unbounded)).next())
+                        .map(|(k, _)| k.clone());
                 }
                 _ => {
                     cursor.prev().unwrap();
@@ -292,7 +295,10 @@ fn option_sets() -> Vec<(&'static str, Options)> {
         ("no compression, large blocks", Options { compression: Compression::None, block_bytes: 16 << 10, ..tiny() }),
         ("few entries in a table", Options { table_entries_max: Some(7), memtable_entries_max: Some(20), ..tiny() }),
         ("no filter", Options { filter_bits_per_key: 0, ..tiny() }),
-        ("series", Options { memtable_entries_max: Some(50), compaction: CompactionStyle::EveryUpdates(500), ..tiny() }),
+        (
+            "series",
+            Options { memtable_entries_max: Some(50), compaction: CompactionStyle::EveryUpdates(500), ..tiny() },
+        ),
         ("production sizes", Options::default()),
     ]
 }
@@ -313,7 +319,10 @@ fn random_operations_agree_with_an_ordered_map() {
         let count = |name: &str| stats.get(name).unwrap();
         println!(
             "  {} flushes, {} compactions, {} moves, {} dropped entries since the last open",
-            count("flushes_count"), count("compactions_count"), count("compaction_moves_count"), count("compaction_dropped_entries"),
+            count("flushes_count"),
+            count("compactions_count"),
+            count("compaction_moves_count"),
+            count("compaction_dropped_entries"),
         );
         assert_eq!(stats.health(), "open", "{:?}", stats.last_background_error());
     }

@@ -16,6 +16,12 @@
 //! [`Env::on_disk`] (a [`SimDisk`] that loses power and fails on command, real threads); and
 //! [`Env::simulated`] (that disk, simulated time, and a seeded schedule).
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this crate is the door that the lint sends everyone to"
+)]
+
 mod error;
 mod file;
 mod image;

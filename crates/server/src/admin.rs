@@ -27,13 +27,13 @@ pub(crate) async fn stats(app: &Arc<App>) -> Result<Reply, Refusal> {
     let levels = engine.levels().iter().map(|level| Level {
         keyspace: level.keyspace.clone(),
         level: count(level.level),
-        tables: count(level.tables),
-        bytes: count(level.bytes),
+        tables: level.tables,
+        bytes: level.bytes,
     });
     Reply::json(&Stats {
         health: engine.health().to_owned(),
         stall_reason: engine.stall_reason().map(str::to_owned),
-        engine: engine.metrics().into_iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
+        engine: engine.metrics().iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         server: server_metrics(app).into_iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         levels: levels.collect(),
     })

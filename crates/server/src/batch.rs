@@ -44,7 +44,7 @@ fn submit(app: &App, request: BatchRequest) -> Result<Ticket, Refusal> {
                 batch.require_unchanged(&keyspaces.get(keyspace)?, &key, SeqNo(since));
             }
             Condition::RangeUnchanged { keyspace, start, end, since } => {
-                batch.require_range_unchanged(&keyspaces.get(keyspace)?, &start, Some(&end), SeqNo(since));
+                batch.require_range_unchanged(&keyspaces.get(keyspace)?, &start, end.as_deref(), SeqNo(since));
             }
         }
     }

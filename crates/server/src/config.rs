@@ -42,7 +42,7 @@ pub struct Limits {
     /// Threads that may be in the engine's blocking calls at once, 32 by default; more jobs wait, at
     /// most one per connection.
     pub blocking_jobs_max: usize,
-    /// Scans under way, 128 by default, each holding an iterator and up to 64 KiB or one entry; 429 beyond.
+    /// Scans under way, 128 by default, each holding a cursor and up to 64 KiB or one entry; 429 beyond.
     pub scans_max: usize,
     /// For a request's head, from its first byte, 10 seconds by default; then the connection is closed.
     pub head_timeout: Duration,

@@ -168,12 +168,18 @@ pub(crate) fn write_engine(text: &mut String, stats: &cairn::Stats) {
         write_head(text, metric.name, metric.help, metric.kind);
         put(text, format_args!("cairn_{} {}\n", metric.name, metric.value));
     }
-    for (name, help) in [("level_tables_count", "Tables of a level."), ("level_bytes", "Bytes of a level's tables.")] {
+    type Figure = fn(&cairn::LevelStats) -> u64;
+    let figures: [(&str, &str, Figure); 3] = [
+        ("level_tables_count", "Tables of a level.", |level| level.tables),
+        ("level_entries_count", "Entries of a level, tombstones and old versions included.", |level| level.entries),
+        ("level_bytes", "Bytes of a level's tables.", |level| level.bytes),
+    ];
+    for (name, help, figure) in figures {
         write_head(text, name, help, MetricKind::Gauge);
         for level in stats.levels() {
             let keyspace = escape(&level.keyspace);
-            let value: u64 = if name == "level_bytes" { level.bytes } else { level.tables };
-            put(text, format_args!("cairn_{name}{{keyspace=\"{keyspace}\",level=\"{}\"}} {value}\n", level.level));
+            let labels = format_args!("keyspace=\"{keyspace}\",level=\"{}\"", level.level);
+            put(text, format_args!("cairn_{name}{{{labels}}} {}\n", figure(level)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `GET /scan`: a range of keys, read as the client takes it.
 //!
 //! Each chunk is one job on a blocking thread, asked for when the one before has gone to the socket.
-//! Between chunks the scan holds its iterator and no thread, so that a slow client costs what its
+//! Between chunks the scan holds its cursor and no thread, so that a slow client costs what its
 //! iterator pins and nothing else. Tried against: a thread per scan feeding a bounded channel, where
 //! as many slow clients as there are threads stop everyone's cache misses.
 //!
@@ -45,8 +45,9 @@ pub(crate) async fn scan(app: &Arc<App>, query: ScanQuery, headers: &HeaderMap) 
     let start = query.start.map_or(Bound::Unbounded, Bound::Included);
     let end = query.end.map_or(Bound::Unbounded, Bound::Excluded);
     let first = app.blocking.run(move || {
-        let entries = reader.range::<Vec<u8>>((start, end));
-        Scan { entries, form, left: query.limit.unwrap_or(u64::MAX), is_first: true, _permit: permit }.chunk()
+        let mut cursor = reader.cursor_range::<Vec<u8>>((start, end))?;
+        cursor.seek_to_first()?;
+        Scan { cursor, form, left: query.limit.unwrap_or(u64::MAX), is_first: true, _permit: permit }.chunk()
     });
     Ok(reply(match first.await?? {
         (chunk, None) => Content::Whole(chunk),
@@ -87,7 +88,7 @@ type Chunk = Result<(Bytes, Option<Scan>), Refusal>;
 
 /// A scan between two chunks.
 struct Scan {
-    entries: cairn::Iter,
+    cursor: cairn::Cursor,
     form: Form,
     left: u64,
     is_first: bool,
@@ -99,23 +100,24 @@ impl Scan {
     fn chunk(mut self) -> Chunk {
         let mut chunk = Vec::new();
         while chunk.len() < CHUNK_BYTES {
-            let entry = if self.left == 0 { None } else { self.entries.next().transpose()? };
-            let Some((key, value)) = entry else {
+            let Some((key, value)) = self.cursor.entry().filter(|_| self.left > 0) else {
                 return Ok((chunk.into(), None));
             };
-            self.left -= 1;
             match self.form {
                 Form::KeyLine => {
                     if !std::mem::take(&mut self.is_first) {
                         chunk.push(b',');
                     }
-                    chunk.extend_from_slice(encode(&key).as_bytes());
+                    chunk.extend_from_slice(encode(key).as_bytes());
                 }
                 Form::Lines => {
+                    let line = ScanLine { key: key.to_vec(), value: value.to_vec() };
                     let failed = |e: serde_json::Error| Refusal::new(ErrorKind::Internal, e.to_string());
-                    ScanLine { key, value }.append_to(&mut chunk).map_err(failed)?;
+                    line.append_to(&mut chunk).map_err(failed)?;
                 }
             }
+            self.left -= 1;
+            self.cursor.next()?;
         }
         Ok((chunk.into(), Some(self)))
     }

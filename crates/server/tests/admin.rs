@@ -1,9 +1,18 @@
 //! Health, statistics, metrics, maintenance, the token, and starting at all.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
 use cairn::{Db, Options};
 use cairn_client::{Client, ErrorKind};
+use cairn_env::testing::TempDir;
 use cairn_server::{Limits, Server, ServerConfig};
 use common::Running;
 
@@ -101,8 +110,8 @@ async fn pages_of_other_origins_may_not_write_to_a_local_server() {
 
 #[tokio::test]
 async fn a_server_that_cannot_start_says_why() {
-    let directory = std::env::temp_dir().join(format!("cairn-server-start-{}", std::process::id()));
-    let db = Db::open(&directory, Options::default()).unwrap();
+    let directory = TempDir::new();
+    let db = Db::open(directory.path(), Options::default()).unwrap();
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = taken.local_addr().map(|address| (taken, address.to_string())).unwrap();
     let local = || ServerConfig { http: "127.0.0.1:0".into(), ..ServerConfig::default() };
@@ -129,6 +138,4 @@ async fn a_server_that_cannot_start_says_why() {
     let open = ServerConfig { http: "0.0.0.0:0".into(), token: Some("s3cret".into()), ..local() };
     let server = Server::bind(open, db.clone()).await.unwrap();
     assert!(!format!("{server:?}").contains("s3cret"));
-    drop((server, db));
-    let _ = std::fs::remove_dir_all(directory);
 }

@@ -1,6 +1,12 @@
 //! Batches: all or nothing, and conditions.
-
-#![allow(clippy::panic, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
@@ -51,11 +57,12 @@ async fn conditions_hold_or_nothing_is_written() {
     let before = client.get(b"k").await.unwrap().seq.unwrap();
     let absent = Condition::Absent { keyspace: None, key: b"k".to_vec() };
     let unchanged = |since| Condition::Unchanged { keyspace: None, key: b"k".to_vec(), since };
-    let range = |since| Condition::RangeUnchanged { keyspace: None, start: b"j".to_vec(), end: b"l".to_vec(), since };
+    let range =
+        |since| Condition::RangeUnchanged { keyspace: None, start: b"j".to_vec(), end: Some(b"l".to_vec()), since };
 
     client.put(b"k", b"1".to_vec()).await.unwrap();
-    for condition in [absent.clone(), unchanged(before), range(before)] {
-        assert_eq!(conflict_key(batch(condition.clone()).await), b"k", "{condition:?}");
+    for (condition, named) in [(absent.clone(), b"k"), (unchanged(before), b"k"), (range(before), b"j")] {
+        assert_eq!(conflict_key(batch(condition.clone()).await), named, "{condition:?}");
         assert_eq!(client.get(b"written").await.unwrap().value, None);
     }
     let now = client.get(b"k").await.unwrap().seq.unwrap();

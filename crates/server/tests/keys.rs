@@ -1,4 +1,12 @@
 //! Single keys: any bytes, from the raw target; every status.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
@@ -113,6 +121,25 @@ async fn the_client_writes_any_key() {
         assert!(client.delete(key).await.unwrap() > written.seq);
         assert_eq!(client.get(key).await.unwrap().value, None);
     }
+}
+
+/// A missing key's answer has a body too; a client that leaves it unread must open a new connection
+/// after each miss, and did.
+#[tokio::test]
+async fn a_client_that_asks_one_thing_after_another_needs_one_connection() {
+    let server = Running::new().await;
+    let client = server.client();
+    for i in 0..100u8 {
+        let key = [b'k', i];
+        assert_eq!(client.get(&key).await.unwrap().value, None);
+        client.put(&key, vec![i; usize::from(i) * 1000]).await.unwrap();
+        assert_eq!(client.get(&key).await.unwrap().value.unwrap().len(), usize::from(i) * 1000);
+        client.delete(&key).await.unwrap();
+        client.keys(&cairn_client::ScanQuery::prefix(&key)).await.unwrap();
+        assert_eq!(client.put(b"", vec![i]).await.unwrap_err().kind(), Some(cairn_client::ErrorKind::Invalid));
+        client.health().await.unwrap();
+    }
+    assert_eq!(client.stats().await.unwrap().server["server_connections_accepted_count"], 1);
 }
 
 #[tokio::test]

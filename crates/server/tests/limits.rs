@@ -1,12 +1,20 @@
 //! Every limit, at it and over it; slow, idle and many clients; shutdown.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_client::{BatchRequest, Error, ErrorKind, Op};
 use common::{PATIENCE, Running};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 fn put_head(length: usize) -> String {
     format!("PUT /k HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
@@ -124,7 +132,7 @@ async fn idle_slow_and_stuck_clients_are_cut_off() {
     })
     .await;
     let mut batch = server.db.batch();
-    batch.put(&server.db.default_keyspace(), b"large", vec![1; 32 << 20]);
+    batch.put(&server.db.default_keyspace(), b"large", &vec![1; 32 << 20]);
     server.db.submit(batch, cairn::Durability::Commit).unwrap().await.unwrap();
 
     let closes_after = |mut raw: common::Raw, least: u64| async move {

@@ -1,6 +1,12 @@
 //! Scans: the line of keys, the lines of JSON, and their bounds.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 

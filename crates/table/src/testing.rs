@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use cairn_codec::hash64;
 use cairn_env::Env;
+use cairn_env::testing::TempDir;
 
 use crate::{Block, BlockCache, Charge, Load, Lookup, Read, Table, TableBuilder, TableOptions, TableSummary, mix64};
 
@@ -17,17 +18,15 @@ pub(crate) const SEED: u64 = 0xca1e;
 pub(crate) type Model = BTreeMap<(Vec<u8>, Reverse<u64>), (u8, Vec<u8>)>;
 
 /// A directory that goes with the test.
-pub(crate) struct Dir(PathBuf);
+pub(crate) struct Dir(TempDir);
 
 impl Dir {
-    pub(crate) fn new(name: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("cairn-table-{}-{name}", std::process::id()));
-        Env::real().create_dir_all(&dir).unwrap();
-        Dir(dir)
+    pub(crate) fn new() -> Dir {
+        Dir(TempDir::new())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     /// Writes the model as table `id`.
@@ -47,12 +46,6 @@ impl Dir {
         let file = Env::real().open(&self.path(&id.to_string())).unwrap();
         let len = file.len().unwrap();
         Table::open(file, id, len, cache, SEED, load)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

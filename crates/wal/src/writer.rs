@@ -123,6 +123,17 @@ impl LogWriter {
         self.append_any(kind, first_seq, bodies)
     }
 
+    /// Begins the next segment now, so that the ones before can be given up.
+    ///
+    /// # Errors
+    /// As [`LogWriter::append`].
+    pub fn begin_segment(&mut self) -> Result<()> {
+        if self.failed {
+            return Err(Error::Poisoned { dir: self.dir.clone() });
+        }
+        self.roll()
+    }
+
     /// Where the next group goes: the end of all that is appended.
     pub fn position(&self) -> Position {
         self.end

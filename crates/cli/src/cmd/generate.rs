@@ -1,6 +1,6 @@
 //! `cairn generate`: seeded validation files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cairn_env::Env;
@@ -44,8 +44,7 @@ impl Generate {
         generator::generate(self.kind, self.seed, self.lines, &mut bytes, |lines| bar.set_position(lines));
         bar.finish_and_clear();
         match &self.out {
-            // A bare name has no parent to sync; under `.` it has.
-            Some(path) => Env::real().replace_file(&Path::new(".").join(path), &bytes)?,
+            Some(path) => Env::real().replace_file(path, &bytes)?,
             None => output::raw(&bytes)?,
         }
         Ok(ExitCode::SUCCESS)

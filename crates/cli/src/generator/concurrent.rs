@@ -2,7 +2,8 @@
 //!
 //! In a block of writes the order is the server's choice, so each of a key's writes may be the one
 //! that stands: a read accepts the values written to its key in the last block that touched it, and
-//! NOT_FOUND if that block deleted it, but nothing older. No block both writes and reads.
+//! NOT_FOUND if that block deleted it, but nothing older. Some keys a block only deletes: their reads
+//! accept NOT_FOUND alone. No block both writes and reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +80,20 @@ impl Concurrent {
             let old = if self.random.percent(70) { self.random.pick(&self.known).cloned() } else { None };
             hot.push(old.unwrap_or_else(|| names::new_key(&mut self.random, &self.known)));
         }
+        // Keys that are only deleted, by several at once: their reads accept nothing else.
+        let condemned_count = self.random.between(1, hot_count);
+        let condemned: Vec<String> =
+            (0..condemned_count).filter_map(|_| self.random.pick(&self.known).cloned()).collect();
+        let condemned: Vec<String> = condemned.into_iter().filter(|key| !hot.contains(key)).collect();
         let mut touched: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for _ in 0..lines {
+            if self.random.percent(10)
+                && let Some(key) = self.random.pick(&condemned)
+            {
+                push_line(out, &format!("DELETE {key}"));
+                touched.entry(key.clone()).or_default().insert(NOT_FOUND.to_owned());
+                continue;
+            }
             let hot_key = if self.random.percent(85) { self.random.pick(&hot).cloned() } else { None };
             let key = hot_key.unwrap_or_else(|| names::new_key(&mut self.random, &self.known));
             let answer = if self.random.percent(12) {

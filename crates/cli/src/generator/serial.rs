@@ -35,6 +35,8 @@ struct Serial {
     known: Vec<String>,
     /// Steps that stories have yet to take, in their order.
     planned: VecDeque<Step>,
+    /// So many of them come before anything else.
+    opening_left: usize,
 }
 
 pub(super) fn generate(kind: Kind, seed: u64, lines: u64, out: &mut Vec<u8>, mut progress: impl FnMut(u64)) {
@@ -45,6 +47,7 @@ pub(super) fn generate(kind: Kind, seed: u64, lines: u64, out: &mut Vec<u8>, mut
         model: BTreeMap::new(),
         known: Vec::new(),
         planned: VecDeque::new(),
+        opening_left: 0,
     };
     serial.plan_opening();
     for line in 0..lines {
@@ -85,11 +88,13 @@ impl Serial {
             steps.extend([scan(&end, &key), delete(&longer), delete(&longest), scan(&key, &end), put(&longest)]);
             steps.extend([scan(&key, &end), get(&longest)]);
         }
+        self.opening_left = steps.len();
         self.planned.extend(steps);
     }
 
     fn next_step(&mut self) -> Step {
-        let opening = self.known.len() < 3;
+        let opening = self.opening_left > 0;
+        self.opening_left = self.opening_left.saturating_sub(1);
         let go_on = opening || self.planned.len() > PLANNED_MAX || self.random.percent(60);
         if go_on && let Some(step) = self.planned.pop_front() {
             return step;

@@ -42,11 +42,13 @@ pub struct Fake {
     state: Arc<State>,
 }
 
+/// Every version of every key, oldest first; None: deleted.
+type Versions = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
+
 #[derive(Default)]
 struct State {
     faults: Faults,
-    /// Every version of every key, oldest first; None: deleted.
-    map: Mutex<BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>>,
+    map: Mutex<Versions>,
     requests: AtomicUsize,
     in_flight: Mutex<(usize, usize)>,
     more_in_flight: Condvar,
@@ -152,7 +154,7 @@ impl State {
         }
     }
 
-    fn scan(&self, map: &BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>, query: &str) -> Vec<u8> {
+    fn scan(&self, map: &Versions, query: &str) -> Vec<u8> {
         let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).map(decode).unwrap();
         let (start, end) = (parameter("start="), parameter("end="));
         if start > end {

@@ -5,9 +5,8 @@
 
 pub mod fake;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The built binary with these arguments.
 pub fn cairn(arguments: &[&str]) -> Command {
@@ -44,37 +43,27 @@ pub fn run(arguments: &[&str]) -> Finished {
     cairn(arguments).output().unwrap().into()
 }
 
-/// A fresh directory, removed on drop.
-pub struct TempDir(PathBuf);
+/// A fresh directory, removed on drop, and files in it by name.
+pub struct TempDir(cairn_env::testing::TempDir);
 
 impl TempDir {
     pub fn new() -> TempDir {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("cairn-cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        TempDir(path)
+        TempDir(cairn_env::testing::TempDir::new())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// Writes a file and returns its path.
     pub fn file(&self, name: &str, content: &str) -> String {
-        let path = self.0.join(name);
+        let path = self.join(name);
         std::fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
+        path
     }
 
     pub fn join(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.path().join(name).to_str().unwrap().to_owned()
     }
 }
 

@@ -117,7 +117,7 @@ fn a_manifest_and_current() {
     };
     let mut state = State { database_id: 7, hash_seed: 255, next_table: 9, log_start: 3, ..State::default() };
     state.apply(&[Change::Keyspace { id: 0, name: "default".into() }]).unwrap();
-    let mut manifest = Manifest::begin(&env, dir(), 2, state).unwrap();
+    let mut manifest = Manifest::begin(&env, dir(), 2, state, u64::MAX).unwrap();
     manifest.commit(&[Change::AddTable { keyspace: 0, level: 0, meta }]).unwrap();
     manifest.commit(&[Change::RemoveTable { keyspace: 0, level: 0, id: 4 }, Change::LogStart(5)]).unwrap();
     drop(manifest);

@@ -18,7 +18,7 @@ use super::publish::At;
 use super::record::VersionRecord;
 
 /// Moves over all versions in a [`Memtable`]; invalid until the first seek.
-pub struct MemtableCursor {
+pub(crate) struct MemtableCursor {
     table: Arc<Memtable>,
     path: Path,
     version: Option<At<VersionRecord>>,
@@ -28,25 +28,25 @@ pub struct MemtableCursor {
 
 impl MemtableCursor {
     /// A cursor that is nowhere yet.
-    pub fn new(table: Arc<Memtable>) -> MemtableCursor {
+    pub(crate) fn new(table: Arc<Memtable>) -> MemtableCursor {
         MemtableCursor { table, path: Path::default(), version: None, newer: None }
     }
 
     /// To the newest version of the smallest key.
-    pub fn seek_to_first(&mut self) {
+    pub(crate) fn seek_to_first(&mut self) {
         self.path.first(&self.table.trie);
         self.enter_newest();
     }
 
     /// To the oldest version of the largest key.
-    pub fn seek_to_last(&mut self) {
+    pub(crate) fn seek_to_last(&mut self) {
         self.path.last(&self.table.trie);
         self.enter_oldest();
     }
 
     /// To the newest version of `key` whose sequence number is at most `seq_max`, or else to the
     /// newest version of the next larger key.
-    pub fn seek(&mut self, key: &[u8], seq_max: u64) {
+    pub(crate) fn seek(&mut self, key: &[u8], seq_max: u64) {
         let found = self.path.seek(&self.table.trie, key);
         self.enter_newest();
         if !found {
@@ -63,7 +63,7 @@ impl MemtableCursor {
     }
 
     /// To the oldest version of the largest key that is less than `key`.
-    pub fn seek_for_prev(&mut self, key: &[u8]) {
+    pub(crate) fn seek_for_prev(&mut self, key: &[u8]) {
         self.path.seek_before(&self.table.trie, key);
         self.enter_oldest();
     }
@@ -71,7 +71,7 @@ impl MemtableCursor {
     /// To the next older version of this key, or else to the newest of the next larger key.
     /// Stays invalid where it is invalid.
     #[inline]
-    pub fn next(&mut self) {
+    pub(crate) fn next(&mut self) {
         let Some(at) = self.version else { return };
         self.newer = None;
         match self.table.trie.arena.get(at).older {
@@ -82,14 +82,14 @@ impl MemtableCursor {
 
     /// To the newest version of the next larger key. Stays invalid where it is invalid.
     #[inline]
-    pub fn next_key(&mut self) {
+    pub(crate) fn next_key(&mut self) {
         self.path.next(&self.table.trie);
         self.enter_newest();
     }
 
     /// To the next newer version of this key, or else to the oldest of the next smaller key.
     /// Stays invalid where it is invalid.
-    pub fn prev(&mut self) {
+    pub(crate) fn prev(&mut self) {
         if self.version.is_none() {
             return;
         }
@@ -107,31 +107,31 @@ impl MemtableCursor {
 
     /// Whether the cursor is at an entry.
     #[inline]
-    pub fn valid(&self) -> bool {
+    pub(crate) fn valid(&self) -> bool {
         self.version.is_some()
     }
 
     /// The user key; empty where invalid.
     #[inline]
-    pub fn key(&self) -> &[u8] {
+    pub(crate) fn key(&self) -> &[u8] {
         self.path.leaf().map_or(&[], |leaf| self.table.trie.arena.tail(leaf))
     }
 
     /// The sequence number; zero where invalid.
     #[inline]
-    pub fn seq(&self) -> u64 {
+    pub(crate) fn seq(&self) -> u64 {
         self.version.map_or(0, |at| self.table.trie.arena.get(at).seq)
     }
 
     /// The kind of the entry; zero where invalid.
     #[inline]
-    pub fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.version.map_or(0, |at| self.table.trie.arena.get(at).kind)
     }
 
     /// The value; empty where invalid.
     #[inline]
-    pub fn value(&self) -> &[u8] {
+    pub(crate) fn value(&self) -> &[u8] {
         self.version.map_or(&[], |at| self.table.trie.arena.tail(at))
     }
 

@@ -1,6 +1,10 @@
 //! What the tests of the engine share: a seeded generator and small databases.
 
-#![allow(dead_code)] // Each test binary uses its part.
+// Each test binary uses its part.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod history;
+pub mod workload;
 
 use cairn::{Options, Visibility};
 
@@ -60,4 +64,31 @@ pub fn tiny() -> Options {
 /// Either visibility; both must agree when every write waits for its sync.
 pub fn visibility(random: &mut Random) -> Visibility {
     if random.chance(2) { Visibility::Applied } else { Visibility::Durable }
+}
+
+/// The seed to start from: `CAIRN_SEED`, or 1.
+pub fn base_seed() -> u64 {
+    number("CAIRN_SEED", 1)
+}
+
+/// A number from the environment.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Prints where a test stood when it failed.
+pub struct Scene(String);
+
+impl Scene {
+    pub fn set(text: String) -> Scene {
+        Scene(text)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed at {}", self.0);
+        }
+    }
 }

@@ -51,8 +51,6 @@ pub(super) struct Task {
     pub(super) at: &'static Location<'static>,
     /// Whether its last wait ended by its timer.
     pub(super) timed_out: bool,
-    /// It blocked while unwinding: it cannot be told to unwind once more.
-    pub(super) unwinding: bool,
     pub(super) panicked: bool,
 }
 
@@ -178,7 +176,6 @@ impl State {
             turn: Arc::new(Condvar::new()),
             at,
             timed_out: false,
-            unwinding: false,
             panicked: false,
         });
         self.tasks.len() - 1
@@ -214,7 +211,6 @@ impl State {
             task.status = Status::Blocked { on, until };
             task.at = at;
             task.timed_out = false;
-            task.unwinding = std::thread::panicking();
         }
     }
 
@@ -320,7 +316,8 @@ impl State {
         }
     }
 
-    /// Ends the run early: all who wait, and are not unwinding already, become ready and unwind.
+    /// Ends the run early: all who wait become ready, and unwind. Those who are unwinding already look
+    /// again and wait on, as after any wake without a reason.
     pub(super) fn break_off(&mut self, why: &str) {
         self.broken = Some(self.report(why));
         self.deadline = self.points + POINTS_UNWINDING_MAX;
@@ -334,7 +331,6 @@ impl State {
             match task.status {
                 Status::Blocked { on: On::Everyone, .. } | Status::Ready => {}
                 Status::Ended | Status::Abandoned => {}
-                Status::Blocked { .. } if task.unwinding => {}
                 Status::Blocked { .. } => task.status = Status::Ready,
             }
         }

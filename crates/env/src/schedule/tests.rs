@@ -1,3 +1,5 @@
+//! The seeded schedule: what it promises, and the reports of what goes wrong.
+
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! The simulated disk: what survives which crash, what each fault does, and that a seed repeats.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -271,6 +273,35 @@ fn one_change_is_dropped_or_kept_by_its_number() {
 }
 
 #[test]
+fn a_removal_kept_without_the_rename_before_it_removes_nothing_else() {
+    let (disk, env) = with_dir();
+    durable_file(&env, "a", b"old");
+    durable_file(&env, "b", b"new");
+    env.rename(&at("b"), &at("a")).unwrap();
+    env.remove(&at("a")).unwrap();
+    assert_eq!(disk.pending_count(), 2);
+    let before = BTreeMap::from([("a".into(), b"old".to_vec()), ("b".into(), b"new".to_vec())]);
+    assert_eq!(files(&disk.crash(CrashPolicy::DropOne(0))), before);
+    assert_eq!(files(&disk.crash(CrashPolicy::KeepAll)), BTreeMap::new());
+}
+
+#[test]
+fn after_a_crash_only_what_has_a_name_takes_room() {
+    let (disk, env) = with_dir();
+    durable_file(&env, "a", b"12345");
+    let lost = env.create(&at("b")).unwrap();
+    lost.write_all_at(b"123", 0).unwrap();
+    lost.sync_all().unwrap();
+    assert_eq!(disk.used_bytes(), 8);
+    let after = disk.crash(CrashPolicy::DropAll);
+    assert_eq!(after.used_bytes(), 5);
+    let env = Env::on_disk(after.clone());
+    env.create(&at("c")).unwrap();
+    env.remove(&at("c")).unwrap();
+    assert_eq!((after.used_bytes(), content(&after, "a").unwrap().len()), (5, 5));
+}
+
+#[test]
 fn a_killed_process_loses_nothing_and_the_machine_still_may() {
     let (disk, env) = with_dir();
     let file = durable_file(&env, "a", b"1");
@@ -464,8 +495,12 @@ fn reads_can_lie() {
     let mut seen = vec![0; 100];
     disk.inject(Fault::new(FaultKind::Stale));
     file.read_exact_at(&mut seen, 10).unwrap();
-    assert_eq!(seen, plain[10..110]);
-    assert_eq!(disk.coverage().count(FaultKind::Stale, Op::Read), 2);
+    assert_eq!(seen, plain[10..110], "what the disk holds, before the sync");
+    file.sync_data().unwrap();
+    disk.inject(Fault::new(FaultKind::Stale));
+    file.read_exact_at(&mut seen, 10).unwrap();
+    assert_eq!(seen, plain[10..110], "what it held, after the sync");
+    assert_eq!(disk.coverage().count(FaultKind::Stale, Op::Read), 3);
 }
 
 #[test]

@@ -2,12 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test can do nothing better")]
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn::{Db, Options};
 use cairn_client::Client;
+use cairn_env::testing::TempDir;
 use cairn_server::{Limits, Server, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,7 +23,7 @@ pub(crate) struct Running {
     pub(crate) db: Db,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<cairn_server::Result<()>>,
-    directory: PathBuf,
+    _directory: TempDir,
 }
 
 impl Running {
@@ -39,10 +38,8 @@ impl Running {
     }
 
     pub(crate) async fn with(limits: Limits, token: Option<&str>) -> Running {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("cairn-server-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let directory = std::env::temp_dir().join(name);
-        let db = Db::open(&directory, Options::default()).unwrap();
+        let directory = TempDir::new();
+        let db = Db::open(directory.path(), Options::default()).unwrap();
         let config = ServerConfig {
             http: "127.0.0.1:0".into(),
             token: token.map(str::to_owned),
@@ -55,7 +52,7 @@ impl Running {
         let done = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Running { address, db, stop: Some(stop), done, directory }
+        Running { address, db, stop: Some(stop), done, _directory: directory }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -91,7 +88,6 @@ impl Running {
     pub(crate) async fn stopped(self) {
         drop(self.stop);
         timeout(PATIENCE, self.done).await.expect("the server stops").unwrap().unwrap();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -1,3 +1,5 @@
+//! Data blocks: columns, the hash index, and contents that were forged.
+
 use super::*;
 use crate::testing::Rng;
 use cairn_codec::hash64;

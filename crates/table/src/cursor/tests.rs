@@ -1,3 +1,5 @@
+//! The cursor against a map, in both directions, and what it pins.
+
 use std::cmp::Reverse;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ fn tables(dir: &Dir, model: &Model) -> Vec<TableOptions> {
 
 #[test]
 fn it_walks_all_entries_in_both_directions() {
-    let dir = Dir::new("walk");
+    let dir = Dir::new();
     let model = Rng(11).model(2000);
     for (id, options) in tables(&dir, &model).iter().enumerate() {
         println!("{options:?}");
@@ -61,7 +63,7 @@ fn it_walks_all_entries_in_both_directions() {
 
 #[test]
 fn seeks_and_steps_agree_with_a_map() {
-    let dir = Dir::new("seeks");
+    let dir = Dir::new();
     for seed in 1..=3 {
         let mut rng = Rng(seed);
         let model = rng.model(700);
@@ -98,7 +100,7 @@ fn seeks_and_steps_agree_with_a_map() {
 
 #[test]
 fn a_scan_fills_the_cache_only_if_asked() {
-    let dir = Dir::new("scan-cache");
+    let dir = Dir::new();
     let model = Rng(3).model(500);
     let options = TableOptions { block_bytes: 512, ..TableOptions::default() };
     let blocks = dir.build(1, &options, &model).data_blocks as usize;
@@ -122,7 +124,7 @@ fn it_may_move_to_another_thread() {
 
 #[test]
 fn what_it_holds_is_charged_and_given_back() {
-    let dir = Dir::new("scan-charge");
+    let dir = Dir::new();
     let model = Rng(4).model(3000);
     dir.build(1, &TableOptions { compression: Compression::None, ..TableOptions::default() }, &model);
     let cache = Arc::new(MapCache::default());

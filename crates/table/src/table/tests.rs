@@ -1,3 +1,5 @@
+//! Tables written and read: golden bytes, lookups against a map, limits, memory.
+
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
@@ -41,7 +43,7 @@ const GOLDEN: &str = include_str!("golden.hex");
 /// file may change with the format; afterwards a change here is a new version.
 #[test]
 fn golden_bytes() {
-    let dir = Dir::new("golden");
+    let dir = Dir::new();
     let (options, model) = golden();
     dir.build(7, &options, &model);
     let written = hex(&Env::real().read_file(&dir.path("7"), 1 << 20).unwrap());
@@ -51,7 +53,7 @@ fn golden_bytes() {
 /// A file written by an earlier build reads as it did then.
 #[test]
 fn golden_bytes_are_read() {
-    let dir = Dir::new("golden-read");
+    let dir = Dir::new();
     let bytes: Vec<u8> = GOLDEN.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     Env::real().create(&dir.path("7")).unwrap().write_all_at(&bytes, 0).unwrap();
     let table = dir.open(7, Load::Resident, None).unwrap();
@@ -79,7 +81,7 @@ fn all_agree(table: &Table, model: &Model, seed: u64) {
 
 #[test]
 fn lookups_agree_with_a_map_at_every_sequence_number() {
-    let dir = Dir::new("lookups");
+    let dir = Dir::new();
     let mut id = 0;
     for seed in 1..=3 {
         let model = Rng(seed).model(900);
@@ -112,7 +114,7 @@ fn lookups_agree_with_a_map_at_every_sequence_number() {
 
 #[test]
 fn the_summary_counts_what_was_added() {
-    let dir = Dir::new("summary");
+    let dir = Dir::new();
     let (options, model) = golden();
     let summary = dir.build(7, &options, &model);
     let expected = TableSummary {
@@ -136,7 +138,7 @@ fn the_summary_counts_what_was_added() {
 
 #[test]
 fn a_resident_only_lookup_reads_nothing() {
-    let dir = Dir::new("resident");
+    let dir = Dir::new();
     let model = Rng(5).model(300);
     dir.build(1, &TableOptions { block_bytes: 256, ..TableOptions::default() }, &model);
     for load in [Load::Resident, Load::OnDemand] {
@@ -161,7 +163,7 @@ fn a_resident_only_lookup_reads_nothing() {
 
 #[test]
 fn memory_is_charged_until_the_last_holder_is_gone() {
-    let dir = Dir::new("charge");
+    let dir = Dir::new();
     let model = Rng(6).model(300);
     dir.build(1, &TableOptions::default(), &model);
     let cache = Arc::new(MapCache::default());
@@ -183,7 +185,7 @@ fn memory_is_charged_until_the_last_holder_is_gone() {
 
 #[test]
 fn a_filter_spares_reads_of_absent_keys() {
-    let dir = Dir::new("filter");
+    let dir = Dir::new();
     let key = |i: u32| i.to_be_bytes().to_vec();
     let model: Model = (0..2000).map(|i| ((key(i * 2), Reverse(1)), (1, vec![7; 20]))).collect();
     for (bits, reads_max) in [(10, 40), (0, 1999)] {
@@ -201,7 +203,7 @@ fn a_filter_spares_reads_of_absent_keys() {
 
 #[test]
 fn the_largest_keys_and_values_fit_and_larger_ones_are_refused() {
-    let dir = Dir::new("large");
+    let dir = Dir::new();
     let mut model = Model::new();
     let mut put = |key: Vec<u8>, seq, value| model.insert((key, Reverse(seq)), (1, value));
     put(vec![0], 1, vec![]);
@@ -234,7 +236,7 @@ fn mix(i: u32) -> u64 {
 
 #[test]
 fn an_entry_out_of_order_is_refused_and_harms_nothing() {
-    let dir = Dir::new("order");
+    let dir = Dir::new();
     let file = Env::real().create(&dir.path("1")).unwrap();
     let options = TableOptions { hash_seed: SEED, ..TableOptions::default() };
     let mut builder = TableBuilder::new(file, 1, options).unwrap();
@@ -252,7 +254,7 @@ fn an_entry_out_of_order_is_refused_and_harms_nothing() {
 
 #[test]
 fn options_out_of_bounds_are_refused() {
-    let dir = Dir::new("options");
+    let dir = Dir::new();
     let file = Env::real().create(&dir.path("1")).unwrap();
     let default = TableOptions::default;
     for bad in [
@@ -270,7 +272,7 @@ fn options_out_of_bounds_are_refused() {
 
 #[test]
 fn the_estimate_of_the_size_is_close() {
-    let dir = Dir::new("estimate");
+    let dir = Dir::new();
     let file = Env::real().create(&dir.path("1")).unwrap();
     let options = TableOptions { compression: Compression::None, ..TableOptions::default() };
     let mut builder = TableBuilder::new(file, 1, options).unwrap();
@@ -285,7 +287,7 @@ fn the_estimate_of_the_size_is_close() {
 
 #[test]
 fn another_table_in_its_place_is_refused() {
-    let dir = Dir::new("misplaced");
+    let dir = Dir::new();
     let (options, model) = golden();
     let len = dir.build(7, &options, &model).file_bytes;
     let open = |id, len, seed| {

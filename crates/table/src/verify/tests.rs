@@ -1,3 +1,5 @@
+//! The check of a whole table: every flipped bit, every cut, every broken promise.
+
 use cairn_codec::{Write, checksum64};
 use cairn_env::{Env, File};
 
@@ -45,7 +47,7 @@ fn small(dir: &Dir, compression: Compression) -> (Model, File, Vec<u8>) {
 
 #[test]
 fn every_flipped_bit_is_found_and_none_gives_a_wrong_answer() {
-    let dir = Dir::new("flips");
+    let dir = Dir::new();
     for (compression, load) in [(Compression::None, Load::OnDemand), (Compression::Lz4, Load::Resident)] {
         let (model, file, bytes) = small(&dir, compression);
         never_wrong(&dir, load, &model).unwrap();
@@ -67,7 +69,7 @@ fn every_flipped_bit_is_found_and_none_gives_a_wrong_answer() {
 
 #[test]
 fn every_truncation_is_found() {
-    let dir = Dir::new("cuts");
+    let dir = Dir::new();
     let (model, file, bytes) = small(&dir, Compression::None);
     for len in (0..bytes.len()).rev() {
         file.set_len(len as u64).unwrap();
@@ -78,7 +80,7 @@ fn every_truncation_is_found() {
 /// The file shrinks or changes while a table has it open: found where it is touched.
 #[test]
 fn a_file_that_changes_under_an_open_table_is_found() {
-    let dir = Dir::new("changes");
+    let dir = Dir::new();
     let (model, file, bytes) = small(&dir, Compression::None);
     let table = dir.open(1, Load::Resident, None).unwrap();
     table.verify(&mut |_| {}).unwrap();
@@ -93,7 +95,7 @@ fn a_file_that_changes_under_an_open_table_is_found() {
 /// A valid block of the same table in the wrong place has a right checksum, but not for this place.
 #[test]
 fn blocks_that_changed_places_are_found() {
-    let dir = Dir::new("places");
+    let dir = Dir::new();
     let model: Model = (0..40u8).map(|i| ((vec![i], Reverse(5)), (1, vec![i; 20]))).collect();
     let options = TableOptions { block_bytes: 290, compression: Compression::None, ..TableOptions::default() };
     assert_eq!(dir.build(1, &options, &model).data_blocks, 4);
@@ -109,7 +111,7 @@ fn blocks_that_changed_places_are_found() {
 
 #[test]
 fn progress_ends_at_the_length_of_the_file() {
-    let dir = Dir::new("progress");
+    let dir = Dir::new();
     let (_, _, bytes) = small(&dir, Compression::None);
     let mut steps = Vec::new();
     dir.open(1, Load::OnDemand, None).unwrap().verify(&mut |done| steps.push(done)).unwrap();
@@ -120,7 +122,7 @@ fn progress_ends_at_the_length_of_the_file() {
 /// Each promise of the format, broken alone under right checksums.
 #[test]
 fn every_broken_promise_has_its_name() {
-    let dir = Dir::new("promises");
+    let dir = Dir::new();
     let (options, model) = golden();
     dir.build(1, &options, &model);
     let file = Env::real().open_writable(&dir.path("1")).unwrap();
@@ -188,7 +190,7 @@ fn exercise(dir: &Dir, model: &Model) -> Result<(), Error> {
 /// Checksums guard against chance. Against who forges them too, there is still no panic and no hang.
 #[test]
 fn forged_files_are_refused_or_read_but_never_panic() {
-    let dir = Dir::new("forged");
+    let dir = Dir::new();
     let (model, file, bytes) = small(&dir, Compression::None);
     let table = dir.open(1, Load::Resident, None).unwrap();
     let (seal, footer) = (table.seal(), *table.footer());

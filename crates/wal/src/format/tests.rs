@@ -1,3 +1,5 @@
+//! The bytes of a log: golden, damaged, hostile.
+
 use super::*;
 use cairn_env::testing::Rng;
 

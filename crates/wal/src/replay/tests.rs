@@ -1,3 +1,5 @@
+//! Replay of logs with damage in every place.
+
 use super::*;
 use crate::testing::{Log, NAMING, Owned, append};
 use crate::{Body, Item, LogOptions, Scan};

@@ -1,3 +1,5 @@
+//! Appending, rolling, closing, recycling; and the same on a disk that fails.
+
 use super::*;
 use crate::testing::{Log, NAMING, append};
 

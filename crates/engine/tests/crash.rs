@@ -1,0 +1,232 @@
+//! Crash tests: the power goes, or the process dies, before every call to the disk.
+//!
+//! A workload runs once on a simulated disk that remembers what it held before each call. From each
+//! of those moments the machine comes up again: with everything not yet durable lost, all of it
+//! kept, one change lost or kept alone, any seeded mixture with torn sectors, or only the process
+//! gone. Whatever comes up must open, hold a prefix of the writes in their order that covers all
+//! that was promised, and work on. For a sample the power goes again at every step of the recovery.
+//!
+//! `CAIRN_SEED=n` replays from a seed, `CAIRN_CRASH_SEEDS=n` takes so many seeds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use cairn::{Db, Durability, Env, Options};
+use cairn_env::{CrashPolicy, Op, SimDisk};
+use common::history::{Content, History, Recorder, SPACES, apply, existing};
+use common::workload::{self, DIR};
+use common::{Random, Scene, base_seed, number, tiny};
+
+/// What an image holds, and what it must hold.
+struct Crash<'a> {
+    history: &'a History,
+    /// The call that never came.
+    k: u64,
+    /// Only the process died: what the system was handed is there.
+    powered: bool,
+    seed: u64,
+}
+
+/// What came up.
+struct Found {
+    /// The number of the last write.
+    seq: u64,
+    trace_hash: u64,
+}
+
+/// Counts for the report.
+#[derive(Default)]
+struct Report {
+    calls: u64,
+    moments: u64,
+    images: u64,
+    second_images: u64,
+    prefixes: BTreeSet<(u64, u64)>,
+    traces: BTreeSet<u64>,
+}
+
+impl Report {
+    fn count(&mut self, crash: &Crash<'_>, found: &Found) {
+        self.prefixes.insert((crash.seed, found.seq));
+        self.traces.insert(found.trace_hash);
+    }
+}
+
+impl Crash<'_> {
+    /// Brings the database up from an image and checks all that must hold of it.
+    fn recover(&self, image: &SimDisk, options: &Options, works_on: bool) -> Found {
+        let env = Env::simulated(self.seed ^ self.k, image.clone());
+        let run = env.run(|| {
+            let (db, seq, content, _) = self.open(&env, image, options);
+            if works_on {
+                let content = work_on(&db, content, self.k);
+                db.close().unwrap();
+                let db = Db::open_in(&env, DIR, options.clone()).unwrap();
+                self.history.check_content(&db, &content);
+                db.close().unwrap();
+            }
+            seq
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+        Found { seq: run.value, trace_hash: image.trace_hash() }
+    }
+
+    /// Opens, and checks that exactly a prefix is there that covers what was promised. Returns the
+    /// database, its last number and content, and the calls that opening it took.
+    fn open(&self, env: &Env, image: &SimDisk, options: &Options) -> (Db, u64, Content, u64) {
+        let db = Db::open_in(env, DIR, options.clone()).unwrap();
+        let open_steps = image.steps();
+        let seq = db.stats().get("applied_seq").unwrap();
+        let promised = self.history.promised(self.k, self.powered);
+        assert!(seq >= promised, "everything up to {promised} was promised, and the database ends at {seq}");
+        assert_eq!(db.stats().get("durable_seq"), Some(seq));
+        let content = self.history.content_at(seq);
+        let content = content.unwrap_or_else(|| panic!("the database ends at {seq}, within a batch"));
+        self.history.check_content(&db, &content);
+        assert!(!self.history.keyspace_promised(self.k) || existing(&db, SPACES[1]).is_some());
+        (db, seq, content, open_steps)
+    }
+
+    /// Lets the power go again before every call of the recovery, and brings it up once more.
+    fn crash_again(&self, image: &SimDisk, options: &Options, report: &mut Report) {
+        image.start_history();
+        image.start_trace();
+        let env = Env::simulated(self.seed ^ self.k, image.clone());
+        let (seq, open_steps) = env
+            .run(|| {
+                let (db, seq, _, open_steps) = self.open(&env, image, options);
+                db.flush().unwrap();
+                db.close().unwrap();
+                (seq, open_steps)
+            })
+            .value;
+        for j in moments(image) {
+            let policy = policy(j, self.seed);
+            let _scene = Scene::set(format!("second crash before call {j} of the recovery, {policy:?}"));
+            let second = image.before_step(j).unwrap().crash(policy);
+            let found = self.recover(&second, options, false);
+            // What an open database has shown as durable stays.
+            assert!(j <= open_steps || found.seq == seq, "it was open with {seq}, and now ends at {}", found.seq);
+            report.second_images += 1;
+            report.count(self, &found);
+        }
+    }
+}
+
+/// The calls that change the disk, each the last of those between which it holds the same; and the end.
+fn moments(disk: &SimDisk) -> Vec<u64> {
+    let changes = |op: Op| !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List);
+    let steps = disk.trace();
+    let end = disk.steps() + 1;
+    steps.iter().filter(|step| changes(step.op)).map(|step| step.number).chain([end]).collect()
+}
+
+/// Some policy for the n-th image.
+fn policy(n: u64, seed: u64) -> CrashPolicy {
+    let seed = Random::new(n ^ seed << 32).next();
+    match n % 4 {
+        0 => CrashPolicy::DropAll,
+        1 => CrashPolicy::KeepAll,
+        2 => CrashPolicy::Random(seed),
+        _ => CrashPolicy::Garbage(seed),
+    }
+}
+
+/// A recovered database takes everything a new one takes. Returns what it holds then.
+fn work_on(db: &Db, mut content: Content, k: u64) -> Content {
+    let spaces = SPACES.map(|name| db.keyspace(name).unwrap());
+    let mut random = Random::new(k);
+    for round in 0..3 {
+        let mut batch = db.batch();
+        let mut ops = Vec::new();
+        for (space, keyspace) in spaces.iter().enumerate() {
+            let (key, value) = (random.key(), random.value());
+            batch.put(keyspace, &key, &value);
+            ops.push((space, key, Some(value)));
+        }
+        if let Some(key) = content[0].keys().next().cloned() {
+            batch.delete(&spaces[0], &key);
+            ops.push((0, key, None));
+        }
+        db.write(batch, Durability::Commit).unwrap();
+        apply(&mut content, &ops);
+        match round {
+            0 => db.flush().unwrap(),
+            1 => db.compact().unwrap(),
+            _ => {}
+        }
+    }
+    content
+}
+
+#[test]
+fn a_crash_at_any_call_loses_nothing_that_was_promised() {
+    let base = base_seed();
+    let options = tiny();
+    let mut report = Report::default();
+    for seed in base..base + number("CAIRN_CRASH_SEEDS", 1) {
+        crash_everywhere(seed, &options, &mut report);
+    }
+    println!(
+        "{} calls, {} moments, {} images recovered, {} second crashes, {} prefixes, {} distinct recoveries",
+        report.calls,
+        report.moments,
+        report.images,
+        report.second_images,
+        report.prefixes.len(),
+        report.traces.len()
+    );
+}
+
+fn crash_everywhere(seed: u64, options: &Options, report: &mut Report) {
+    let disk = SimDisk::with_seed(seed);
+    disk.start_history();
+    disk.start_trace();
+    let env = Env::simulated(seed, disk.clone());
+    let recorder = Recorder::new(&disk);
+    let run = env.run(|| workload::run(&env, options, &recorder, seed, number("CAIRN_STEPS", 60)));
+    run.value.unwrap();
+    let history = recorder.finish();
+    println!(
+        "CAIRN_SEED={seed}: {} writes, {} calls, trace {:016x}",
+        history.writes().len(),
+        disk.steps(),
+        run.trace_hash
+    );
+    report.calls += disk.steps();
+    for k in moments(&disk) {
+        report.moments += 1;
+        let killed = disk.before_step(k).unwrap();
+        let pending = killed.pending_count() as u64;
+        let mut random = Random::new(seed << 32 | k);
+        let mut policies = Vec::new();
+        if pending > 0 {
+            let some = |random: &mut Random| random.below(pending) as usize;
+            policies = vec![
+                CrashPolicy::DropAll,
+                CrashPolicy::KeepAll,
+                CrashPolicy::DropOne(some(&mut random)),
+                CrashPolicy::KeepOne(some(&mut random)),
+                CrashPolicy::Random(random.next()),
+                CrashPolicy::Random(random.next()),
+                CrashPolicy::Garbage(random.next()),
+            ];
+        }
+        let images = policies.into_iter().map(|policy| (Some(policy), killed.crash(policy)));
+        let images: Vec<_> = images.chain([(None, killed.clone())]).collect();
+        for (policy, image) in images {
+            let _scene = Scene::set(format!("CAIRN_SEED={seed}, crash before call {k}, {policy:?}"));
+            let crash = Crash { history: &history, k, powered: policy.is_none(), seed };
+            report.images += 1;
+            let works_on = random.chance(4);
+            if random.chance(300) {
+                crash.crash_again(&image, options, report);
+            } else {
+                let found = crash.recover(&image, options, works_on);
+                report.count(&crash, &found);
+            }
+        }
+    }
+}
