@@ -1,4 +1,12 @@
 //! `cairn check` and `cairn inspect` on directories of the real file system.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
 
 mod common;
 
