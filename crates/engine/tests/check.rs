@@ -1,4 +1,5 @@
 //! What a check finds in a database directory, and that it finds nothing in a sound one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
