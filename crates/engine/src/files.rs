@@ -98,8 +98,8 @@ fn current_text(manifest: u64) -> String {
 }
 
 /// Makes `manifest` the one in force; atomic and durable when it returns.
-pub(crate) fn write_current(env: &Env, dir: &Path, manifest: u64) -> Result<()> {
-    Ok(env.replace_file(&dir.join(CURRENT), current_text(manifest).as_bytes())?)
+pub(crate) fn write_current(env: &Env, dir: &Path, manifest: u64) -> cairn_env::Result<()> {
+    env.replace_file(&dir.join(CURRENT), current_text(manifest).as_bytes())
 }
 
 /// Which manifest is in force; `None` if there is no `CURRENT`.

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use crate::catalog::Buffer;
-use crate::core::Core;
+use crate::core::{Core, closed_text};
 use crate::edit::Change;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::files::MANIFEST;
 use crate::levels::TableRef;
+use crate::manifest::{EditError, Manifest};
 use crate::memtable::MemtableCursor;
 use crate::output::Output;
 use crate::stats::add;
@@ -140,29 +141,35 @@ impl Core {
     }
 
     /// Writes an edit; the caller installs what it says before it lets go of the manifest.
-    pub(crate) fn commit_edit(&self, manifest: &mut crate::manifest::Manifest, changes: &[Change]) -> Result<()> {
-        let result = manifest.commit(changes);
-        match &result {
-            Ok(()) => {
-                add(&self.counters.manifest_edits_count, 1);
-                match manifest.roll_if_grown() {
-                    Ok(None) => {}
-                    Ok(Some(old)) => {
-                        // Not removed now, it is an orphan that the next open removes.
-                        if let Err(e) = self.env.remove(&MANIFEST.path(&self.dir, old)) {
-                            self.note_background_error(&format!("an old manifest stays for now: {e}"));
-                        }
-                    }
-                    // The old file goes on; the next edit tries again.
-                    Err(e) if e.kind() == ErrorKind::Full => {
-                        self.note_background_error(&format!("the manifest could not be begun anew: {e}"));
-                    }
-                    Err(e) => self.close_to_writes(&format!("the manifest could not be begun anew: {e}")),
+    pub(crate) fn commit_edit(&self, manifest: &mut Manifest, changes: &[Change]) -> Result<()> {
+        manifest.commit(changes).map_err(|e| self.edit_failed("the manifest could not be written", e))?;
+        add(&self.counters.manifest_edits_count, 1);
+        match manifest.roll_if_grown() {
+            Ok(None) => {}
+            Ok(Some(old)) => {
+                // Not removed now, it is an orphan that the next open removes.
+                if let Err(e) = self.env.remove(&MANIFEST.path(&self.dir, old)) {
+                    self.note_background_error(&format!("an old manifest stays for now: {e}"));
                 }
             }
-            Err(e) if e.kind() == ErrorKind::Full => {}
-            Err(e) => self.close_to_writes(&format!("the manifest could not be written: {e}")),
+            Err(e) => {
+                // The edit itself is in force. If the old file goes on, the next edit tries again.
+                let e = self.edit_failed("the manifest could not be begun anew", e);
+                self.note_background_error(&e.to_string());
+            }
         }
-        result
+        Ok(())
+    }
+
+    /// What a failed edit means: nothing, or that the database takes no more writes.
+    fn edit_failed(&self, what: &str, e: EditError) -> Error {
+        match e {
+            EditError::Refused(e) => e,
+            EditError::InDoubt(e) => {
+                let why = format!("{what}: {e}");
+                self.close_to_writes(&why);
+                Error::closed(closed_text(&why))
+            }
+        }
     }
 }

@@ -7,10 +7,12 @@
 //! A full disk makes a job end with `Full`: what it had written is removed, the database takes
 //! deletes only, the reserve file is given back so that there is something to work with, and the
 //! job is tried again when space returns. Any other failure that leaves the manifest or the log
-//! in doubt closes the database to writes; a failure to read a damaged table stops compaction of
-//! that keyspace until it is reopened, and is shown in the statistics.
+//! in doubt closes the database to writes, and so does a memtable that cannot be written to a
+//! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened,
+//! and is shown in the statistics. A compaction that fails otherwise is tried again. Writers who
+//! must wait for one that fails close the database instead: they would wait without end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -46,6 +48,8 @@ pub(crate) struct Jobs {
     manual_rounds_done: u64,
     /// Keyspaces whose compaction failed on a damaged file.
     damaged: BTreeSet<KeyspaceId>,
+    /// Keyspaces whose last compaction failed, other than for lack of space.
+    pub(crate) failing: BTreeMap<KeyspaceId, Error>,
     /// What the last full compaction failed with.
     manual_error: Option<Error>,
     /// The last failure of background work, for the statistics.
@@ -79,6 +83,12 @@ impl Core {
                         self.compaction_wanted.notify_one();
                     }
                     Err(e) => {
+                        if e.kind() == ErrorKind::Io {
+                            // Nobody could write much longer, and would wait without end.
+                            drop(jobs);
+                            self.close_to_writes(&format!("a memtable could not be written to a table: {e}"));
+                            jobs = self.jobs.lock();
+                        }
                         jobs = self.job_failed(jobs, "a flush", &e);
                         jobs = self.flush_wanted.wait_for(jobs, TIDY_INTERVAL).0;
                     }
@@ -120,14 +130,22 @@ impl Core {
             jobs = self.jobs.lock();
             jobs.compacting = false;
             match result {
-                Some((_, Ok(()))) => {
+                Some((id, Ok(()))) => {
+                    jobs.failing.remove(&id);
                     jobs.compaction_due = true;
                     self.jobs_changed.notify_all();
                     continue;
                 }
                 Some((id, Err(e))) => {
-                    if e.kind() == ErrorKind::Corrupt {
-                        jobs.damaged.insert(id);
+                    match e.kind() {
+                        ErrorKind::Full | ErrorKind::Closed => {}
+                        ErrorKind::Corrupt => {
+                            jobs.damaged.insert(id);
+                            jobs.failing.insert(id, e.clone());
+                        }
+                        _ => {
+                            jobs.failing.insert(id, e.clone());
+                        }
                     }
                     if jobs.manual.take().is_some() {
                         jobs.manual_error = Some(e.clone());

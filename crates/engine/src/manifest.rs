@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cairn_env::Env;
+use cairn_env::{Env, Op};
 use cairn_wal::{Body, LogOptions, LogSyncer, LogWriter, Replay, replay};
 
 use crate::edit::{self, Change, State};
@@ -27,6 +27,24 @@ pub(crate) const EDIT_KIND: u8 = 1;
 
 /// A manifest longer than the option says, and than this many times its snapshot, is begun anew.
 const GROWTH: u64 = 4;
+
+/// Why an edit is not in force.
+#[derive(Debug)]
+pub(crate) enum EditError {
+    /// Nothing of it is left; what was in force still is.
+    Refused(Error),
+    /// The next open may find it or not: nobody may act on either.
+    InDoubt(Error),
+}
+
+impl EditError {
+    /// The failure itself.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            EditError::Refused(e) | EditError::InDoubt(e) => e,
+        }
+    }
+}
 
 /// The manifest in force.
 #[derive(Debug)]
@@ -82,13 +100,25 @@ pub(crate) fn read(env: &Env, dir: &Path, id: u64) -> Result<Contents> {
 
 impl Manifest {
     /// Begins manifest `id` with `state` and puts it in force; durable when it returns.
-    pub(crate) fn begin(env: &Env, dir: &Path, id: u64, state: State, roll_bytes_min: u64) -> Result<Manifest> {
+    pub(crate) fn begin(
+        env: &Env,
+        dir: &Path,
+        id: u64,
+        state: State,
+        roll_bytes_min: u64,
+    ) -> std::result::Result<Manifest, EditError> {
+        // Until CURRENT names it nobody will read it.
+        let refused = |e| EditError::Refused(wal_error(e));
         let options = LogOptions { segment_bytes: u64::MAX, allocate: false };
-        let (mut log, syncer) = LogWriter::create(env, dir, MANIFEST, id, options).map_err(wal_error)?;
+        let (mut log, syncer) = LogWriter::create(env, dir, MANIFEST, id, options).map_err(refused)?;
         let snapshot = edit::encode(&state.snapshot());
-        log.append(EDIT_KIND, 1, &[Body::new(&snapshot)]).map_err(wal_error)?;
-        syncer.sync().map_err(wal_error)?;
-        files::write_current(env, dir, id)?;
+        log.append(EDIT_KIND, 1, &[Body::new(&snapshot)]).map_err(refused)?;
+        syncer.sync().map_err(refused)?;
+        files::write_current(env, dir, id).map_err(|e| match e.op {
+            // CURRENT may have changed, and may change back in a power cut.
+            Op::Rename | Op::SyncDir => EditError::InDoubt(e.into()),
+            _ => EditError::Refused(e.into()),
+        })?;
         Ok(Manifest {
             env: env.clone(),
             dir: dir.to_path_buf(),
@@ -112,30 +142,45 @@ impl Manifest {
         &self.state
     }
 
-    /// Writes an edit; durable when it returns. `Full` leaves everything as it was; after any
-    /// other error the caller closes the database to writes.
-    pub(crate) fn commit(&mut self, changes: &[Change]) -> Result<()> {
+    /// Writes an edit; durable when it returns. After [`EditError::InDoubt`] the caller closes the
+    /// database to writes.
+    pub(crate) fn commit(&mut self, changes: &[Change]) -> std::result::Result<(), EditError> {
         let mut state = self.state.clone();
-        state.apply(changes).map_err(|what| Error::invalid(format!("an edit contradicts the manifest: {what}")))?;
+        state
+            .apply(changes)
+            .map_err(|what| EditError::Refused(Error::invalid(format!("an edit contradicts the manifest: {what}"))))?;
         let body = edit::encode(changes);
-        self.log.append(EDIT_KIND, self.edits + 1, &[Body::new(&body)]).map_err(wal_error)?;
-        self.syncer.sync().map_err(wal_error)?;
+        self.log.append(EDIT_KIND, self.edits + 1, &[Body::new(&body)]).map_err(|e| match e {
+            // Every other failure may leave the edit in the file; a full disk at the sync too.
+            cairn_wal::Error::NoSpace(_) => EditError::Refused(wal_error(e)),
+            e => EditError::InDoubt(wal_error(e)),
+        })?;
+        self.syncer.sync().map_err(|e| EditError::InDoubt(wal_error(e)))?;
         self.edits += 1;
         self.state = state;
         Ok(())
     }
 
     /// Begins a new file when this one has grown far beyond its state; returns the number of the
-    /// old one, which may then be removed.
-    pub(crate) fn roll_if_grown(&mut self) -> Result<Option<u64>> {
+    /// old one, which may then be removed. When it is refused the old file goes on.
+    pub(crate) fn roll_if_grown(&mut self) -> std::result::Result<Option<u64>, EditError> {
         let bytes = self.log.position().offset;
         if bytes < self.roll_bytes_min || bytes < self.snapshot_bytes.saturating_mul(GROWTH) {
             return Ok(None);
         }
         let old = self.id;
-        // An attempt that found no space may have left a file with the next number.
-        let next = MANIFEST.next_id(&self.env, &self.dir).map_err(wal_error)?;
-        *self = Manifest::begin(&self.env, &self.dir, next, self.state.clone(), self.roll_bytes_min)?;
+        // A refused attempt may have left a file with the next number.
+        let next = MANIFEST.next_id(&self.env, &self.dir).map_err(|e| EditError::Refused(wal_error(e)))?;
+        match Manifest::begin(&self.env, &self.dir, next, self.state.clone(), self.roll_bytes_min) {
+            Ok(new) => *self = new,
+            Err(e) => {
+                if let EditError::Refused(_) = e {
+                    // What stays is an orphan, which the next open removes.
+                    let _ = self.env.remove(&MANIFEST.path(&self.dir, next));
+                }
+                return Err(e);
+            }
+        }
         Ok(Some(old))
     }
 

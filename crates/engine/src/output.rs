@@ -140,7 +140,12 @@ impl<'a> Output<'a> {
         if self.finished.is_empty() {
             return Ok(Vec::new());
         }
-        self.core.env.sync_dir(&self.core.dir)?;
+        self.core.env.sync_dir(&self.core.dir).inspect_err(|e| {
+            // It may have thrown away names that others made and take for durable soon.
+            if !e.is_no_space() {
+                self.core.close_to_writes(&format!("the directory could not be synced: {e}"));
+            }
+        })?;
         self.finished.iter().map(|(meta, _)| self.core.open_table(meta.clone())).collect()
     }
 

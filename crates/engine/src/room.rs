@@ -96,9 +96,18 @@ impl Core {
             let catalog = self.catalog.load();
             let Some(tree) = catalog.tree(id) else { break Ok(()) };
             let Some(reason) = self.stall_reason_of(&catalog, tree) else { break Ok(()) };
+            let failing = jobs.failing.get(&id).filter(|_| self.level0_is_full(tree));
+            let failing = failing.map(|e| format!("{reason}, which fails: {e}"));
             drop(catalog);
             if let Health::Full { why } = self.health() {
                 break Err(Error::full(full_text(&why)));
+            }
+            if let Some(why) = failing {
+                // Whoever waited would wait without end.
+                drop(jobs);
+                self.close_to_writes(&why);
+                jobs = self.jobs.lock();
+                continue;
             }
             if began.is_none() {
                 began = Some(self.env.now());
@@ -122,11 +131,15 @@ impl Core {
         if tree.sealed.len() >= SEALED_MAX || sealed_bytes > self.memory.budget() / 4 {
             return Some(format!("sealed memtables ({sealed_bytes} bytes) wait for their flush"));
         }
-        let level0 = tree.levels.level(0).len();
-        if level0 >= LEVEL0_TABLES_STOP && self.options.compaction == crate::CompactionStyle::Leveled {
+        if self.level0_is_full(tree) {
+            let level0 = tree.levels.level(0).len();
             return Some(format!("{level0} tables in level 0 of keyspace \"{}\" wait for compaction", tree.name));
         }
         None
+    }
+
+    fn level0_is_full(&self, tree: &Tree) -> bool {
+        tree.levels.level(0).len() >= LEVEL0_TABLES_STOP && self.options.compaction == crate::CompactionStyle::Leveled
     }
 
     /// Pays for compaction debt: the fuller level 0, the slower the writes, in small steps rather

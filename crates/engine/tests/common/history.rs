@@ -139,15 +139,19 @@ impl History {
         self.record.keyspace.is_some_and(|step| step < k)
     }
 
+    /// Every key that was ever written in a keyspace.
+    pub fn keys(&self, space: usize) -> impl Iterator<Item = &Vec<u8>> {
+        self.keys.iter().filter(move |(s, _)| *s == space).map(|(_, key)| key)
+    }
+
     /// Checks that the database holds what it should, by every way of reading.
     pub fn check_content(&self, db: &Db, want: &Content) {
-        let keys = |space| self.keys.iter().filter(move |(s, _)| *s == space).map(|(_, key)| key);
         for (index, name) in SPACES.iter().enumerate() {
             let Some(space) = existing(db, name) else {
                 assert!(want[index].is_empty(), "keyspace {name} is missing");
                 continue;
             };
-            check_space(&space, &want[index], keys(index));
+            check_space(&space, &want[index], self.keys(index));
         }
     }
 }

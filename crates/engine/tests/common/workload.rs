@@ -48,7 +48,8 @@ impl Client {
         if self.random.chance(3) { Durability::Buffered } else { Durability::Commit }
     }
 
-    fn write(&mut self) -> cairn::Result<()> {
+    /// One batch, sometimes with a condition.
+    pub fn write(&mut self) -> cairn::Result<()> {
         let count = if self.random.chance(3) { 2 + self.random.below(8) } else { 1 };
         let ops = self.ops(count);
         let mut batch = self.batch(&ops);

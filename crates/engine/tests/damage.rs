@@ -1,0 +1,243 @@
+//! Damage tests: a bit flips, a file ends early, a block is lost, a file is gone.
+//!
+//! After a clean close and after a kill, each file of a database is damaged in each way. Opening or
+//! reading must give `Corrupt` with the file's name, and never a wrong value. The one thing that no
+//! check can tell from a write that a crash cut short is damage to the end of a log after a kill,
+//! beyond what the log itself says was synced: what is found then is a prefix.
+//!
+//! `CAIRN_SEED=n` replays from a seed.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cairn::{Db, Env, Error, ErrorKind, Options};
+use cairn_env::SimDisk;
+use common::history::{Content, History, Recorder, SPACES, existing};
+use common::workload::{Client, DIR};
+use common::{Random, Scene, base_seed, tiny};
+
+/// What happens to a file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    FlipBit(u64, u8),
+    /// A block of the disk reads as zeros.
+    Zeros(u64, u64),
+    CutTo(u64),
+    Gone,
+}
+
+/// How the database took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    RefusedToOpen,
+    ErrorAtRead,
+    Prefix,
+    AllThere,
+}
+
+fn inflict(disk: &SimDisk, path: &Path, damage: Damage) {
+    let env = Env::on_disk(disk.clone());
+    match damage {
+        Damage::FlipBit(at, bit) => {
+            let file = env.open_writable(path).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
+        }
+        Damage::Zeros(at, len) => {
+            let file = env.open_writable(path).unwrap();
+            let len = len.min(file.len().unwrap() - at);
+            file.write_all_at(&vec![0; len as usize], at).unwrap();
+        }
+        Damage::CutTo(len) => env.open_writable(path).unwrap().set_len(len).unwrap(),
+        Damage::Gone => env.remove(path).unwrap(),
+    }
+    disk.settle();
+}
+
+fn damages(len: u64, random: &mut Random) -> Vec<Damage> {
+    let mut all = vec![Damage::Gone, Damage::CutTo(0), Damage::CutTo(len / 2), Damage::CutTo(len.saturating_sub(1))];
+    if len > 0 {
+        let edge = 80.min(len);
+        let positions = (0..edge).step_by(3).chain(len - edge..len).chain((0..80).map(|_| random.below(len)));
+        all.extend(positions.map(|at| Damage::FlipBit(at, (at % 8) as u8)));
+        all.extend((0..4).map(|_| Damage::CutTo(random.below(len))));
+        all.extend((0..4).map(|_| Damage::Zeros(random.below(len) / 512 * 512, 512)));
+    }
+    all
+}
+
+/// The error is `Corrupt` and names the file.
+fn check_error(e: &Error, path: &Path, damage: Damage) {
+    assert_eq!(e.kind(), ErrorKind::Corrupt, "{e:?}");
+    let (named, offset) = e.damage().unwrap();
+    assert_eq!(named, path, "{e:?}");
+    assert!(offset.is_some() || !matches!(damage, Damage::FlipBit(..)), "no offset: {e:?}");
+}
+
+/// Reads all there is; what was found, and the first error.
+fn read_all(db: &Db) -> (Content, Option<Error>) {
+    let mut found = Content::default();
+    let mut error = None;
+    for (index, name) in SPACES.iter().enumerate() {
+        let Some(space) = existing(db, name) else { continue };
+        for entry in space.iter() {
+            match entry {
+                Ok((key, value)) => found[index].insert(key, value),
+                Err(e) => {
+                    error.get_or_insert(e);
+                    break;
+                }
+            };
+        }
+    }
+    (found, error)
+}
+
+/// One database at rest, and what it must hold.
+struct Rest {
+    disk: SimDisk,
+    history: History,
+    seq: u64,
+    clean: bool,
+}
+
+/// Lets a workload run and leaves the database closed, or as a killed process leaves it.
+fn at_rest(seed: u64, clean: bool, options: &Options) -> Rest {
+    let disk = SimDisk::with_seed(seed);
+    let env = Env::simulated(seed, disk.clone());
+    let recorder = Recorder::new(&disk);
+    let run = env.run(|| {
+        for round in 0..2 {
+            let mut client = Client::open(&env, options, &recorder, seed + round).unwrap();
+            client.steps(60).unwrap();
+            // Whatever the steps were: tables below level 0, tables in it, and entries in the log.
+            client.db.compact().unwrap();
+            client.steps(6).unwrap();
+            client.db.flush().unwrap();
+            for _ in 0..4 {
+                client.write().unwrap();
+            }
+            client.db.sync().unwrap();
+            if round == 1 && !clean {
+                let killed = disk.kill();
+                client.close().unwrap();
+                return killed;
+            }
+            client.close().unwrap();
+        }
+        disk.kill()
+    });
+    let disk = run.value;
+    disk.settle();
+    let history = recorder.finish();
+    let seq = history.writes().last().unwrap().last;
+    Rest { disk, history, seq, clean }
+}
+
+impl Rest {
+    /// Opens and reads a damaged copy.
+    fn examine(&self, path: &Path, damage: Damage, options: &Options) -> Outcome {
+        let disk = self.disk.kill();
+        inflict(&disk, path, damage);
+        let env = Env::simulated(1, disk);
+        let run = env.run(|| {
+            let options = Options { create_if_missing: false, ..options.clone() };
+            let db = match Db::open_in(&env, DIR, options) {
+                Ok(db) => db,
+                Err(e) => {
+                    check_error(&e, path, damage);
+                    return Outcome::RefusedToOpen;
+                }
+            };
+            let want = self.history.content_at(self.seq).unwrap();
+            let (found, error) = read_all(&db);
+            let outcome = match error {
+                None if found == want => Outcome::AllThere,
+                None => {
+                    // Only after a kill, and only what a torn write would look like.
+                    let seq = db.stats().get("applied_seq").unwrap();
+                    let name = path.file_name().unwrap().to_str().unwrap();
+                    assert!(!self.clean && name.ends_with(".wal"), "it opens and ends at {seq} of {}", self.seq);
+                    let prefix = self.history.content_at(seq).expect("whole batches");
+                    assert_eq!(found, prefix);
+                    Outcome::Prefix
+                }
+                Some(e) => {
+                    check_error(&e, path, damage);
+                    Outcome::ErrorAtRead
+                }
+            };
+            if outcome == Outcome::ErrorAtRead {
+                for (found, want) in found.iter().zip(&want) {
+                    assert!(found.iter().all(|(key, value)| want.get(key) == Some(value)), "a wrong value");
+                }
+            }
+            if outcome != Outcome::Prefix {
+                self.check_keys(&db, &want, path, damage);
+            }
+            if let Err(e) = db.compact() {
+                check_error(&e, path, damage);
+            }
+            db.close().unwrap();
+            outcome
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+        run.value
+    }
+
+    /// Each key by itself: the right value or an error.
+    fn check_keys(&self, db: &Db, want: &Content, path: &Path, damage: Damage) {
+        for (index, name) in SPACES.iter().enumerate() {
+            let space = existing(db, name).expect("the keyspace is there");
+            for key in self.history.keys(index) {
+                match space.get(key) {
+                    Ok(value) => assert_eq!(value.as_ref(), want[index].get(key), "{name}: get {key:?}"),
+                    Err(e) => check_error(&e, path, damage),
+                }
+            }
+        }
+    }
+}
+
+fn damage_everything(clean: bool) {
+    let seed = base_seed();
+    let options = tiny();
+    let rest = at_rest(seed, clean, &options);
+    let mut random = Random::new(seed);
+    let mut outcomes: BTreeMap<(String, &'static str, Outcome), u64> = BTreeMap::new();
+    let files = Env::on_disk(rest.disk.clone()).list(Path::new(DIR)).unwrap();
+    for file in &files {
+        let path = Path::new(DIR).join(&file.name);
+        let harmless = file.name == "LOCK" || file.name == "RESERVE";
+        for damage in damages(file.len, &mut random) {
+            let _scene = Scene::set(format!("CAIRN_SEED={seed}, {} of {} bytes: {damage:?}", file.name, file.len));
+            let outcome = rest.examine(&path, damage, &options);
+            assert!(!harmless || outcome == Outcome::AllThere);
+            let kind = file.name.trim_matches(|c: char| c.is_ascii_digit() || c == '.').replace("0", "");
+            let way = match damage {
+                Damage::FlipBit(..) => "bit flipped",
+                Damage::Zeros(..) => "block zeroed",
+                Damage::CutTo(_) => "cut short",
+                Damage::Gone => "gone",
+            };
+            *outcomes.entry((kind, way, outcome)).or_default() += 1;
+        }
+    }
+    println!("CAIRN_SEED={seed}, {} files, closed cleanly: {clean}", files.len());
+    for ((kind, way, outcome), count) in outcomes {
+        println!("  {kind:<16} {way:<13} {outcome:?} {count}");
+    }
+}
+
+#[test]
+fn damage_after_a_clean_close_is_found() {
+    damage_everything(true);
+}
+
+#[test]
+fn damage_after_a_kill_is_found_or_looks_like_a_torn_write() {
+    damage_everything(false);
+}
