@@ -139,7 +139,10 @@ fn small() -> Options {
     Options { durability: Durability::Buffered, ..tiny() }
 }
 
-fn read_all(env: &Env) -> cairn::Result<BTreeMap<(String, Vec<u8>), Vec<u8>>> {
+/// Every key of every keyspace, with its value.
+type Everything = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+fn read_all(env: &Env) -> cairn::Result<Everything> {
     let db = Db::open_in(env, DIR, small())?;
     let mut content = BTreeMap::new();
     for name in db.keyspaces() {

@@ -7,6 +7,7 @@
 //! was promised. A failure that leaves log or manifest in doubt closes the database to writes.
 //!
 //! `CAIRN_SEED=n` replays from a seed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
