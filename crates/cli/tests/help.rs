@@ -12,9 +12,8 @@ mod common;
 
 use common::{TempDir, run};
 
-const COMMANDS: [&str; 12] = [
-    "serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "validate", "generate", "bench",
-];
+const COMMANDS: [&str; 12] =
+    ["serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "validate", "generate", "bench"];
 
 #[test]
 fn help_lists_every_command_and_every_command_has_help() {

@@ -78,7 +78,9 @@ fn a_database_whose_closed_log_lost_its_end_does_not_open() {
         assert!(!found.is_sound(), "{found:?}");
         let refused = Db::open_in(&env, DIR, tiny()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
-        assert!(refused.damage().is_some_and(|(path, offset)| path.to_str().unwrap().contains("log-") && offset.is_some()));
+        assert!(
+            refused.damage().is_some_and(|(path, offset)| path.to_str().unwrap().contains("log-") && offset.is_some())
+        );
     }
     assert!(report(&world(&whole)).findings.is_empty());
     // Its very last group only says once more what the one before it says: nothing is lost.
@@ -255,7 +257,8 @@ fn flipped_bits_of_a_larger_database_are_found() {
     build(&env, Options { memtable_bytes_max: 32 << 10, ..tiny() }, 1500, 11);
     let whole = files(&env);
     assert!(names(&whole, "log-").len() > 1 && names(&whole, "table-").len() > 20, "{:?}", whole.keys());
-    let covered: Vec<_> = whole.iter().filter(|(name, bytes)| !UNCOVERED.contains(&name.as_str()) && !bytes.is_empty()).collect();
+    let covered: Vec<_> =
+        whole.iter().filter(|(name, bytes)| !UNCOVERED.contains(&name.as_str()) && !bytes.is_empty()).collect();
     let mut random = Random::new(12);
     for round in 0..600 {
         // Every file gets its share, however small it is beside the log.
@@ -265,7 +268,10 @@ fn flipped_bits_of_a_larger_database_are_found() {
         let byte = content[at as usize];
         file.write_all_at(&[byte ^ (1 << bit)], at).unwrap();
         let report = report(&env);
-        assert!(report.damages().any(|finding| finding.path == path(name)), "bit {bit} of byte {at} of {name}: {report:#?}");
+        assert!(
+            report.damages().any(|finding| finding.path == path(name)),
+            "bit {bit} of byte {at} of {name}: {report:#?}"
+        );
         file.write_all_at(&[byte], at).unwrap();
     }
     assert_eq!(report(&env).findings, []);

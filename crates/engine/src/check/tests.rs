@@ -272,7 +272,10 @@ fn bytes_behind_the_end_of_a_segment() {
     file.write_all_at(&[1], end + 150_000).unwrap();
     let findings = db.findings();
     assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].to_string(), format!("{} at byte {}: bytes stand behind the end of the segment", segment(1).display(), end + 150_000));
+    assert_eq!(
+        findings[0].to_string(),
+        format!("{} at byte {}: bytes stand behind the end of the segment", segment(1).display(), end + 150_000)
+    );
 }
 
 #[test]
