@@ -19,21 +19,21 @@ use std::time::{Duration, Instant};
 const EMPTY_BYTES_MAX: u64 = 4 << 20;
 
 /// What to run.
-pub struct Plan {
+pub(crate) struct Plan {
     /// Validation files, if part 1 and 2 are wanted.
-    pub files: Option<PathBuf>,
+    pub(crate) files: Option<PathBuf>,
     /// How many generated files.
-    pub generated: u64,
+    pub(crate) generated: u64,
     /// Lines of each.
-    pub lines: u64,
+    pub(crate) lines: u64,
     /// How often the server is killed in part 2.
-    pub kills: u32,
+    pub(crate) kills: u32,
     /// The server's durability.
-    pub durability: String,
+    pub(crate) durability: String,
     /// The first seed.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Where databases and generated files go.
-    pub scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
 }
 
 type Result<T> = std::result::Result<T, String>;
@@ -140,7 +140,7 @@ fn directory_bytes(dir: &Path) -> Result<u64> {
 }
 
 /// Runs the plan.
-pub fn run(binary: &Path, plan: &Plan) -> Result<()> {
+pub(crate) fn run(binary: &Path, plan: &Plan) -> Result<()> {
     fs::create_dir_all(&plan.scratch).map_err(|e| format!("{}: {e}", plan.scratch.display()))?;
     println!("durability {}, databases in {}", plan.durability, plan.scratch.display());
     if let Some(files) = &plan.files {
