@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cairn_env::{DirEntry, Env};
-use cairn_table::{Load, Table, TableSummary};
+use cairn_table::{Load, Table};
 
 use crate::cache::Cache;
 use crate::edit::{KeyspaceState, State};
@@ -314,11 +314,6 @@ impl<'a> Check<'a> {
         if !self.verify(&table.table) {
             return None;
         }
-        let mut agrees = true;
-        for what in disagreements(meta, table.table.summary()) {
-            self.damage(&path, None, what);
-            agrees = false;
-        }
         if meta.largest_seq > keyspace.flushed {
             let (largest, flushed) = (meta.largest_seq, keyspace.flushed);
             let what = format!(
@@ -326,7 +321,7 @@ impl<'a> Check<'a> {
             );
             self.damage(&path, None, what);
         }
-        agrees.then_some(table)
+        Some(table)
     }
 
     /// Reads a table whole; false if it is damaged.
@@ -426,39 +421,6 @@ fn contradictions(state: &State) -> Vec<String> {
         }
     }
     found
-}
-
-/// Where a table and what the manifest says of it differ.
-fn disagreements(meta: &TableMeta, table: &TableSummary) -> Vec<String> {
-    let numbers = [
-        ("bytes", meta.file_bytes, table.file_bytes),
-        ("entries", meta.entries, table.entries),
-        ("tombstones", meta.tombstones, table.tombstones),
-        ("as smallest sequence number", meta.smallest_seq.0, table.smallest_seq),
-        ("as largest sequence number", meta.largest_seq.0, table.largest_seq),
-    ];
-    let keys = [("first", &meta.smallest_key, &table.smallest_key), ("last", &meta.largest_key, &table.largest_key)];
-    let numbers = numbers
-        .into_iter()
-        .filter(|(_, said, holds)| said != holds)
-        .map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}"));
-    let keys = keys.into_iter().filter(|(_, said, holds)| said != holds).map(|(what, said, holds)| {
-        format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
-    });
-    numbers.chain(keys).collect()
-}
-
-/// How much of a key is shown.
-const KEY_BYTES_SHOWN: usize = 64;
-
-/// A key for people: quoted, escaped, and cut if it is long.
-pub(crate) fn shown(key: &[u8]) -> String {
-    match key.get(..KEY_BYTES_SHOWN) {
-        Some(start) if key.len() > KEY_BYTES_SHOWN => {
-            format!("\"{}\"... ({} bytes)", start.escape_ascii(), key.len())
-        }
-        _ => format!("\"{}\"", key.escape_ascii()),
-    }
 }
 
 #[cfg(test)]

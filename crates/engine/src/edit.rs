@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use cairn_codec::{DecodeError, Reader, Write};
 
 use crate::levels::{LEVEL_COUNT, TableMeta};
-use crate::types::{KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo, TableId};
+use crate::types::{KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, NUMBER_MAX, SeqNo, TableId};
 
 /// One change to the durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,8 +258,13 @@ impl State {
         changes
     }
 
-    /// Checks what no single edit shows: tables of one sorted level must not overlap.
+    /// Checks what no single edit shows: tables of one sorted level must not overlap, and numbers
+    /// must leave room for those to come.
     pub(crate) fn check(&self) -> Result<(), String> {
+        let flushed = self.keyspaces.values().map(|keyspace| keyspace.flushed.0);
+        if let Some(number) = flushed.chain([self.next_table, self.log_start]).find(|number| *number > NUMBER_MAX) {
+            return Err(format!("number {number} leaves no room for others"));
+        }
         for keyspace in self.keyspaces.values() {
             for level in 1..LEVEL_COUNT {
                 let mut tables: Vec<&TableMeta> =

@@ -13,14 +13,13 @@ use cairn_table::{Load, Table};
 use cairn_wal::{Damage, Group, Item, KIND_CLOSING, Scan};
 
 use crate::batch::Ops;
-use crate::check::shown;
 use crate::commit::GROUP_KIND;
 use crate::edit::{self, Change};
 use crate::error::{Error, Result};
 use crate::files::{self, CURRENT, FileKind, LOCK, LOG, MANIFEST, RESERVE, classify};
 use crate::manifest::{EDIT_KIND, wal_error};
 use crate::output::table_error;
-use crate::types::kind;
+use crate::types::{kind, shown};
 
 /// Where the text goes, line by line.
 type Lines<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;

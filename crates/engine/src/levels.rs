@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_table::Table;
+use cairn_table::{Table, TableSummary};
 
 use crate::memory::Charge;
-use crate::types::{SeqNo, TableId};
+use crate::types::{SeqNo, TableId, shown};
 
 /// The number of levels. With a factor of ten between them, seven hold more than a disk.
 pub(crate) const LEVEL_COUNT: usize = 7;
@@ -41,6 +41,28 @@ impl TableMeta {
     /// Whether its range meets `[smallest, largest]`.
     pub(crate) fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
         self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
+    }
+
+    /// Where a table and what the manifest says of it differ, if they do.
+    pub(crate) fn disagreement(&self, table: &TableSummary) -> Option<String> {
+        let numbers = [
+            ("bytes", self.file_bytes, table.file_bytes),
+            ("entries", self.entries, table.entries),
+            ("tombstones", self.tombstones, table.tombstones),
+            ("as smallest sequence number", self.smallest_seq.0, table.smallest_seq),
+            ("as largest sequence number", self.largest_seq.0, table.largest_seq),
+        ];
+        let keys =
+            [("first", &self.smallest_key, &table.smallest_key), ("last", &self.largest_key, &table.largest_key)];
+        let number = numbers.into_iter().find(|(_, said, holds)| said != holds);
+        let key = keys.into_iter().find(|(_, said, holds)| said != holds);
+        number.map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}")).or_else(
+            || {
+                key.map(|(what, said, holds)| {
+                    format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
+                })
+            },
+        )
     }
 
     /// Entries that a compaction may be able to drop.

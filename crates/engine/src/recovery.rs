@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, NUMBER_MAX, SeqNo};
 
 /// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
 /// In proportion, so that small databases come by it too.
@@ -259,6 +259,9 @@ pub(crate) fn open_table(
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
     let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
+    if let Some(what) = meta.disagreement(table.summary()) {
+        return Err(Error::corrupt(path, None, what));
+    }
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }
@@ -283,6 +286,9 @@ impl Core {
                 return Err(damaged(format!("a group of kind {} that this build does not know", group.kind)));
             }
             let mut seq = group.first_seq;
+            if seq > NUMBER_MAX {
+                return Err(damaged(format!("sequence number {seq} leaves no room for others")));
+            }
             let mut live = false;
             let mut touched = BTreeSet::new();
             let mut inserts: Vec<(u64, Op<'_>)> = Vec::new();

@@ -28,6 +28,10 @@ impl fmt::Display for SeqNo {
     }
 }
 
+/// No database comes near this sequence number, table or segment. One above it that is read from a
+/// file is damage; refusing it keeps the arithmetic with all the others from overflowing.
+pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 8;
+
 /// When a write counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -58,6 +62,19 @@ pub(crate) type TableId = u64;
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 /// Its identity.
 pub(crate) const DEFAULT_KEYSPACE_ID: KeyspaceId = 0;
+
+/// How much of a key is shown.
+const KEY_BYTES_SHOWN: usize = 64;
+
+/// A key for people: quoted, escaped, and cut if it is long.
+pub(crate) fn shown(key: &[u8]) -> String {
+    match key.get(..KEY_BYTES_SHOWN) {
+        Some(start) if key.len() > KEY_BYTES_SHOWN => {
+            format!("\"{}\"... ({} bytes)", start.escape_ascii(), key.len())
+        }
+        _ => format!("\"{}\"", key.escape_ascii()),
+    }
+}
 
 /// The kinds of an entry. A byte on disk; an unknown one refuses to open.
 pub(crate) mod kind {

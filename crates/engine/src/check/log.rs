@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::files::{FileKind, LOG, classify};
 use crate::manifest::wal_error;
 use crate::recovery::LOST_END;
+use crate::types::NUMBER_MAX;
 
 use super::{Check, Report, Severity};
 
@@ -192,6 +193,9 @@ fn judge(group: &Group<'_>, state: Option<&State>, last_seq: &mut u64, report: &
     if group.first_seq <= *last_seq {
         return Some(format!("it begins with sequence number {}, and {last_seq} is before it", group.first_seq));
     }
+    if group.first_seq > NUMBER_MAX {
+        return Some(format!("sequence number {} leaves no room for others", group.first_seq));
+    }
     let undecoded = |e| format!("a batch does not decode: {e}");
     let mut next = group.first_seq;
     for body in group.bodies() {
@@ -210,10 +214,7 @@ fn judge(group: &Group<'_>, state: Option<&State>, last_seq: &mut u64, report: &
             }
             report.log_entries += 1;
             *last_seq = next;
-            next = match next.checked_add(1) {
-                Some(next) => next,
-                None => return Some("sequence numbers run out in it".to_owned()),
-            };
+            next += 1;
         }
     }
     if next == group.first_seq {

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use crate::levels::{LEVEL_COUNT, Levels, TableRef};
 use crate::merge::{Entry, Merge, Source};
-use crate::types::kind;
+use crate::types::{kind, shown};
 
-use super::{Check, shown};
+use super::Check;
 
 /// Progress is told every so many entries.
 const ENTRIES_PER_STEP: u64 = 4096;

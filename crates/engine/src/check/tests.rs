@@ -13,7 +13,8 @@ use crate::edit::{KeyspaceState, State};
 use crate::files::{LOG, MANIFEST, table_path};
 use crate::levels::TableMeta;
 use crate::manifest::Manifest;
-use crate::types::{KeyspaceId, SeqNo, TableId};
+use crate::types::{KeyspaceId, NUMBER_MAX, SeqNo, TableId};
+use crate::{Db, ErrorKind, Options, Result};
 
 const DIR: &str = "data";
 const SEED: u64 = 9;
@@ -118,14 +119,18 @@ impl Database {
         report.findings
     }
 
-    /// Writes it and expects one damage that says this.
+    /// Writes it and expects one damage that says this; returns all it says, and what an open says.
     #[track_caller]
-    fn is_damaged(&self, path: PathBuf, what: &str) {
+    fn is_damaged(&self, path: PathBuf, what: &str) -> (String, Result<()>) {
         self.write();
         let findings = self.findings();
         let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
         assert_eq!((finding.severity, &finding.path), (Severity::Damage, &path), "{finding}");
         assert!(finding.what.contains(what), "{finding}");
+        // An open looks at less and may well succeed; panic it may not.
+        let opened = Db::open_in(&self.env, DIR, Options::default()).and_then(Db::close);
+        assert!(opened.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::Corrupt), "{opened:?}");
+        (finding.what.clone(), opened)
     }
 }
 
@@ -175,8 +180,8 @@ fn a_newer_version_below_an_older_one() {
     let mut db = Database::new();
     db.table(1, 2, 5, &["a 1", "b 2"]);
     db.table(1, 6, 4, &["a 3", "b 4"]);
-    db.is_damaged(table(5), "in keyspace \"users\", version 1 of key \"a\"");
-    assert!(db.findings()[0].what.ends_with("; 1 more versions like it"));
+    let (what, _) = db.is_damaged(table(5), "in keyspace \"users\", version 1 of key \"a\"");
+    assert!(what.ends_with("; 1 more versions like it"), "{what}");
 }
 
 #[test]
@@ -205,7 +210,8 @@ fn a_table_that_is_not_what_the_manifest_says() {
     for (spoil, what) in spoils {
         let mut db = Database::new();
         spoil(db.table(0, 1, 5, &["a 40", "b 20 -", "c 41"]));
-        db.is_damaged(table(5), what);
+        let (_, opened) = db.is_damaged(table(5), what);
+        assert!(opened.is_err_and(|e| e.to_string().contains(what)));
     }
     let mut db = Database::new();
     db.table(0, 1, 5, &["a 51"]);
@@ -229,6 +235,12 @@ fn a_manifest_that_contradicts_itself() {
     db.table(0, 1, 4, &["b 20"]);
     db.is_damaged(manifest(), "overlap");
     let mut db = Database::new();
+    db.keyspace(0).flushed = SeqNo(u64::MAX);
+    db.is_damaged(manifest(), "leaves no room");
+    let mut db = Database::new();
+    db.state.next_table = u64::MAX;
+    db.is_damaged(manifest(), "leaves no room");
+    let mut db = Database::new();
     db.state.next_table = 5;
     db.table(0, 1, 5, &["a 40"]);
     db.is_damaged(manifest(), "never given out");
@@ -244,13 +256,13 @@ fn a_log_that_contradicts_itself_or_the_manifest() {
         (|db| _ = db.logged(60, 0, &["a", ""]), "does not decode"),
         (|db| db.logged(60, 0, &["a"]).body.push(0), "does not decode"),
         (|db| _ = db.logged(60, 0, &[]), "without an operation"),
-        (|db| _ = db.logged(u64::MAX, 0, &["a"]), "run out"),
+        (|db| _ = db.logged(u64::MAX, 0, &["a"]), "leaves no room"),
     ];
     for (spoil, what) in spoils {
         let mut db = Database::new();
         db.logged(51, 0, &["a", "b"]);
         spoil(&mut db);
-        db.logged(u64::MAX - 9, 1, &["z"]);
+        db.logged(NUMBER_MAX, 1, &["z"]);
         db.log.sort_by_key(|group| group.first_seq);
         db.is_damaged(segment(1), what);
     }
