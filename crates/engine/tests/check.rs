@@ -1,5 +1,7 @@
 //! What a check finds in a database directory, and that it finds nothing in a sound one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,9 @@ use cairn::{Db, Durability, Env, ErrorKind, Options, Report, check, inspect};
 use common::{Random, tiny};
 
 const DIR: &str = "data";
+
+/// What a database holds: by keyspace and key.
+type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
 /// Every file of the directory with its content.
 fn files(env: &Env) -> BTreeMap<String, Vec<u8>> {
@@ -94,7 +99,7 @@ fn a_database_whose_closed_log_lost_its_end_does_not_open() {
 
 /// A database with tables in several levels of two keyspaces, garbage and an unflushed log; its
 /// content as read back, and its files after the close.
-fn build(env: &Env, options: Options, rounds: u64, seed: u64) -> BTreeMap<(String, Vec<u8>), Vec<u8>> {
+fn build(env: &Env, options: Options, rounds: u64, seed: u64) -> Contents {
     println!("seed {seed}");
     let mut random = Random::new(seed);
     let db = Db::open_in(env, DIR, options).unwrap();
@@ -138,7 +143,7 @@ fn small() -> Options {
     Options { durability: Durability::Buffered, ..tiny() }
 }
 
-fn read_all(env: &Env) -> cairn::Result<BTreeMap<(String, Vec<u8>), Vec<u8>>> {
+fn read_all(env: &Env) -> cairn::Result<Contents> {
     let db = Db::open_in(env, DIR, small())?;
     let mut content = BTreeMap::new();
     for name in db.keyspaces() {
