@@ -23,7 +23,7 @@
 //! the memtable, `flush` makes tables of full memtables, `compaction` merges them, the manifest
 //! (`manifest`, `edit`) records what is in force. The walk of a read: `catalog`, then `read` for
 //! one key or `cursor` and `merge` for many. `recovery` opens. ARCHITECTURE.md draws both. Beside them
-//! stand [`check`] and [`inspect`], for files at rest.
+//! stand [`check()`] and [`inspect()`], for files at rest.
 
 mod batch;
 mod cache;
