@@ -1,3 +1,5 @@
+//! What inspect prints of each kind of file, as golden texts.
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
