@@ -1,4 +1,5 @@
 //! What a check finds in a database directory, and that it finds nothing in a sound one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
@@ -138,7 +139,10 @@ fn small() -> Options {
     Options { durability: Durability::Buffered, ..tiny() }
 }
 
-fn read_all(env: &Env) -> cairn::Result<BTreeMap<(String, Vec<u8>), Vec<u8>>> {
+/// Every key of every keyspace, with its value.
+type Everything = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+fn read_all(env: &Env) -> cairn::Result<Everything> {
     let db = Db::open_in(env, DIR, small())?;
     let mut content = BTreeMap::new();
     for name in db.keyspaces() {
