@@ -12,6 +12,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -179,6 +180,43 @@ fn a_token_is_required_beyond_loopback_and_then_of_everyone() {
     ok(&["put", "k", "v", "--url", &server.url, "--token-file", &token]);
     assert_eq!(ok(&["get", "k", "--url", &server.url, "--token-file", &token]), "v");
     assert!(ok(&["stats", &server.url, "--token-file", &token]).starts_with("health: open\n"));
+}
+
+#[test]
+fn idle_connections_do_not_take_the_files_that_the_database_needs() {
+    let dir = TempDir::new();
+    let binary = env!("CARGO_BIN_EXE_cairn");
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 256 && exec \"$0\" serve \"$1\" --http 127.0.0.1:0", binary, &dir.join("db")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.strip_prefix("listening on ").unwrap().trim().to_owned();
+    let server = Serving { child, url };
+    let address = server.host_and_port();
+    let connect = || {
+        let stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    let mut ours = connect();
+    let mut answer = |request: &str| {
+        ours.write_all(request.as_bytes()).unwrap();
+        let mut bytes = [0; 4096];
+        let got = ours.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..got]).lines().next().unwrap_or_default().to_owned()
+    };
+    let put = "PUT /k HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\n\r\nv";
+    assert_eq!(answer(put), "HTTP/1.1 200 OK");
+    let idle: Vec<TcpStream> = (0..300).map(|_| connect()).collect();
+    // Until the server has taken them, or told them that they are too many.
+    thread::sleep(Duration::from_millis(500));
+    let flush = "POST /v1/flush HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(answer(flush), "HTTP/1.1 200 OK");
+    assert_eq!(answer(put), "HTTP/1.1 200 OK");
+    drop(idle);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use cairn::{Db, Options};
 use cairn_env::Env;
 use cairn_server::{Server, ServerConfig};
 use clap::{Args, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
@@ -127,7 +128,10 @@ impl Serve {
         let token = self.token_file.as_deref().map(|path| read_token(&env, path)).transpose()?;
         let memory = self.memory.unwrap_or_else(|| a_quarter_of_memory(&env));
         let options = self.durability.apply(self.profile.options(), memory);
-        let config = ServerConfig { http: self.http, token, durability: options.durability, ..ServerConfig::default() };
+        let mut config =
+            ServerConfig { http: self.http, token, durability: options.durability, ..ServerConfig::default() };
+        // A database that cannot open another file cannot write.
+        config.limits.connections_max = config.limits.connections_max.min((open_files_max() / 2).max(1));
         let db = Db::open_in(&env, &self.dir, options)?;
         target::runtime()?
             .block_on(async {
@@ -138,6 +142,14 @@ impl Serve {
             })
             .map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// Files and sockets that this process may have open, once it has taken all that the system allows.
+fn open_files_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { limit.current };
+    current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
 }
 
 /// Done when the process is told to stop, by SIGTERM or Ctrl-C.
