@@ -223,7 +223,9 @@ impl Db {
     pub fn sync(&self) -> Result<()> {
         let core = self.core();
         core.check_open()?;
-        core.sync_through(core.seq_at(Visibility::Applied))
+        core.sync_through(core.seq_at(Visibility::Applied))?;
+        // Afterwards: a failure takes what is applied back to what is durable, and that needs no sync.
+        core.check_writable()
     }
 
     /// Writes every memtable to tables and waits for it. Never needed for durability.
