@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::failure::Failure;
 
-/// Where `serve` listens and the other commands look for it.
+/// Where the other commands look for what `serve` has started.
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 /// A token longer than this is some other file.
 const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
