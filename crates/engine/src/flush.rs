@@ -142,6 +142,9 @@ impl Core {
 
     /// Writes an edit; the caller installs what it says before it lets go of the manifest.
     pub(crate) fn commit_edit(&self, manifest: &mut Manifest, changes: &[Change]) -> Result<()> {
+        // An earlier edit may have left it in doubt while this one waited for the lock: CURRENT may
+        // name another file by now, which would never hear of this edit.
+        self.check_writable()?;
         manifest.commit(changes).map_err(|e| self.edit_failed("the manifest could not be written", e))?;
         add(&self.counters.manifest_edits_count, 1);
         match manifest.roll_if_grown() {

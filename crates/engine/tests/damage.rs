@@ -63,17 +63,29 @@ fn damages(len: u64, random: &mut Random) -> Vec<Damage> {
         let edge = 80.min(len);
         let positions = (0..edge).step_by(3).chain(len - edge..len).chain((0..80).map(|_| random.below(len)));
         all.extend(positions.map(|at| Damage::FlipBit(at, (at % 8) as u8)));
-        all.extend((0..4).map(|_| Damage::CutTo(random.below(len))));
-        all.extend((0..4).map(|_| Damage::Zeros(random.below(len) / 512 * 512, 512)));
+        // Most of a log is zeros: most of these near the beginning.
+        let mut near = |i: u64| random.below((len >> (i % 5)).max(1));
+        all.extend((0..30).map(|i| Damage::CutTo(near(i))));
+        all.extend((0..15).map(|i| Damage::Zeros(near(i) / 512 * 512, 512)));
+        all.extend((0..60).map(|i| Damage::FlipBit(near(i), (i % 8) as u8)));
     }
     all
 }
 
 /// The error is `Corrupt` and names the file.
-fn check_error(e: &Error, path: &Path, damage: Damage) {
+fn check_error(e: &Error, path: &Path, damage: Damage, clean: bool) {
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e:?}");
     let (named, offset) = e.damage().unwrap();
-    assert_eq!(named, path, "{e:?}");
+    // Edits lost at the end of a manifest look like edits that a crash cut short. They show by the
+    // files that had been removed because of them.
+    let edits_lost = !matches!(damage, Damage::FlipBit(..)) || !clean;
+    if edits_lost && path.to_string_lossy().contains("manifest-") {
+        return;
+    }
+    // A segment that is gone, or its header, shows where the one before it ends.
+    let segment = |path: &Path| path.extension().is_some_and(|extension| extension == "wal");
+    let beside = !matches!(damage, Damage::FlipBit(..)) && segment(path) && segment(named);
+    assert!(named == path || beside, "{e:?}");
     assert!(offset.is_some() || !matches!(damage, Damage::FlipBit(..)), "no offset: {e:?}");
 }
 
@@ -117,6 +129,11 @@ fn at_rest(seed: u64, clean: bool, options: &Options) -> Rest {
             client.db.compact().unwrap();
             client.steps(6).unwrap();
             client.db.flush().unwrap();
+            // One keyspace with little in it keeps all segments of the log that the other fills.
+            client.put(1, 10).unwrap();
+            for _ in 0..30 {
+                client.put(0, 1000).unwrap();
+            }
             for _ in 0..4 {
                 client.write().unwrap();
             }
@@ -148,7 +165,7 @@ impl Rest {
             let db = match Db::open_in(&env, DIR, options) {
                 Ok(db) => db,
                 Err(e) => {
-                    check_error(&e, path, damage);
+                    check_error(&e, path, damage, self.clean);
                     return Outcome::RefusedToOpen;
                 }
             };
@@ -166,7 +183,7 @@ impl Rest {
                     Outcome::Prefix
                 }
                 Some(e) => {
-                    check_error(&e, path, damage);
+                    check_error(&e, path, damage, self.clean);
                     Outcome::ErrorAtRead
                 }
             };
@@ -179,7 +196,7 @@ impl Rest {
                 self.check_keys(&db, &want, path, damage);
             }
             if let Err(e) = db.compact() {
-                check_error(&e, path, damage);
+                check_error(&e, path, damage, self.clean);
             }
             db.close().unwrap();
             outcome
@@ -195,7 +212,7 @@ impl Rest {
             for key in self.history.keys(index) {
                 match space.get(key) {
                     Ok(value) => assert_eq!(value.as_ref(), want[index].get(key), "{name}: get {key:?}"),
-                    Err(e) => check_error(&e, path, damage),
+                    Err(e) => check_error(&e, path, damage, self.clean),
                 }
             }
         }

@@ -12,6 +12,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use cairn::{Db, Durability, Env, ErrorKind, Keyspace, Options};
@@ -324,4 +325,87 @@ fn a_short_read_at_any_read() {
 fn a_failed_sync_that_forgets_what_it_should_have_written() {
     each_call(FaultKind::SyncDrops, &[Op::Sync, Op::SyncDir], false, 1);
     each_call(FaultKind::SyncDropsEvicted, &[Op::Sync, Op::SyncDir], false, 1);
+}
+
+/// The story of a disk that runs full: refused, still readable, made room on, and full no more.
+#[test]
+fn a_full_disk_refuses_writes_and_takes_them_again_once_deletes_have_made_room() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(base_seed(), disk.clone());
+    let key = |i: u32| format!("key-{i:06}").into_bytes();
+    let run = env.run(|| {
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        disk.set_space_bytes(Some(4 << 20));
+        // Values that do not compress.
+        let mut random = Random::new(1);
+        let mut value = |i: u32| -> Vec<u8> {
+            let noise = (0..250).flat_map(|_| random.next().to_le_bytes());
+            i.to_le_bytes().into_iter().chain(noise).collect()
+        };
+        let mut count = 0;
+        let refused = loop {
+            match db.put(&key(count), &value(count)) {
+                Ok(_) => count += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(refused.kind(), ErrorKind::Full, "{refused:?}");
+        assert!(count > 1000, "{count}");
+        let check = |from: u32| {
+            for i in 0..count {
+                let found = db.get(&key(i)).unwrap();
+                assert_eq!(found.as_ref().map(|value| &value[..4]), (i >= from).then_some(&i.to_le_bytes()[..]));
+            }
+        };
+        check(0);
+
+        // Somebody else took the rest. Deletes go on with the reserve, and with them comes the space.
+        let reserve = |entry: &cairn_env::DirEntry| entry.name == "RESERVE";
+        let held = env.list(Path::new(DIR)).unwrap().iter().find(|entry| reserve(entry)).map_or(0, |entry| entry.len);
+        disk.set_space_bytes(Some(disk.used_bytes() - held + (1 << 20)));
+        let gone = count * 3 / 4;
+        for i in 0..gone {
+            db.delete(&key(i)).unwrap_or_else(|e| panic!("delete {i} of {count}: {e:?}"));
+        }
+        check(gone);
+        let mut waited = 0;
+        while let Err(e) = db.put(b"more", b"value") {
+            assert_eq!(e.kind(), ErrorKind::Full, "{e:?}");
+            waited += 1;
+            assert!(waited < 120, "no space after two minutes: {:?}, {} bytes used", db.stats(), disk.used_bytes());
+            sleep(&env, Duration::from_secs(1));
+        }
+        assert_eq!(db.stats().health(), "open");
+        check(gone);
+        db.close().unwrap();
+        (count, waited)
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+    println!("{} values fit; after deleting three quarters writes resumed in {} s", run.value.0, run.value.1);
+}
+
+/// Level 0 is full and its compaction cannot succeed: whoever waited for it waited without end.
+#[test]
+fn writers_do_not_wait_for_a_compaction_that_cannot_succeed() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(base_seed(), disk.clone());
+    let run = env.run(|| {
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        for i in 0..40u32 {
+            db.put(&i.to_be_bytes(), &[1; 200]).unwrap();
+        }
+        db.flush().unwrap();
+        db.close().unwrap();
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        // The one table there is; those to come can be read.
+        disk.inject(Fault::new(FaultKind::Eio).on(Op::Read).file("0001.sst").forever());
+        let mut random = Random::new(1);
+        let refused = (0..100_000u32).find_map(|_| db.put(&random.next().to_be_bytes(), &[2; 200]).err());
+        let refused = refused.expect("it can not go on for ever");
+        assert_eq!(refused.kind(), ErrorKind::Closed, "{refused:?}");
+        assert!(!writable(&db), "{}", db.stats().health());
+        refused.to_string()
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+    println!("{}", run.value);
 }

@@ -70,6 +70,14 @@ impl Client {
         Ok(())
     }
 
+    /// One durable put of that many bytes.
+    pub fn put(&mut self, space: usize, bytes: usize) -> cairn::Result<()> {
+        let ops = vec![(space, self.random.key(), Some(vec![space as u8; bytes]))];
+        let commit = self.db.write(self.batch(&ops), Durability::Commit)?;
+        self.recorder.written(ops, commit.seq, Durability::Commit);
+        Ok(())
+    }
+
     /// Hands over several batches before it waits for the first.
     fn pipeline(&mut self) -> cairn::Result<()> {
         let mut waiting: Vec<(Vec<Op>, Durability, Ticket)> = Vec::new();
