@@ -62,7 +62,7 @@ pub struct BatchResponse {
 pub enum WriteDurability {
     /// Once it is on stable storage.
     Commit,
-    /// Once it is in the log's buffer; a crash may lose it.
+    /// Once the server's system has it: it survives the server's process, not its machine.
     Buffered,
 }
 

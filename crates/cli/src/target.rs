@@ -158,10 +158,6 @@ impl Target {
             Target::Directory { db } => {
                 let start = query.start.clone().map_or(Bound::Unbounded, Bound::Included);
                 let end = query.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
-                // Half-open with its start at or after its end: nothing, here as over HTTP.
-                if matches!((&query.start, &query.end), (Some(start), Some(end)) if start >= end) {
-                    return Ok(());
-                }
                 let limit = query.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
                 for entry in db.default_keyspace().range((start, end)).take(limit) {
                     let (key, value) = entry?;

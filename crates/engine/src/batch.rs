@@ -103,12 +103,16 @@ impl Batch {
     }
 
     fn check(&mut self, keyspace: &Keyspace, key: &[u8]) {
+        self.check_keyspace(keyspace);
+        if let Err(e) = check_key(key) {
+            self.problem.get_or_insert(e);
+        }
+    }
+
+    fn check_keyspace(&mut self, keyspace: &Keyspace) {
         if keyspace.database() != self.database {
             let text = format!("keyspace \"{}\" belongs to another database than the batch", keyspace.name());
             self.problem.get_or_insert(Error::invalid(text));
-        }
-        if let Err(e) = check_key(key) {
-            self.problem.get_or_insert(e);
         }
     }
 
@@ -122,9 +126,7 @@ impl Batch {
     /// Writes the batch only if nothing newer than `since` stands in `start <= key < end`
     /// (`None`: to the last key).
     pub fn require_range_unchanged(&mut self, keyspace: &Keyspace, start: &[u8], end: Option<&[u8]>, since: SeqNo) {
-        if keyspace.database() != self.database {
-            self.check(keyspace, b"range");
-        }
+        self.check_keyspace(keyspace);
         self.conditions.push(Condition::RangeUnchanged {
             keyspace: keyspace.id(),
             start: start.to_vec(),
@@ -187,7 +189,7 @@ impl Batch {
 /// Whether a key may be stored.
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {
     match key.len() {
-        0 => Err(Error::invalid("the key is empty; a key has 1 to 65,535 bytes")),
+        0 => Err(Error::invalid(format!("the key is empty; a key has 1 to {KEY_BYTES_MAX} bytes"))),
         1..=KEY_BYTES_MAX => Ok(()),
         len => Err(Error::invalid(format!("the key has {len} bytes; at most {KEY_BYTES_MAX} are allowed"))),
     }

@@ -6,7 +6,8 @@
 //! 1. `lead` (held across the log's writes): who holds it is the one writer of log and memtables.
 //! 2. `manifest` (held across the manifest's writes and syncs). Never taken under `lead`.
 //! 3. `commit` or `jobs` (short; released while waiting). Never both.
-//! 4. the catalog's swap lock, the snapshot list, the health, a ticket: leaves, no I/O under them.
+//! 4. the catalog's swap lock, the snapshot list, the health, a ticket, the log's space, the queue
+//!    of removals: leaves, no I/O under them.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -124,8 +124,9 @@ impl Db {
     /// [`Options::log_bytes_max`].
     ///
     /// # Errors
-    /// `Busy` if another process has it open, `Invalid` for a bad option or a directory that is
-    /// not a database, `Corrupt` for a damaged or missing file, `Full`, `Io`.
+    /// `Busy` if it is open already, here or in another process; `Invalid` for a bad option or a
+    /// directory that holds something else; `NotFound` if there is none and
+    /// [`Options::create_if_missing`] is false; `Corrupt` for a damaged or missing file; `Full`, `Io`.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Db> {
         Db::open_in(&Env::real(), path, options)
     }
@@ -186,7 +187,8 @@ impl Db {
     /// Writes a batch, all or nothing, and waits until it is as durable as asked for.
     ///
     /// # Errors
-    /// `Invalid` for what was wrong in the batch; else as [`Ticket::wait`].
+    /// What was wrong in the batch: `Invalid`, or what [`Batch::require_absent`] met. `Busy` if readers
+    /// pin so much that the memory budget has no room for it. Else as [`Ticket::wait`].
     pub fn write(&self, batch: Batch, durability: Durability) -> Result<Commit> {
         let core = self.core();
         core.write(batch.finish(core.instance)?, durability)
@@ -195,7 +197,8 @@ impl Db {
     /// Hands a batch over and never waits; the [`Ticket`] tells the outcome.
     ///
     /// # Errors
-    /// `Busy` if too much is waiting already: back off. `Invalid`, `Closed`.
+    /// What was wrong in the batch, as [`Db::write`]. `Busy` if too much is waiting already, or pinned
+    /// by readers: back off. `Closed`.
     pub fn submit(&self, batch: Batch, durability: Durability) -> Result<Ticket> {
         let core = self.core();
         let cell = core.submit(batch.finish(core.instance)?, durability)?;
@@ -236,12 +239,12 @@ impl Db {
     /// snapshot still needs stays.
     ///
     /// # Errors
-    /// `Full`, `Corrupt`, `Closed`.
+    /// `Full`, `Corrupt`, `Io`, `Closed`.
     pub fn compact(&self) -> Result<()> {
         self.core().compact_all()
     }
 
-    /// What the database is doing and has done.
+    /// What the database is doing and has done. Lists its directory; `disk_bytes` is 0 if that fails.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
@@ -326,7 +329,7 @@ impl Keyspace {
     ///
     /// # Errors
     /// `Invalid` for a key that is empty or over 65,535 bytes or a value over the limit; else as
-    /// [`Ticket::wait`].
+    /// [`Db::write`].
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Commit> {
         self.write(|batch| batch.put(self, key, value))
     }

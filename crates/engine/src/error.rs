@@ -24,11 +24,11 @@ pub enum ErrorKind {
     Full,
     /// The write may or may not exist: look again after reopening.
     Unknown,
-    /// A file is damaged: restore it, or salvage what is left.
+    /// A file is damaged: restore it from a backup.
     Corrupt,
     /// The operating system failed a call.
     Io,
-    /// The database is closed, or closed to writes.
+    /// The database is closed, or closed to writes until it is reopened.
     Closed,
 }
 

@@ -21,7 +21,8 @@ use cairn_env::Env;
 use crate::error::{Error, Result};
 use crate::types::TableId;
 
-/// The version of all file formats that this build writes. It reads no other yet.
+/// The version of what is written here and in the bodies of manifest and log: names, `CURRENT`, edits,
+/// batches. Segments and tables carry versions of their own. This build reads no other yet.
 pub(crate) const FORMAT_VERSION: u32 = 0;
 
 pub(crate) const CURRENT: &str = "CURRENT";

@@ -226,3 +226,6 @@ fn words(change: &Change) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

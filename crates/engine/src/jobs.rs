@@ -8,9 +8,10 @@
 //! deletes only, the reserve file is given back so that there is something to work with, and the
 //! job is tried again when space returns. Any other failure that leaves the manifest or the log
 //! in doubt closes the database to writes, and so does a memtable that cannot be written to a
-//! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened,
-//! and is shown in the statistics. A compaction that fails otherwise is tried again. Writers who
-//! must wait for one that fails close the database instead: they would wait without end.
+//! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened
+//! or compacted by request, and is shown in the statistics. A compaction that fails otherwise is
+//! tried again. Writers who must wait for one that fails close the database instead: they would
+//! wait without end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;

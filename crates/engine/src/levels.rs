@@ -52,17 +52,17 @@ impl TableMeta {
             ("as smallest sequence number", self.smallest_seq.0, table.smallest_seq),
             ("as largest sequence number", self.largest_seq.0, table.largest_seq),
         ];
-        let keys = [
-            ("first", &self.smallest_key, &table.smallest_key),
-            ("last", &self.largest_key, &table.largest_key),
-        ];
+        let keys =
+            [("first", &self.smallest_key, &table.smallest_key), ("last", &self.largest_key, &table.largest_key)];
         let number = numbers.into_iter().find(|(_, said, holds)| said != holds);
         let key = keys.into_iter().find(|(_, said, holds)| said != holds);
-        number
-            .map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}"))
-            .or_else(|| key.map(|(what, said, holds)| {
-                format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
-            }))
+        number.map(|(what, said, holds)| format!("it holds {holds} {what}, and the manifest says {said}")).or_else(
+            || {
+                key.map(|(what, said, holds)| {
+                    format!("its {what} key is {}, and the manifest says {}", shown(holds), shown(said))
+                })
+            },
+        )
     }
 
     /// Entries that a compaction may be able to drop.

@@ -22,7 +22,8 @@
 //! The walk of a write: [`Batch`] encodes it, the commit pipeline (`commit`) writes the log and
 //! the memtable, `flush` makes tables of full memtables, `compaction` merges them, the manifest
 //! (`manifest`, `edit`) records what is in force. The walk of a read: `catalog`, then `read` for
-//! one key or `cursor` and `merge` for many. `recovery` opens. ARCHITECTURE.md draws both.
+//! one key or `cursor` and `merge` for many. `recovery` opens. ARCHITECTURE.md draws both. Beside them
+//! stand [`check()`] and [`inspect()`], for files at rest.
 
 mod batch;
 mod cache;

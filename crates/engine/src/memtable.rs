@@ -40,8 +40,6 @@ mod trie;
 pub(crate) use cursor::MemtableCursor;
 
 use std::fmt;
-#[cfg(test)]
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arena::{Arena, Bump};
@@ -51,10 +49,10 @@ use publish::{At, Slot};
 use record::{Leaf, VersionRecord};
 use trie::{NewVersion, Trie};
 
-/// Longest user key, in bytes; the shortest has one.
-pub(crate) const KEY_BYTES_MAX: usize = 65_535;
-/// Largest value, in bytes.
-pub(crate) const VALUE_BYTES_MAX: usize = 64 << 20;
+use crate::types::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+// A leaf stores the length of its key as a u16.
+const _: () = assert!(KEY_BYTES_MAX == u16::MAX as usize);
 
 /// How a memtable takes its memory.
 #[derive(Clone, Copy, Debug)]
@@ -200,21 +198,6 @@ impl Memtable {
             path.next(&self.trie);
         }
         largest
-    }
-
-    /// Shows the versions of `key` from the newest to the oldest, until `visit` breaks.
-    #[cfg(test)]
-    pub(crate) fn visit_versions<'a, B>(
-        &'a self,
-        key: &[u8],
-        mut visit: impl FnMut(Version<'a>) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let mut next = self.trie.find(key).and_then(|leaf| self.newest(leaf));
-        while let Some(at) = next {
-            visit(self.version(at))?;
-            next = self.trie.arena.get(at).older;
-        }
-        ControlFlow::Continue(())
     }
 
     /// Distinct keys; one whose newest version is a tombstone counts.

@@ -1,4 +1,4 @@
-//! What a caller may set, and the derived sizes the engine works with.
+//! What a caller may set, its defaults and bounds, and how values that depend on one another settle.
 //!
 //! Plain values with their unit in the name. Everything else is a named constant with its reason
 //! where it is used.
@@ -42,7 +42,8 @@ pub struct Options {
     /// Memory for cache, memtables, filters, indexes, pinned blocks and compaction together.
     /// Default 256 MiB, least 4 MiB.
     pub memory_budget_bytes: u64,
-    /// A memtable of this size is sealed and flushed. Default 64 MiB; at most an eighth of the budget is used.
+    /// A memtable of this size is sealed and flushed. Default 64 MiB, but at most an eighth of the
+    /// budget: 32 MiB of the default one.
     pub memtable_bytes_max: u64,
     /// Seal a memtable at this many keys too. Default: no such limit.
     pub memtable_entries_max: Option<u64>,
@@ -50,17 +51,18 @@ pub struct Options {
     pub table_bytes_max: u64,
     /// Begin a new table file at this many entries too. Default: no such limit.
     pub table_entries_max: Option<u64>,
-    /// The uncompressed size of a data block. Default 4 KiB.
+    /// The uncompressed size of a data block, 64 bytes to 1 MiB. Default 4 KiB.
     pub block_bytes: u32,
     /// How blocks are stored from level 1 down. Level 0 is short-lived and stays uncompressed. Default LZ4.
     pub compression: Compression,
-    /// Bits of Bloom filter per key. Default 10 (about 1 % false positives).
+    /// Bits of Bloom filter per key, at most 64; 0 for no filter. Default 10 (about 1 % false positives).
     pub filter_bits_per_key: u32,
-    /// Number of probes of the filter; `None` derives the best from the bits.
+    /// Number of probes of the filter, 1 to 16; `None` derives the best from the bits.
     pub filter_probes: Option<u32>,
     /// When tables are merged. Default [`CompactionStyle::Leveled`].
     pub compaction: CompactionStyle,
-    /// Bound of the log that an open may have to replay. Default 256 MiB; at most half the budget is used.
+    /// Bound of the log that an open may have to replay. Default 256 MiB, but at most half the budget:
+    /// 128 MiB of the default one.
     pub log_bytes_max: u64,
     /// Create the database if the directory is missing or empty. Default true.
     pub create_if_missing: bool,

@@ -1,8 +1,9 @@
 //! Point reads: the path from a key to its value.
 //!
 //! Memtables newest first, level 0 newest first, then one table per deeper level; the first version
-//! found decides, a tombstone too. The key is hashed once, and only if a table must be asked. No
-//! lock is taken and, up to the caller's choice of form, nothing is copied or allocated.
+//! found decides, a tombstone too. The key is hashed once, and only if a table must be asked. The
+//! engine takes no lock (the block cache has one in each shard) and, up to the caller's choice of
+//! form, copies and allocates nothing for blocks that are in memory.
 
 use std::fmt;
 use std::ops::{Bound, Deref, RangeBounds};
@@ -231,7 +232,8 @@ impl Reader {
         self.iter_range(KeyRange::default())
     }
 
-    /// The keys and values in a range of keys, in order: `range(b"a"..b"f")`.
+    /// The keys and values in a range of keys, in order: `range(b"a"..b"f")`. None if it ends before it
+    /// starts.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter {
         self.iter_range(KeyRange::new(bytes_of(range.start_bound()), bytes_of(range.end_bound())))
     }

@@ -67,7 +67,7 @@ counters! {
     manifest_edits_count: "Edits written to the manifest.";
     stalls_count: "Times a group of writes had to wait for flush or compaction.";
     stall_micros: "Microseconds that groups of writes waited.";
-    busy_refusals_count: "Submissions refused because too much was waiting.";
+    busy_refusals_count: "Writes refused because too much was waiting, or pinned by readers.";
     cache_hits_count: "Blocks found in the cache.";
     cache_misses_count: "Blocks read from files.";
     background_errors_count: "Failures of background work.";
@@ -132,7 +132,7 @@ impl Stats {
         &self.levels
     }
 
-    /// `open`, `full: why`, or `closed to writes: why`.
+    /// `open`, `full: why`, `closed to writes: why`, or `closed`.
     pub fn health(&self) -> &str {
         &self.health
     }

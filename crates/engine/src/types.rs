@@ -11,6 +11,10 @@ pub const VALUE_BYTES_MAX: usize = 64 << 20;
 /// The largest batch, in bytes of keys and values; a quarter of the memory budget if that is less.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 
+// What may be written must fit a table.
+const _: () = assert!(KEY_BYTES_MAX == cairn_table::KEY_BYTES_MAX && VALUE_BYTES_MAX == cairn_table::VALUE_BYTES_MAX);
+const _: () = assert!(kind::DELETE == cairn_table::KIND_TOMBSTONE);
+
 /// The longest name of a keyspace, in bytes.
 pub const KEYSPACE_NAME_BYTES_MAX: usize = 255;
 

@@ -7,6 +7,8 @@
 //!
 //! `CAIRN_SEED=n` replays from a seed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //! Refuses: to interpret what it stores; no format and no policy lives here.
 //!
 //! Invariants
-//! 1. Nothing outside this crate, the tools and the server's runtime calls `std::fs`,
+//! 1. Nothing outside this crate, the tools and tokio's runtime calls `std::fs`,
 //!    `std::thread`, the clocks or a random source; `clippy.toml` holds the list.
 //! 2. An error names the operation and the path ([`Error`]).
 //! 3. A simulated environment is deterministic: one seed, one schedule, one outcome. Exactly one

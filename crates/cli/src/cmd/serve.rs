@@ -153,8 +153,6 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// The budget of a machine that does not say how much memory it has.
-const MEMORY_UNKNOWN_BYTES: u64 = 256 << 20;
 /// The least the engine works with.
 const MEMORY_BYTES_MIN: u64 = 4 << 20;
 
@@ -165,7 +163,8 @@ fn a_quarter_of_memory(env: &Env) -> u64 {
     match (machine, group) {
         (Some(machine), Some(group)) => (u64::min(machine, group) / 4).max(MEMORY_BYTES_MIN),
         (Some(bytes), None) | (None, Some(bytes)) => (bytes / 4).max(MEMORY_BYTES_MIN),
-        (None, None) => MEMORY_UNKNOWN_BYTES,
+        // A machine that does not say gets what an embedded database gets.
+        (None, None) => Options::default().memory_budget_bytes,
     }
 }
 

@@ -4,7 +4,6 @@ mod concurrent;
 mod model;
 mod shape;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::*;
@@ -106,22 +105,6 @@ fn a_lookup_answers_the_newest_version_that_may_be_seen() {
     assert_eq!(table.latest_seq(b"k"), Some(9));
     assert_eq!((table.entries(), table.versions()), (1, 3));
     assert_eq!((table.smallest_seq(), table.largest_seq()), (Some(3), Some(9)));
-}
-
-#[test]
-fn a_visitor_goes_on_or_stops() {
-    let (table, mut writer) = Memtable::new(MemtableOptions::default());
-    for seq in 1..=5 {
-        writer.insert(b"k", seq, PUT, b"").unwrap();
-    }
-    let mut seen = Vec::new();
-    let end: ControlFlow<u64> = table.visit_versions(b"k", |version| {
-        seen.push(version.seq);
-        if version.seq == 3 { ControlFlow::Break(version.seq) } else { ControlFlow::Continue(()) }
-    });
-    assert_eq!((end, seen), (ControlFlow::Break(3), vec![5, 4, 3]));
-    let end: ControlFlow<u64> = table.visit_versions(b"absent", |version| ControlFlow::Break(version.seq));
-    assert_eq!(end, ControlFlow::Continue(()));
 }
 
 #[test]

@@ -90,12 +90,13 @@ impl Pair {
             .map(|((_, Reverse(seq)), _)| *seq)
             .collect();
         assert_eq!(self.table.latest_seq(&key), versions.first().copied());
-        let mut visited = Vec::new();
-        let end: ControlFlow<()> = self.table.visit_versions(&key, |version| {
-            visited.push(version.seq);
-            ControlFlow::Continue(())
-        });
-        assert_eq!((end, visited), (ControlFlow::Continue(()), versions));
+        let mut seq_max = Some(ANY);
+        let older = || {
+            let version = self.table.get(&key, seq_max?)?;
+            seq_max = version.seq.checked_sub(1);
+            Some(version.seq)
+        };
+        assert_eq!(std::iter::from_fn(older).collect::<Vec<_>>(), versions);
     }
 
     fn largest_in_range(&mut self) {
