@@ -64,6 +64,9 @@ struct Unsynced {
     seq: SeqNo,
     tickets: Vec<(Promise, SeqNo)>,
     unattended: usize,
+    /// A sync that began later covers it: nothing more is merged into it, or that sync would end
+    /// before its end, and so would every later one while writes go on.
+    covered: bool,
 }
 
 /// The queues of both stages.
@@ -73,6 +76,8 @@ pub(crate) struct CommitState {
     pending_bytes: usize,
     pending_unattended: usize,
     leading: bool,
+    /// Writes are refused for lack of memory: memtables must be sealed without a group to write.
+    pub(crate) room_wanted: bool,
     unsynced: VecDeque<Unsynced>,
     syncing: bool,
     /// Why nothing can be synced any more.
@@ -88,6 +93,7 @@ impl CommitState {
             pending_bytes: 0,
             pending_unattended: 0,
             leading: false,
+            room_wanted: false,
             unsynced: VecDeque::new(),
             syncing: false,
             failed: None,
@@ -97,6 +103,14 @@ impl CommitState {
 
     fn unsynced_unattended(&self) -> bool {
         self.unsynced.iter().any(|u| u.unattended > 0)
+    }
+
+    /// The caller syncs next, all that is appended now.
+    fn begin_sync(&mut self) {
+        self.syncing = true;
+        if let Some(last) = self.unsynced.back_mut() {
+            last.covered = true;
+        }
     }
 }
 
@@ -228,7 +242,7 @@ impl Core {
                 self.lead_group();
                 state = self.commit.lock();
             } else if syncs && !state.syncing && state.unsynced.iter().any(|u| !u.tickets.is_empty()) {
-                state.syncing = true;
+                state.begin_sync();
                 drop(state);
                 self.sync_log();
                 state = self.commit.lock();
@@ -251,7 +265,7 @@ impl Core {
             if state.syncing {
                 state = self.commit_changed.wait(state);
             } else {
-                state.syncing = true;
+                state.begin_sync();
                 drop(state);
                 self.sync_log();
                 state = self.commit.lock();
@@ -263,7 +277,7 @@ impl Core {
     pub(crate) fn run_append_thread(&self) {
         let mut state = self.commit.lock();
         loop {
-            if !state.leading && state.pending_unattended > 0 {
+            if !state.leading && (state.pending_unattended > 0 || state.room_wanted) {
                 state.leading = true;
                 drop(state);
                 self.lead_group();
@@ -284,12 +298,17 @@ impl Core {
             let now = if due.is_some() { self.env.now() } else { Duration::ZERO };
             let by_interval = due.is_some_and(|at| at <= now) && !state.unsynced.is_empty();
             if !state.syncing && (state.unsynced_unattended() || by_interval) && state.failed.is_none() {
-                state.syncing = true;
+                state.begin_sync();
                 drop(state);
                 self.sync_log();
                 due = self.options.sync_interval.map(|interval| self.env.now() + interval);
                 state = self.commit.lock();
-            } else if state.closing && state.pending.is_empty() && !state.leading && !state.unsynced_unattended() {
+            } else if state.closing
+                && state.pending.is_empty()
+                // A leader that panicked leads for ever; after a failure nobody has to be waited for.
+                && (!state.leading || state.failed.is_some())
+                && !state.unsynced_unattended()
+            {
                 return;
             } else if let (Some(at), Some(interval)) = (due, self.options.sync_interval) {
                 let left = if at > now { at - now } else { interval };
@@ -308,7 +327,13 @@ impl Core {
         let guard = PanicGuard { core: self, what: "the commit leader" };
         let mut lead = self.lead.lock();
         let group = self.take_group();
-        let written = if group.is_empty() { None } else { self.write_group(&mut lead, group) };
+        let written = if group.is_empty() {
+            // What stands in the way of room is noted where it arises.
+            let _ = self.make_room(&mut lead, 0);
+            None
+        } else {
+            self.write_group(&mut lead, group)
+        };
         std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
@@ -316,7 +341,7 @@ impl Core {
             self.publish(&mut state, written);
         }
         drop(lead);
-        if state.pending_unattended > 0 || state.closing {
+        if state.pending_unattended > 0 || state.room_wanted || state.closing {
             self.append_wanted.notify_one();
         }
         if state.unsynced_unattended() || state.closing {
@@ -327,6 +352,7 @@ impl Core {
 
     fn take_group(&self) -> Vec<Pending> {
         let mut state = self.commit.lock();
+        state.room_wanted = false;
         let mut group: Vec<Pending> = Vec::new();
         let mut bytes = 0;
         while let Some(next) = state.pending.front() {
@@ -529,7 +555,7 @@ impl Core {
         }
         match state.unsynced.back_mut() {
             // Nobody waits for the last one: they become one.
-            Some(last) if last.tickets.is_empty() => {
+            Some(last) if last.tickets.is_empty() && !last.covered => {
                 last.end = written.end;
                 last.seq = written.seq;
                 last.tickets = written.tickets;
@@ -540,6 +566,7 @@ impl Core {
                 seq: written.seq,
                 tickets: written.tickets,
                 unattended: written.unattended,
+                covered: false,
             }),
         }
     }

@@ -119,10 +119,12 @@ impl Core {
     pub(crate) fn close_to_writes(&self, why: &str) {
         {
             let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            if !matches!(*health, Health::Open | Health::Full { .. }) {
-                return;
+            match *health {
+                Health::Open | Health::Full { .. } => *health = Health::ClosedToWrites { why: why.to_owned() },
+                Health::ClosedToWrites { .. } => return,
+                // By its user, and somebody may still wait for a sync that has failed.
+                Health::Closed => {}
             }
-            *health = Health::ClosedToWrites { why: why.to_owned() };
         }
         self.fail_pending(why);
         drop(self.jobs.lock());

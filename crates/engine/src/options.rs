@@ -8,6 +8,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::types::Durability;
 
+/// The most probes that a table's filter takes.
+const FILTER_PROBES_MAX: u32 = 16;
+
+/// Below it would be syncing without pause; above it is as good as never.
+const SYNC_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
+
 /// How blocks of tables are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -124,6 +130,13 @@ impl Options {
         }
         if self.filter_bits_per_key > 64 {
             return Err(Error::invalid("option filter_bits_per_key is over 64"));
+        }
+        if self.filter_probes.is_some_and(|probes| !(1..=FILTER_PROBES_MAX).contains(&probes)) {
+            return Err(Error::invalid(format!("option filter_probes must be 1 to {FILTER_PROBES_MAX}")));
+        }
+        if self.sync_interval.is_some_and(|interval| !SYNC_INTERVALS.contains(&interval)) {
+            let (least, most) = (SYNC_INTERVALS.start(), SYNC_INTERVALS.end());
+            return Err(Error::invalid(format!("option sync_interval must be {least:?} to {most:?}")));
         }
         if let CompactionStyle::EveryUpdates(0) = self.compaction {
             return Err(Error::invalid("compaction after every 0 updates would never end"));

@@ -32,7 +32,7 @@ use crate::files::{self, FileKind, LOCK, LOG, MANIFEST, classify, table_path};
 use crate::jobs::Jobs;
 use crate::levels::{Levels, RemovalQueue, TableHandle, TableMeta, TableRef};
 use crate::log_space::LogSpace;
-use crate::manifest::{self, Manifest, wal_error};
+use crate::manifest::{self, EditError, Manifest, wal_error};
 use crate::memory::{Memory, Use};
 use crate::options::Options;
 use crate::output::table_error;
@@ -125,18 +125,25 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         options,
     };
 
-    let last = match old_log {
-        Some(old_log) => core.replay_log(&state, last_flushed, &old_log)?,
-        None => SeqNo(0),
+    let replayed = match old_log {
+        Some(old_log) => core.replay_log(&state, last_flushed, &old_log),
+        None => Ok(SeqNo(0)),
     };
-    core.syncer.sync().map_err(wal_error)?;
+    let last = replayed
+        .and_then(|last| core.syncer.sync().map(|_| last).map_err(wal_error))
+        .inspect_err(|_| core.remove_new_log(next_segment))?;
     let mut state = state;
     let position = core.lead.lock().log()?.position();
     core.log_space.appended(position.segment, 0);
     state.log_start = next_segment;
     let roll_bytes_min = core.options.log_bytes_max / MANIFEST_SHARE;
-    let manifest =
-        Manifest::begin(env, dir, manifest_id, state, roll_bytes_min).map_err(manifest::EditError::into_error)?;
+    let manifest = Manifest::begin(env, dir, manifest_id, state, roll_bytes_min).map_err(|e| {
+        if let EditError::Refused(_) = e {
+            let _ = env.remove(&MANIFEST.path(dir, manifest_id));
+            core.remove_new_log(next_segment);
+        }
+        e.into_error()
+    })?;
     core.remove_orphans(&manifest, next_segment)?;
     *core.manifest.lock() = Some(manifest);
     core.start_from(last);
@@ -342,6 +349,19 @@ impl Core {
             ));
         }
         Ok(last)
+    }
+
+    /// Removes what a failed opening has written of the log, from segment `first` on; `CURRENT` does
+    /// not lead there. An opening that is tried again and again would fill the disk with copies.
+    fn remove_new_log(&self, first: u64) {
+        // What stays is an orphan, which an opening that succeeds removes.
+        for entry in self.env.list(&self.dir).unwrap_or_default() {
+            if let FileKind::Log(id) = classify(&entry.name)
+                && id >= first
+            {
+                let _ = self.env.remove(&self.dir.join(&entry.name));
+            }
+        }
     }
 
     /// Makes everything up to `last` the state to go on from: it is applied and synced.

@@ -41,6 +41,9 @@ impl Core {
         if held <= budget {
             return Ok(());
         }
+        // Memtables are sealed before a group is written, and now there will be none.
+        self.commit.lock().room_wanted = true;
+        self.append_wanted.notify_one();
         add(&self.counters.busy_refusals_count, 1);
         Err(Error::busy(format!(
             "{held} bytes are held, {budget} is the memory budget: values, iterators and cursors in use pin the rest; \
@@ -55,12 +58,11 @@ impl Core {
             self.seal(lead, id);
         }
         // Many keyspaces may each be far from full and yet too much together.
-        if lead.active_bytes > self.options.memtable_bytes_max {
+        while lead.active_bytes > self.options.memtable_bytes_max {
             let bytes_of = |(_, (buffer, _)): &(&KeyspaceId, &(Arc<Buffer>, MemtableWriter))| buffer.memtable.bytes();
-            if let Some((&id, _)) = lead.writers.iter().max_by_key(bytes_of) {
-                self.wait_for_room(id)?;
-                self.seal(lead, id);
-            }
+            let Some((&id, _)) = lead.writers.iter().max_by_key(bytes_of) else { break };
+            self.wait_for_room(id)?;
+            self.seal(lead, id);
         }
         if self.log_space.live_bytes() > self.options.log_bytes_max {
             self.release_log(lead)?;

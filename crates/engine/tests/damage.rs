@@ -260,3 +260,26 @@ fn damage_after_a_clean_close_is_found() {
 fn damage_after_a_kill_is_found_or_looks_like_a_torn_write() {
     damage_everything(false);
 }
+
+#[test]
+fn an_opening_that_fails_leaves_no_copy_of_the_log() {
+    let disk = SimDisk::new();
+    let env = Env::on_disk(disk.clone());
+    let db = Db::open_in(&env, DIR, Options::default()).unwrap();
+    for i in 0..100u32 {
+        db.put(&i.to_be_bytes(), &[7; 1000]).unwrap();
+    }
+    let disk = disk.kill();
+    drop(db);
+    let env = Env::on_disk(disk.clone());
+    let files = || env.list(DIR.as_ref()).unwrap();
+    let log = files().into_iter().rfind(|entry| entry.name.ends_with(".wal")).unwrap();
+    // In what was durable, behind most of it.
+    inflict(&disk, &Path::new(DIR).join(&log.name), Damage::FlipBit(80_000, 0));
+    let before = files();
+    for _ in 0..3 {
+        let error = Db::open_in(&env, DIR, Options::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(files(), before);
+    }
+}

@@ -1,0 +1,188 @@
+//! Nobody waits for ever, and nobody is refused for ever.
+//!
+//! Each test is an interleaving or a load after which a caller once had no way on. Simulated
+//! schedules report who still waits at the end. `CAIRN_SEED=n` replays from a seed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
+
+mod common;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use cairn::{Db, Durability, Env, ErrorKind, Options, SeqNo};
+use cairn_env::{Fault, FaultKind, Op, SimDisk};
+use common::{base_seed, tiny};
+
+const DIR: &str = "db";
+
+/// Waits until a write is taken, for at most a minute.
+fn put_in_time(env: &Env, db: &Db) -> cairn::Result<()> {
+    let (mutex, condvar) = (env.mutex(()), env.condvar());
+    for _ in 0..600 {
+        match db.put(b"after", b"it") {
+            Err(e) if e.kind() == ErrorKind::Busy => drop(condvar.wait_for(mutex.lock(), Duration::from_millis(100))),
+            result => return result.map(drop),
+        }
+    }
+    db.put(b"after", b"it").map(drop)
+}
+
+#[test]
+fn a_batch_that_outgrows_the_budget_in_memory_is_flushed() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(base_seed(), disk);
+    let run = env.run(|| {
+        let options = Options { memory_budget_bytes: 4 << 20, ..Options::default() };
+        let db = Db::open_in(&env, DIR, options).unwrap();
+        let mut batch = db.batch();
+        for i in 0..100_000u32 {
+            batch.put(&db.default_keyspace(), &i.wrapping_mul(0x9e37_79b1).to_be_bytes(), b"");
+        }
+        db.write(batch, Durability::Commit).unwrap();
+        let held = db.stats().get("memory_memtables_bytes").unwrap();
+        assert!(held > 4 << 20, "{held} bytes fit into the budget");
+        put_in_time(&env, &db).unwrap();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_batch_over_many_keyspaces_is_flushed() {
+    let env = Env::simulated(base_seed(), SimDisk::new());
+    let run = env.run(|| {
+        let options = Options { memory_budget_bytes: 4 << 20, ..Options::default() };
+        let db = Db::open_in(&env, DIR, options).unwrap();
+        let mut batch = db.batch();
+        for i in 0..1_200 {
+            batch.put(&db.keyspace(&format!("k{i}")).unwrap(), b"key", b"value");
+        }
+        db.write(batch, Durability::Commit).unwrap();
+        let held = db.stats().get("memory_memtables_bytes").unwrap();
+        assert!(held > 4 << 20, "{held} bytes fit into the budget");
+        put_in_time(&env, &db).unwrap();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
+/// How many syncs of the log one call of `sync` took while another thread wrote.
+fn syncs_of_one_call(seed: u64) -> u64 {
+    let env = Env::simulated(seed, SimDisk::with_seed(seed));
+    let run = env.run(|| {
+        let options = Options { durability: Durability::Buffered, ..Options::default() };
+        let db = Db::open_in(&env, DIR, options).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = {
+            let (db, stop) = (db.clone(), stop.clone());
+            env.spawn("writer", move || {
+                while !stop.load(Ordering::Relaxed) {
+                    db.put(b"k", b"v").unwrap();
+                }
+            })
+            .unwrap()
+        };
+        db.put(b"mine", b"v").unwrap();
+        let before = db.stats().get("log_syncs_count").unwrap();
+        db.sync().unwrap();
+        let syncs = db.stats().get("log_syncs_count").unwrap() - before;
+        stop.store(true, Ordering::Relaxed);
+        assert!(writer.join());
+        db.close().unwrap();
+        syncs
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+    run.value
+}
+
+#[test]
+fn one_sync_covers_what_was_written_before_it_however_much_follows() {
+    let first = base_seed();
+    for seed in first..first + 100 {
+        let syncs = syncs_of_one_call(seed);
+        assert!(syncs <= 1, "CAIRN_SEED={seed}: {syncs} syncs");
+    }
+}
+
+#[test]
+fn a_write_whose_sync_fails_while_another_handle_closes_ends() {
+    let first = base_seed();
+    let mut told = 0;
+    for seed in first..first + 150 {
+        let disk = SimDisk::with_seed(seed);
+        let env = Env::simulated(seed, disk.clone());
+        let run = env.run(|| {
+            let db = Db::open_in(&env, DIR, Options::default()).unwrap();
+            disk.inject(Fault::new(FaultKind::Eio).on(Op::Sync).file(".wal").forever());
+            let writers: Vec<_> = (0..2)
+                .map(|_| {
+                    let db = db.clone();
+                    env.spawn("writer", move || drop(db.put(b"k", b"v").unwrap_err())).unwrap()
+                })
+                .collect();
+            for _ in 0..seed % 4 {
+                env.list(DIR.as_ref()).unwrap();
+            }
+            let closed = db.close();
+            assert!(writers.into_iter().all(cairn_env::sync::Thread::join));
+            closed.is_err()
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "CAIRN_SEED={seed}");
+        told += u64::from(run.value);
+    }
+    assert!(told > 0, "no close met the failure");
+}
+
+struct PanickingWaker;
+
+impl Wake for PanickingWaker {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+#[test]
+fn a_leader_that_panics_does_not_keep_the_database_from_closing() {
+    let first = base_seed();
+    let mut panicked = 0;
+    for seed in first..first + 50 {
+        let env = Env::simulated(seed, SimDisk::with_seed(seed));
+        let run = env.run(|| {
+            let db = Db::open_in(&env, DIR, tiny()).unwrap();
+            db.put(b"k", b"v").unwrap();
+            let mut batch = db.batch();
+            batch.require_unchanged(&db.default_keyspace(), b"k", SeqNo(0));
+            let ticket = db.submit(batch, Durability::Commit).unwrap();
+            let waker = Waker::from(Arc::new(PanickingWaker));
+            {
+                let mut ticket = pin!(ticket);
+                if let Poll::Ready(outcome) = ticket.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Conflict);
+                }
+            }
+            drop(db);
+        });
+        assert_eq!(run.unfinished, Vec::<String>::new(), "CAIRN_SEED={seed}");
+        panicked += run.panicked.len();
+    }
+    assert!(panicked > 0, "no leader woke the waker");
+}
+
+#[test]
+fn options_with_which_a_background_thread_could_not_go_on_are_refused() {
+    let env = Env::memory();
+    let all = [
+        Options { filter_probes: Some(0), ..Options::default() },
+        Options { filter_probes: Some(17), ..Options::default() },
+        Options { sync_interval: Some(Duration::ZERO), ..Options::default() },
+        Options { sync_interval: Some(Duration::MAX), ..Options::default() },
+    ];
+    for options in all {
+        let opened = Db::open_in(&env, DIR, options.clone());
+        assert_eq!(opened.map_err(|e| e.kind()).err(), Some(ErrorKind::Invalid), "{options:?}");
+    }
+}
