@@ -150,8 +150,9 @@ impl Catalog {
     /// Puts a keyspace's part in place.
     pub(crate) fn set(&mut self, tree: Tree) {
         let (chunk, slot) = place(tree.id);
-        while self.chunks.len() <= chunk {
-            self.chunks.push(Arc::new(std::array::from_fn(|_| None)));
+        if self.chunks.len() <= chunk {
+            // Shared, so that a gap costs next to nothing.
+            self.chunks.resize(chunk + 1, Arc::new(std::array::from_fn(|_| None)));
         }
         if let Some(chunk) = self.chunks.get_mut(chunk)
             && let Some(slot) = Arc::make_mut(chunk).get_mut(slot)

@@ -21,7 +21,8 @@ use crate::snapshot::{ReleaseHook, Snapshot};
 use crate::stats::Stats;
 use crate::ticket::{Commit, Ticket};
 use crate::types::{
-    DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo, Visibility,
+    DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo,
+    Visibility,
 };
 
 /// An open database. Clones share it; when the last handle goes (keyspaces count), it is closed.
@@ -431,7 +432,7 @@ impl Core {
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         let last = manifest.state().keyspaces.last_key_value().map(|(id, _)| *id);
         let id = last
-            .map_or(Some(0), |last| last.checked_add(1))
+            .map_or(Some(0), |last| last.checked_add(1).filter(|id| *id < KEYSPACE_IDS_MAX))
             .ok_or_else(|| Error::invalid("every keyspace id is used up"))?;
         self.commit_edit(manifest, &[Change::Keyspace { id, name: name.to_owned() }])?;
         // It is empty up to now: conditions about earlier moments can be decided.

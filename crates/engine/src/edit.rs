@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use cairn_codec::{DecodeError, Reader, Write};
 
 use crate::levels::{LEVEL_COUNT, TableMeta};
-use crate::types::{KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, NUMBER_MAX, SeqNo, TableId};
+use crate::types::{KEY_BYTES_MAX, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, NUMBER_MAX, SeqNo, TableId};
 
 /// One change to the durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +132,8 @@ fn decode_change(reader: &mut Reader<'_>) -> Result<Change, DecodeError> {
 }
 
 fn keyspace(reader: &mut Reader<'_>) -> Result<KeyspaceId, DecodeError> {
-    let error = reader.error("keyspace beyond 32 bits");
-    u32::try_from(reader.varint()?).map_err(|_| error)
+    let error = reader.error("keyspace beyond what this build gives out");
+    u32::try_from(reader.varint()?).ok().filter(|id| *id < KEYSPACE_IDS_MAX).ok_or(error)
 }
 
 fn level(reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
@@ -353,6 +353,14 @@ mod tests {
         }
         assert_eq!(whole, changes.len());
         assert!(decode(&[99]).is_err());
+    }
+
+    #[test]
+    fn a_forged_keyspace_cannot_make_the_catalog_large() {
+        let create = |id| encode(&[Change::Keyspace { id, name: "x".into() }]);
+        assert!(decode(&create(KEYSPACE_IDS_MAX - 1)).is_ok());
+        assert!(decode(&create(KEYSPACE_IDS_MAX)).is_err());
+        assert!(decode(&create(u32::MAX)).is_err());
     }
 
     #[test]

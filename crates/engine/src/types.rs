@@ -55,6 +55,10 @@ pub enum Visibility {
 /// The identity of a keyspace; never used twice in one database.
 pub(crate) type KeyspaceId = u32;
 
+/// Ids of keyspaces are below this. The catalog takes memory in proportion to the largest, and a
+/// forged one must not make it large.
+pub(crate) const KEYSPACE_IDS_MAX: KeyspaceId = 1 << 24;
+
 /// The identity of a table file; never used twice in one database.
 pub(crate) type TableId = u64;
 
