@@ -17,11 +17,13 @@ pub async fn load_http(client: &Client, data: &Data, mut progress: impl FnMut(u6
         return Ok(());
     }
     let mut loaded = 0;
+    let keys = data.keys();
     for entries in data.batches() {
         loaded += entries.len() as u64;
         let op = |(key, value): (String, &[u8])| Op::Put { keyspace: None, key: key.into(), value: value.to_vec() };
         let ops = entries.into_iter().map(op).collect();
-        let durability = Some(WriteDurability::Buffered);
+        // The last one is synced, and everything before with it.
+        let durability = Some(if loaded < keys { WriteDurability::Buffered } else { WriteDurability::Commit });
         client.batch(&BatchRequest { ops, conditions: Vec::new(), durability }).await?;
         progress(loaded);
     }

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::failure::Failure;
 
-/// Where `serve` listens and the other commands look for it.
+/// Where the other commands look for what `serve` has started.
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 /// A token longer than this is some other file.
 const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
@@ -178,10 +178,12 @@ impl Target {
                     level: level.level as u64,
                     tables: level.tables,
                     bytes: level.bytes,
+                    entries: level.entries,
                 };
                 Ok(Stats {
                     health: stats.health().to_string(),
                     stall_reason: stats.stall_reason().map(|reason| reason.to_string()),
+                    last_background_error: stats.last_background_error().map(str::to_owned),
                     engine: stats.metrics().iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
                     server: BTreeMap::new(),
                     levels: stats.levels().iter().map(level).collect(),

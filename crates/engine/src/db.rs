@@ -13,13 +13,12 @@ use crate::core::{Core, Health, PanicGuard};
 use crate::cursor::Iter;
 use crate::edit::Change;
 use crate::error::{Error, Result};
-use crate::levels::{LEVEL_COUNT, Levels};
-use crate::memory::Use;
+use crate::levels::Levels;
 use crate::options::Options;
 use crate::read::{Pinned, Reader};
 use crate::recovery;
 use crate::snapshot::{ReleaseHook, Snapshot};
-use crate::stats::{LevelStats, Stats};
+use crate::stats::Stats;
 use crate::ticket::{Commit, Ticket};
 use crate::types::{
     DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo,
@@ -225,7 +224,9 @@ impl Db {
     pub fn sync(&self) -> Result<()> {
         let core = self.core();
         core.check_open()?;
-        core.sync_through(core.seq_at(Visibility::Applied))
+        core.sync_through(core.seq_at(Visibility::Applied))?;
+        // Afterwards: a failure takes what is applied back to what is durable, and that needs no sync.
+        core.check_writable()
     }
 
     /// Writes every memtable to tables and waits for it. Never needed for durability.
@@ -445,67 +446,5 @@ impl Core {
         let manifest = self.manifest.lock().take();
         self.lead.lock().close()?;
         manifest.map_or(Ok(()), crate::manifest::Manifest::close)
-    }
-
-    fn stats(&self) -> Stats {
-        let catalog = self.catalog.load();
-        let mut levels = Vec::new();
-        let (mut active, mut sealed, mut tables) = (0, 0, 0);
-        let (mut debt, mut garbage) = (0, 0);
-        for tree in catalog.trees() {
-            active += tree.active.iter().map(|b| b.memtable.entries()).sum::<u64>();
-            garbage += tree.active.iter().map(|b| b.memtable.garbage_bytes()).sum::<u64>();
-            sealed += tree.sealed.len() as u64;
-            debt += crate::picker::debt_bytes(&tree.levels, &self.options);
-            for level in (0..LEVEL_COUNT).filter(|&level| !tree.levels.level(level).is_empty()) {
-                let list = tree.levels.level(level);
-                tables += list.len() as u64;
-                levels.push(LevelStats {
-                    keyspace: tree.name.to_string(),
-                    level,
-                    tables: list.len() as u64,
-                    bytes: tree.levels.level_bytes(level),
-                    entries: list.iter().map(|t| t.meta.entries).sum(),
-                });
-            }
-        }
-        let keyspaces = catalog.trees().count() as u64;
-        drop(catalog);
-        let oldest = self.snapshots.oldest();
-        let now = self.env.now();
-        let snapshot_age = oldest.map_or(0, |(_, since)| now.saturating_sub(since).as_secs());
-        let gauges = [
-            ("keyspaces_count", "Keyspaces.", keyspaces),
-            ("memtable_entries", "Keys in active memtables.", active),
-            ("memtable_garbage_bytes", "Bytes of active memtables that hold nothing any more.", garbage),
-            ("sealed_memtables_count", "Sealed memtables that wait for their flush.", sealed),
-            ("tables_count", "Table files.", tables),
-            ("compaction_debt_bytes", "Bytes above the sizes of the levels.", debt),
-            ("log_live_bytes", "Bytes of the log that an open would replay.", self.log_space.live_bytes()),
-            ("disk_bytes", "Bytes of all files of the database.", self.disk_bytes()),
-            ("applied_seq", "Number of the last applied write.", self.seq_at(Visibility::Applied).0),
-            ("durable_seq", "Number of the last synced write.", self.seq_at(Visibility::Durable).0),
-            ("snapshots_count", "Snapshots held.", self.snapshots.count()),
-            ("oldest_snapshot_seq", "Number of the oldest snapshot; 0 if none.", oldest.map_or(0, |(seq, _)| seq.0)),
-            ("oldest_snapshot_age_seconds", "Age of the oldest snapshot.", snapshot_age),
-            ("memory_budget_bytes", "The memory budget.", self.memory.budget()),
-            ("memory_memtables_bytes", "Memory of memtables.", self.memory.used(Use::Memtables)),
-            ("memory_tables_bytes", "Memory of filters and indexes.", self.memory.used(Use::Tables)),
-            ("memory_blocks_bytes", "Memory of blocks, cached or pinned.", self.memory.used(Use::Blocks)),
-            ("memory_cache_bytes", "Memory of blocks in the cache.", self.cache.weight()),
-            ("memory_compaction_bytes", "Memory of flush and compaction.", self.memory.used(Use::Compaction)),
-            ("memory_queue_bytes", "Memory of batches that wait.", self.memory.used(Use::Queue)),
-        ];
-        let health = match self.health() {
-            Health::Open => "open".to_owned(),
-            Health::Full { why } => format!("full: {why}"),
-            Health::ClosedToWrites { why } => format!("closed to writes: {why}"),
-            Health::Closed => "closed".to_owned(),
-        };
-        let (stall, error) = {
-            let jobs = self.jobs.lock();
-            (jobs.stall_reason.clone(), jobs.last_error.clone())
-        };
-        Stats::new(&self.counters, &gauges, levels, health, stall, error)
     }
 }

@@ -5,6 +5,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::core::{Core, Health};
+use crate::levels::LEVEL_COUNT;
+use crate::memory::Use;
+use crate::picker::debt_bytes;
+use crate::types::Visibility;
+
 /// Whether a figure only grows, or goes up and down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
@@ -145,5 +151,70 @@ impl Stats {
     /// The last failure of background work, if there was one.
     pub fn last_background_error(&self) -> Option<&str> {
         self.last_error.as_deref()
+    }
+}
+
+impl Core {
+    /// What the database is doing and has done.
+    pub(crate) fn stats(&self) -> Stats {
+        let catalog = self.catalog.load();
+        let mut levels = Vec::new();
+        let (mut active, mut sealed, mut tables) = (0, 0, 0);
+        let (mut debt, mut garbage) = (0, 0);
+        for tree in catalog.trees() {
+            active += tree.active.iter().map(|b| b.memtable.entries()).sum::<u64>();
+            garbage += tree.active.iter().map(|b| b.memtable.garbage_bytes()).sum::<u64>();
+            sealed += tree.sealed.len() as u64;
+            debt += debt_bytes(&tree.levels, &self.options);
+            for level in (0..LEVEL_COUNT).filter(|&level| !tree.levels.level(level).is_empty()) {
+                let list = tree.levels.level(level);
+                tables += list.len() as u64;
+                levels.push(LevelStats {
+                    keyspace: tree.name.to_string(),
+                    level,
+                    tables: list.len() as u64,
+                    bytes: tree.levels.level_bytes(level),
+                    entries: list.iter().map(|t| t.meta.entries).sum(),
+                });
+            }
+        }
+        let keyspaces = catalog.trees().count() as u64;
+        drop(catalog);
+        let oldest = self.snapshots.oldest();
+        let now = self.env.now();
+        let snapshot_age = oldest.map_or(0, |(_, since)| now.saturating_sub(since).as_secs());
+        let gauges = [
+            ("keyspaces_count", "Keyspaces.", keyspaces),
+            ("memtable_entries", "Keys in active memtables.", active),
+            ("memtable_garbage_bytes", "Bytes of active memtables that hold nothing any more.", garbage),
+            ("sealed_memtables_count", "Sealed memtables that wait for their flush.", sealed),
+            ("tables_count", "Table files.", tables),
+            ("compaction_debt_bytes", "Bytes above the sizes of the levels.", debt),
+            ("log_live_bytes", "Bytes of the log that an open would replay.", self.log_space.live_bytes()),
+            ("disk_bytes", "Bytes of all files of the database.", self.disk_bytes()),
+            ("applied_seq", "Number of the last applied write.", self.seq_at(Visibility::Applied).0),
+            ("durable_seq", "Number of the last synced write.", self.seq_at(Visibility::Durable).0),
+            ("snapshots_count", "Snapshots held.", self.snapshots.count()),
+            ("oldest_snapshot_seq", "Number of the oldest snapshot; 0 if none.", oldest.map_or(0, |(seq, _)| seq.0)),
+            ("oldest_snapshot_age_seconds", "Age of the oldest snapshot.", snapshot_age),
+            ("memory_budget_bytes", "The memory budget.", self.memory.budget()),
+            ("memory_memtables_bytes", "Memory of memtables.", self.memory.used(Use::Memtables)),
+            ("memory_tables_bytes", "Memory of filters and indexes.", self.memory.used(Use::Tables)),
+            ("memory_blocks_bytes", "Memory of blocks, cached or pinned.", self.memory.used(Use::Blocks)),
+            ("memory_cache_bytes", "Memory of blocks in the cache.", self.cache.weight()),
+            ("memory_compaction_bytes", "Memory of flush and compaction.", self.memory.used(Use::Compaction)),
+            ("memory_queue_bytes", "Memory of batches that wait.", self.memory.used(Use::Queue)),
+        ];
+        let health = match self.health() {
+            Health::Open => "open".to_owned(),
+            Health::Full { why } => format!("full: {why}"),
+            Health::ClosedToWrites { why } => format!("closed to writes: {why}"),
+            Health::Closed => "closed".to_owned(),
+        };
+        let (stall, error) = {
+            let jobs = self.jobs.lock();
+            (jobs.stall_reason.clone(), jobs.last_error.clone())
+        };
+        Stats::new(&self.counters, &gauges, levels, health, stall, error)
     }
 }

@@ -159,6 +159,8 @@ impl Test {
                 let mut other = self.random.key();
                 let mut key = key;
                 if other < key {
+                    let reversed = || reader.range(key.as_slice()..other.as_slice());
+                    assert!(reversed().next().is_none() && reversed().next_back().is_none());
                     std::mem::swap(&mut other, &mut key);
                 }
                 let bound = |random: &mut Random, key: &Vec<u8>| match random.below(5) {

@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use cairn::{CompactionStyle, Db, Durability, Env, ErrorKind, Options, SeqNo, Visibility};
+use cairn_env::{Fault, FaultKind, Op, SimDisk};
 use common::{Random, tiny};
 
 fn open(env: &Env, options: Options) -> Db {
@@ -538,4 +539,18 @@ fn after_close_every_call_says_so() {
     assert_eq!(db.compact().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(db.keyspace("t").unwrap_err().kind(), ErrorKind::Closed);
     db.close().unwrap();
+}
+
+/// Guard: a sync asks whether the database still takes writes. After a failed one there is nothing
+/// left to sync, because what is applied went back to what is durable.
+#[test]
+fn a_sync_after_a_failed_one_does_not_say_ok() {
+    let disk = SimDisk::new();
+    let db = open(&Env::on_disk(disk.clone()), tiny());
+    let mut batch = db.batch();
+    batch.put(&db.default_keyspace(), b"k", b"v");
+    db.write(batch, Durability::Buffered).unwrap();
+    disk.inject(Fault::new(FaultKind::Eio).on(Op::Sync));
+    assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::Closed);
 }

@@ -17,6 +17,9 @@ use crate::output;
 use crate::target::{self, read_token};
 use crate::text;
 
+/// Where `serve` listens unless told otherwise; the server's own default, and that of `--url`.
+const HTTP_DEFAULT: &str = "127.0.0.1:8080";
+
 /// Serve a database directory over HTTP
 ///
 /// Makes the directory if it is not there, prints one line per listener once it accepts, and runs
@@ -35,7 +38,7 @@ pub(crate) struct Serve {
     #[arg(default_value = "./cairn-data")]
     dir: PathBuf,
     /// The address to listen on; port 0 takes a free one. Beyond this machine only with --token-file
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", default_value = HTTP_DEFAULT)]
     http: String,
     /// When a write is answered: commit (it is on stable storage), interval:TIME (the system has it;
     /// synced that often) or os (the system has it, and syncs when it likes)
@@ -197,6 +200,12 @@ fn read_kernel(env: &Env, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_is_the_default_of_all() {
+        assert_eq!(ServerConfig::default().http, HTTP_DEFAULT);
+        assert_eq!(target::URL_DEFAULT, format!("http://{HTTP_DEFAULT}"));
+    }
 
     #[test]
     fn durabilities() {
