@@ -11,6 +11,8 @@ pub struct Stats {
     pub health: String,
     /// Why writes wait, while they do.
     pub stall_reason: Option<String>,
+    /// The last failure of background work, if there was one.
+    pub last_background_error: Option<String>,
     /// Counters and gauges of the engine, by name; the unit is the name's last word.
     pub engine: BTreeMap<String, u64>,
     /// Counters and gauges of the server, by name.
@@ -30,6 +32,8 @@ pub struct Level {
     pub tables: u64,
     /// Their size in bytes.
     pub bytes: u64,
+    /// Entries in them, tombstones and old versions included.
+    pub entries: u64,
 }
 
 /// The body of `GET /v1/healthz`: 200 while reads and writes work, 503 otherwise.

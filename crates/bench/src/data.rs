@@ -108,6 +108,11 @@ impl Data {
         Data { keys, value_bytes: settings.value_bytes, seed: settings.seed, pool, next: AtomicU64::new(0) }
     }
 
+    /// How many keys there are.
+    pub(crate) fn keys(&self) -> u64 {
+        self.keys
+    }
+
     /// The length of every value.
     pub(crate) fn value_bytes(&self) -> usize {
         self.value_bytes

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cairn_client::{BatchRequest, Client, Op, ScanQuery};
+use cairn_client::{BatchRequest, Client, Op, ScanQuery, WriteDurability};
 use cairn_env::Env;
 use tokio::task::JoinSet;
 
@@ -17,13 +17,14 @@ pub async fn load_http(client: &Client, data: &Data, mut progress: impl FnMut(u6
         return Ok(());
     }
     let mut loaded = 0;
+    let keys = data.keys();
     for entries in data.batches() {
         loaded += entries.len() as u64;
         let op = |(key, value): (String, &[u8])| Op::Put { keyspace: None, key: key.into(), value: value.to_vec() };
         let ops = entries.into_iter().map(op).collect();
-        // As durable as the server's own writes: one that shows only what is synced would not show a
-        // buffered load to the reads that follow.
-        client.batch(&BatchRequest { ops, conditions: Vec::new(), durability: None }).await?;
+        // The last one is synced, and everything before with it.
+        let durability = Some(if loaded < keys { WriteDurability::Buffered } else { WriteDurability::Commit });
+        client.batch(&BatchRequest { ops, conditions: Vec::new(), durability }).await?;
         progress(loaded);
     }
     Ok(())

@@ -178,10 +178,12 @@ impl Target {
                     level: level.level as u64,
                     tables: level.tables,
                     bytes: level.bytes,
+                    entries: level.entries,
                 };
                 Ok(Stats {
                     health: stats.health().to_string(),
                     stall_reason: stats.stall_reason().map(|reason| reason.to_string()),
+                    last_background_error: stats.last_background_error().map(str::to_owned),
                     engine: stats.metrics().iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
                     server: BTreeMap::new(),
                     levels: stats.levels().iter().map(level).collect(),

@@ -98,7 +98,10 @@ impl Client {
     /// # Errors
     /// Any but [`Error::Url`]; a key that does not exist is no error.
     pub async fn get(&self, key: &[u8]) -> Result<Read> {
-        let answer = self.send(Method::GET, &target::key_target(key), Bytes::new()).await?;
+        let request = self.origin.request(Method::GET, &target::key_target(key), None, Bytes::new())?;
+        let answer = self.origin.send(request, Wait::Timeout).await?;
+        // Of all requests only this one takes a 404 for an answer.
+        let answer = if answer.is_missing_key() { answer } else { answer.checked().await? };
         let (seq, found) = (answer.seq(), !answer.is_missing_key());
         // The body of a 404 is read as well: a connection whose answer was not read to its end is lost.
         let body = answer.bytes().await?;
@@ -203,12 +206,10 @@ impl Client {
         self.json(Method::POST, V1::Flush, Vec::new(), Wait::Forever).await
     }
 
-    /// Sends, and refuses every answer but a success and a missing key's 404.
+    /// Sends, and refuses every answer but a success.
     async fn send(&self, method: Method, target: &str, body: Bytes) -> Result<Answer> {
-        let reading = method == Method::GET;
         let request = self.origin.request(method, target, None, body)?;
-        let answer = self.origin.send(request, Wait::Timeout).await?;
-        if reading && answer.is_missing_key() { Ok(answer) } else { answer.checked().await }
+        self.origin.send(request, Wait::Timeout).await?.checked().await
     }
 
     async fn json<T: serde::de::DeserializeOwned>(

@@ -29,10 +29,12 @@ pub(crate) async fn stats(app: &Arc<App>) -> Result<Reply, Refusal> {
         level: count(level.level),
         tables: level.tables,
         bytes: level.bytes,
+        entries: level.entries,
     });
     Reply::json(&Stats {
         health: engine.health().to_owned(),
         stall_reason: engine.stall_reason().map(str::to_owned),
+        last_background_error: engine.last_background_error().map(str::to_owned),
         engine: engine.metrics().iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         server: server_metrics(app).into_iter().map(|metric| (metric.name.to_owned(), metric.value)).collect(),
         levels: levels.collect(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cairn::{Durability, Keyspace, SeqNo, Ticket};
 use cairn_api::{BatchRequest, BatchResponse, Condition, ErrorKind, Op, WriteDurability};
@@ -23,12 +25,15 @@ pub(crate) async fn apply(app: &Arc<App>, upload: &mut Upload) -> Result<Reply, 
         }
     };
     // Off the runtime: parsing takes time, a new keyspace a sync, an absent key perhaps a file.
-    let (ticket, _body) = app.blocking.run(submit).await??;
+    let ((ticket, durability), _body) = app.blocking.run(submit).await??;
     let seq = ticket.await?.seq;
+    if durability == Durability::Buffered {
+        app.sync_soon();
+    }
     Ok(Reply::json(&BatchResponse { seq: seq.0 })?.with_seq(seq))
 }
 
-fn submit(app: &App, request: BatchRequest) -> Result<Ticket, Refusal> {
+fn submit(app: &App, request: BatchRequest) -> Result<(Ticket, Durability), Refusal> {
     let mut keyspaces = Keyspaces { app, named: BTreeMap::new() };
     let mut batch = app.db.batch();
     for op in request.ops {
@@ -53,7 +58,28 @@ fn submit(app: &App, request: BatchRequest) -> Result<Ticket, Refusal> {
         Some(WriteDurability::Commit) => Durability::Commit,
         Some(WriteDurability::Buffered) => Durability::Buffered,
     };
-    Ok(app.db.submit(batch, durability)?)
+    Ok((app.db.submit(batch, durability)?, durability))
+}
+
+/// How long a buffered batch may wait for a sync that covers it, and others with it.
+const SYNC_DELAY: Duration = Duration::from_millis(20);
+
+impl App {
+    /// Where reads show only what is synced, a buffered batch is to be seen without waiting for
+    /// somebody else's write: one sync, a moment later, covers all that came until then.
+    fn sync_soon(self: &Arc<Self>) {
+        if self.durability != Durability::Commit || self.syncs_soon.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let app = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SYNC_DELAY).await;
+            app.syncs_soon.store(false, Ordering::Release);
+            let syncing = app.clone();
+            // Whatever fails here has closed the database to writes and is shown by its health.
+            let _ = app.blocking.run(move || syncing.db.sync()).await;
+        });
+    }
 }
 
 /// The keyspaces a batch has named, each looked up once.

@@ -1,6 +1,7 @@
 //! From a request to whoever answers it: token, target, method.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cairn::{Db, Durability, Keyspace, Visibility};
 use cairn_api::{Target, V1};
@@ -29,6 +30,8 @@ pub(crate) struct App {
     pub(crate) scans: Arc<Semaphore>,
     /// One compaction or flush on request at a time.
     pub(crate) maintenance: Arc<Semaphore>,
+    /// A sync for buffered batches is about to begin.
+    pub(crate) syncs_soon: AtomicBool,
     pub(crate) metrics: Metrics,
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cairn::{Db, Durability, Visibility};
 use cairn_api::{ErrorBody, ErrorKind};
@@ -84,6 +85,7 @@ impl Server {
             budget: Budget::new(limits.bytes_in_flight_max),
             scans: Arc::new(Semaphore::new(limits.scans_max)),
             maintenance: Arc::new(Semaphore::new(1)),
+            syncs_soon: AtomicBool::new(false),
             metrics: Metrics::default(),
         };
         Ok(Server { app: Arc::new(app), listener, address })

@@ -44,6 +44,28 @@ async fn a_batch_is_applied_whole() {
     assert_eq!(client.get(b"old").await.unwrap().value, None);
 }
 
+/// Reads of a server that commits show only what is synced. A buffered batch was acknowledged and
+/// then not to be seen until somebody else's write was synced, which on a quiet server is never.
+#[tokio::test]
+async fn a_buffered_batch_is_seen_soon_though_nobody_else_writes() {
+    let server = Running::new().await;
+    let client = server.client();
+    for round in 0..3u8 {
+        let request = BatchRequest {
+            ops: vec![put(b"k", &[round])],
+            durability: Some(WriteDurability::Buffered),
+            ..BatchRequest::default()
+        };
+        client.batch(&request).await.unwrap();
+        let seen = async {
+            while client.get(b"k").await.unwrap().value != Some(vec![round]) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(common::PATIENCE, seen).await.expect("never seen");
+    }
+}
+
 #[tokio::test]
 async fn conditions_hold_or_nothing_is_written() {
     let server = Running::new().await;

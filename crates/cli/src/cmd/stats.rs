@@ -41,9 +41,11 @@ impl Stats {
 fn as_text(numbers: &Numbers) -> String {
     let mut lines = vec![format!("health: {}", numbers.health)];
     lines.extend(numbers.stall_reason.iter().map(|reason| format!("writes wait: {reason}")));
+    lines.extend(numbers.last_background_error.iter().map(|error| format!("last background error: {error}")));
     for level in &numbers.levels {
-        let (tables, bytes) = (level.tables, text::human_bytes(level.bytes));
-        lines.push(format!("keyspace {}, level {}: {tables} tables, {bytes}", level.keyspace, level.level));
+        let (tables, entries, bytes) = (level.tables, level.entries, text::human_bytes(level.bytes));
+        let (keyspace, level) = (&level.keyspace, level.level);
+        lines.push(format!("keyspace {keyspace}, level {level}: {tables} tables, {entries} entries, {bytes}"));
     }
     let names = numbers.engine.keys().chain(numbers.server.keys());
     let width = names.map(String::len).max().unwrap_or(0);
