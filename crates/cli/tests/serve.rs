@@ -284,8 +284,8 @@ fn bench_measures_every_workload_embedded_and_over_http() {
     assert!(table.contains("p99.9") && table.lines().last().unwrap().starts_with("get-hot "), "{table}");
 }
 
-/// The load was buffered once, and a server under durability commit shows only what is synced: a
-/// workload of reads alone found nothing.
+/// The load was buffered to its end once, and a server under durability commit shows only what is
+/// synced: a workload of reads alone found nothing.
 #[test]
 fn bench_reads_what_it_has_loaded_under_every_durability() {
     let dir = TempDir::new();
