@@ -321,3 +321,16 @@ fn bench_measures_every_workload_embedded_and_over_http() {
         ok(&["bench", "--dir", &db, "--keys", "2000", "--seconds", "1", "--workload", "get-hot", "--callers", "1"]);
     assert!(table.contains("p99.9") && table.lines().last().unwrap().starts_with("get-hot "), "{table}");
 }
+
+/// The load was buffered to its end once, and a server under durability commit shows only what is
+/// synced: a workload of reads alone found nothing.
+#[test]
+fn bench_reads_what_it_has_loaded_under_every_durability() {
+    let dir = TempDir::new();
+    for durability in ["commit", "os"] {
+        let server = Serving::start(&dir.join(durability), &["--durability", durability]);
+        let arguments = ["--keys", "2000", "--seconds", "1", "--workload", "get-uniform", "--callers", "1"];
+        let table = ok(&[&["bench", "--url", &server.url], &arguments[..]].concat());
+        assert!(table.lines().last().unwrap().starts_with("get-uniform "), "{table}");
+    }
+}
