@@ -314,6 +314,9 @@ impl Core {
 
     /// The disk is full: only deletes from now on, and the reserve is given back for them.
     pub(crate) fn set_full(&self, why: &str) {
+        // Before anybody can look for space again, who would make it anew. Not being there is as
+        // good as being removed.
+        let _ = self.env.remove(&self.reserve_path());
         {
             let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
             if !matches!(*health, Health::Open) {
@@ -321,8 +324,6 @@ impl Core {
             }
             *health = Health::Full { why: why.to_owned() };
         }
-        // Not being there is as good as being removed.
-        let _ = self.env.remove(&self.reserve_path());
         self.jobs_changed.notify_all();
     }
 

@@ -134,12 +134,15 @@ impl Reader {
     }
 
     /// The number of the last write that a read sees now. What is read afterwards is at least as
-    /// new; with [`Reader::pinned`] or a snapshot, exactly as new.
+    /// new; with [`Reader::pinned`] or a snapshot, exactly as new. After a failed sync it is never
+    /// beyond what is durable.
     pub fn seq(&self) -> SeqNo {
+        let core = self.keyspace.core();
         match &self.moment {
-            Moment::Latest(visibility) => self.keyspace.core().seq_at(*visibility),
-            Moment::Snapshot(snapshot) => snapshot.seq(),
-            Moment::Pinned { seq, .. } => *seq,
+            Moment::Latest(visibility) => core.seq_at(*visibility),
+            // What is visible goes back only when a sync fails: nobody reads on beyond it then.
+            Moment::Snapshot(snapshot) => snapshot.seq().min(core.seq_at(Visibility::Applied)),
+            Moment::Pinned { seq, .. } => (*seq).min(core.seq_at(Visibility::Applied)),
         }
     }
 
@@ -148,7 +151,7 @@ impl Reader {
         let core = self.keyspace.core();
         core.check_open()?;
         match &self.moment {
-            Moment::Pinned { tree, seq } => Ok((tree.clone(), *seq)),
+            Moment::Pinned { tree, .. } => Ok((tree.clone(), self.seq())),
             Moment::Latest(_) | Moment::Snapshot(_) => {
                 let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;
                 Ok((tree, self.seq()))
@@ -161,7 +164,7 @@ impl Reader {
         let core = self.keyspace.core();
         core.check_open()?;
         match &self.moment {
-            Moment::Pinned { tree, seq } => Ok(form(lookup(core, tree, key, *seq, mode)?)),
+            Moment::Pinned { tree, .. } => Ok(form(lookup(core, tree, key, self.seq(), mode)?)),
             Moment::Latest(_) | Moment::Snapshot(_) => {
                 let catalog = core.catalog.load();
                 let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;

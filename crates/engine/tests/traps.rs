@@ -554,3 +554,29 @@ fn a_sync_after_a_failed_one_does_not_say_ok() {
     assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::Closed);
 }
+
+/// Guard: after a failed sync every read shows only what is durable, also through a snapshot or a
+/// pinned reader that was taken before and had seen more.
+#[test]
+fn after_a_failed_sync_no_read_shows_what_may_be_lost() {
+    let disk = SimDisk::new();
+    let db = open(&Env::on_disk(disk.clone()), tiny());
+    let space = db.default_keyspace();
+    db.put(b"k", b"durable").unwrap();
+    let mut batch = db.batch();
+    batch.put(&space, b"k", b"applied");
+    db.write(batch, Durability::Buffered).unwrap();
+    let snapshot = db.snapshot();
+    let readers =
+        [space.latest(Visibility::Applied), space.at(&snapshot).unwrap(), space.latest(Visibility::Applied).pinned()];
+    for reader in &readers {
+        assert_eq!(reader.get(b"k").unwrap().as_deref(), Some(&b"applied"[..]));
+    }
+    disk.inject(Fault::new(FaultKind::Eio).on(Op::Sync));
+    assert_eq!(db.sync().unwrap_err().kind(), ErrorKind::Closed);
+    for reader in &readers {
+        assert_eq!(reader.get(b"k").unwrap().as_deref(), Some(&b"durable"[..]));
+        let entries: Vec<_> = reader.iter().map(|entry| entry.unwrap().1).collect();
+        assert_eq!(entries, [b"durable"]);
+    }
+}
