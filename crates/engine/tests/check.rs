@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use cairn::{Db, Durability, Env, ErrorKind, Options, Report, check, inspect};
+use cairn_env::SimDisk;
 use common::{Random, tiny};
 
 const DIR: &str = "data";
@@ -175,7 +176,8 @@ fn a_database_with_everything_in_it_is_sound() {
 
 #[test]
 fn an_unclean_end_is_sound_and_an_open_database_is_busy() {
-    let env = Env::memory();
+    let disk = SimDisk::new();
+    let env = Env::on_disk(disk.clone());
     let db = Db::open_in(&env, DIR, tiny()).unwrap();
     for i in 0..100_u32 {
         db.put(&i.to_be_bytes(), &[1; 500]).unwrap();
@@ -186,7 +188,7 @@ fn an_unclean_end_is_sound_and_an_open_database_is_busy() {
     db.compact().unwrap();
     db.put(b"last", b"one").unwrap();
     // What another process would find if this one were killed now.
-    let mut left = files(&env);
+    let mut left = files(&Env::on_disk(disk.kill()));
     drop(db);
     left.insert("table-0000009999.sst".to_owned(), vec![0; 10]);
     left.insert("CURRENT.tmp".to_owned(), Vec::new());
@@ -356,7 +358,8 @@ fn missing_and_swapped_files_are_found() {
 /// end that may be torn.
 #[test]
 fn what_is_sound_opens() {
-    let env = Env::memory();
+    let disk = SimDisk::new();
+    let env = Env::on_disk(disk.clone());
     let db = Db::open_in(&env, DIR, small()).unwrap();
     let users = db.keyspace("users").unwrap();
     let mut random = Random::new(31);
@@ -368,7 +371,8 @@ fn what_is_sound_opens() {
     for _ in 0..10 {
         users.put(&random.key(), &random.value()).unwrap();
     }
-    let mut killed = files(&env);
+    // All at one moment: background jobs go on.
+    let mut killed = files(&Env::on_disk(disk.kill()));
     drop(db);
     killed.remove("RESERVE");
     let names: Vec<String> = killed.keys().cloned().collect();
