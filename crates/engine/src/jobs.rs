@@ -91,7 +91,10 @@ impl Core {
                             jobs = self.jobs.lock();
                         }
                         jobs = self.job_failed(jobs, "a flush", &e);
-                        jobs = self.flush_wanted.wait_for(jobs, TIDY_INTERVAL).0;
+                        // Given up because of a close, it has missed the call to end.
+                        if !jobs.closing {
+                            jobs = self.flush_wanted.wait_for(jobs, TIDY_INTERVAL).0;
+                        }
                     }
                 }
                 self.jobs_changed.notify_all();
@@ -157,7 +160,9 @@ impl Core {
                     }
                     jobs = self.job_failed(jobs, "a compaction", &e);
                     self.jobs_changed.notify_all();
-                    jobs = self.compaction_wanted.wait_for(jobs, TIDY_INTERVAL).0;
+                    if !jobs.closing {
+                        jobs = self.compaction_wanted.wait_for(jobs, TIDY_INTERVAL).0;
+                    }
                     continue;
                 }
                 None => {}

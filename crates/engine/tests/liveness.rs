@@ -186,3 +186,29 @@ fn options_with_which_a_background_thread_could_not_go_on_are_refused() {
         assert_eq!(opened.map_err(|e| e.kind()).err(), Some(ErrorKind::Invalid), "{options:?}");
     }
 }
+
+/// A flush or a compaction that a close interrupts gives up, and the thread ends then and there.
+///
+/// The story: it took the interruption for a failure to try again, and slept for a second although
+/// the call to end had come and gone.
+#[test]
+fn a_close_does_not_wait_out_the_job_it_interrupts() {
+    let first = base_seed();
+    for seed in first..first + 60 {
+        let env = Env::simulated(seed, SimDisk::with_seed(seed));
+        let took = env
+            .run(|| {
+                let db = Db::open_in(&env, "db", tiny()).unwrap();
+                for i in 0..200_u32 {
+                    let mut batch = db.batch();
+                    batch.put(&db.default_keyspace(), &i.to_be_bytes(), &[7; 300]);
+                    db.write(batch, Durability::Buffered).unwrap();
+                }
+                let began = env.now();
+                db.close().unwrap();
+                env.now() - began
+            })
+            .value;
+        assert!(took < Duration::from_millis(900), "CAIRN_SEED={seed}: the close took {took:?}");
+    }
+}
