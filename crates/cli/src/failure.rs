@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use cairn_client::ErrorKind;
+
 /// Why a command stopped.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -50,7 +52,10 @@ impl From<cairn::Error> for Failure {
 
 impl From<cairn_client::Error> for Failure {
     fn from(error: cairn_client::Error) -> Failure {
-        Failure::new(error.to_string())
+        match error.kind() {
+            Some(ErrorKind::Unauthorized) => Failure::new(format!("{error}; name its file with --token-file")),
+            _ => Failure::new(error.to_string()),
+        }
     }
 }
 

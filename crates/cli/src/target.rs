@@ -75,7 +75,7 @@ impl ServerArgs {
 impl TargetArgs {
     pub(crate) fn open(&self, env: &Env, if_missing: IfMissing) -> Result<Target, Failure> {
         match &self.dir {
-            Some(dir) => Target::directory(env, dir, if_missing),
+            Some(dir) => Target::directory(env, dir, if_missing, "go there with --url"),
             None => Target::server(env, &self.url, self.token_file.as_deref()),
         }
     }
@@ -89,7 +89,7 @@ impl Target {
         }
         match token_file {
             Some(_) => Err(Failure::new("--token-file is for servers; a directory needs none")),
-            None => Target::directory(env, Path::new(text), IfMissing::Refuse),
+            None => Target::directory(env, Path::new(text), IfMissing::Refuse, "give its URL instead"),
         }
     }
 
@@ -98,13 +98,18 @@ impl Target {
         Ok(Target::Server { client: Client::new(url, token.as_deref())?, runtime: small_runtime()? })
     }
 
-    fn directory(env: &Env, dir: &Path, if_missing: IfMissing) -> Result<Target, Failure> {
+    /// `instead` is how this command is sent to a server.
+    fn directory(env: &Env, dir: &Path, if_missing: IfMissing, instead: &str) -> Result<Target, Failure> {
         let options = Options { create_if_missing: if_missing == IfMissing::Create, ..Options::default() };
         match Db::open_in(env, dir, options) {
             Ok(db) => Ok(Target::Directory { db }),
             // What most likely holds it, and what to do then.
             Err(error) if error.kind() == ErrorKind::Busy => {
-                Err(Failure::new(format!("{error}; if a server runs on it, go there with --url")))
+                Err(Failure::new(format!("{error}; if a server runs on it, {instead}")))
+            }
+            // `localhost:8080` where a directory or a URL is expected.
+            Err(error) if error.kind() == ErrorKind::NotFound && dir.to_string_lossy().contains(':') => {
+                Err(Failure::new(format!("{error}; a server's URL begins with http://")))
             }
             Err(error) => Err(error.into()),
         }

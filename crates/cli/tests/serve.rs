@@ -147,6 +147,7 @@ fn reading_makes_no_database() {
         assert!(finished.stderr.contains(&db), "{arguments:?}: {}", finished.stderr);
     }
     assert!(!dir.path().join("db").exists());
+    assert!(run(&["stats", "localhost:1"]).stderr.contains("http://"), "the likely slip is named");
 }
 
 #[test]
@@ -160,6 +161,7 @@ fn a_directory_in_use_and_a_port_in_use_are_refused_with_their_names() {
         assert!(finished.stderr.contains(&db), "{}", finished.stderr);
     }
     assert!(run(&["get", "k", "--dir", &db]).stderr.contains("--url"));
+    assert!(run(&["stats", &db]).stderr.contains("give its URL"), "stats and compact have no --url");
     let finished = run(&["serve", &dir.join("other"), "--http", &server.host_and_port()]);
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains(&server.host_and_port()), "{}", finished.stderr);
@@ -176,7 +178,7 @@ fn a_token_is_required_beyond_loopback_and_then_of_everyone() {
     let server = Serving::start(&dir.join("db"), &["--token-file", &token]);
     let refused = run(&["get", "k", "--url", &server.url]);
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("401"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("401") && refused.stderr.contains("--token-file"), "{}", refused.stderr);
     ok(&["put", "k", "v", "--url", &server.url, "--token-file", &token]);
     assert_eq!(ok(&["get", "k", "--url", &server.url, "--token-file", &token]), "v");
     assert!(ok(&["stats", &server.url, "--token-file", &token]).starts_with("health: open\n"));

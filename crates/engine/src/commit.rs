@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use cairn_wal::{LogWriter, Position};
 
-use crate::batch::{EncodedBatch, Ops};
+use crate::batch::{Batch, EncodedBatch, Ops};
 use crate::catalog::Buffer;
 use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
@@ -180,6 +180,16 @@ impl Core {
             self.append_wanted.notify_one();
         }
         Ok(ticket)
+    }
+
+    /// A batch as it is queued, or what is wrong with it. That a key required absent was found while the
+    /// batch was made refuses it like a condition that the leader decides, and is counted with those.
+    pub(crate) fn finish(&self, batch: Batch) -> Result<EncodedBatch> {
+        batch.finish(self.instance).inspect_err(|e| {
+            if e.kind() == ErrorKind::Conflict {
+                add(&self.counters.conflicts_count, 1);
+            }
+        })
     }
 
     /// Queues a batch and waits for it.

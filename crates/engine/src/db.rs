@@ -191,7 +191,7 @@ impl Db {
     /// pin so much that the memory budget has no room for it. Else as [`Ticket::wait`].
     pub fn write(&self, batch: Batch, durability: Durability) -> Result<Commit> {
         let core = self.core();
-        core.write(batch.finish(core.instance)?, durability)
+        core.write(core.finish(batch)?, durability)
     }
 
     /// Hands a batch over and never waits; the [`Ticket`] tells the outcome.
@@ -201,7 +201,7 @@ impl Db {
     /// by readers: back off. `Closed`.
     pub fn submit(&self, batch: Batch, durability: Durability) -> Result<Ticket> {
         let core = self.core();
-        let cell = core.submit(batch.finish(core.instance)?, durability)?;
+        let cell = core.submit(core.finish(batch)?, durability)?;
         Ok(Ticket { core: core.clone(), cell, durability })
     }
 
@@ -324,7 +324,7 @@ impl Keyspace {
         let core = self.core();
         let mut batch = Batch::new(core.instance, &core.options);
         fill(&mut batch);
-        core.write(batch.finish(core.instance)?, core.options.durability)
+        core.write(core.finish(batch)?, core.options.durability)
     }
 
     /// Sets a key to a value, with the durability of the options.

@@ -366,6 +366,8 @@ fn of_two_writers_with_the_same_condition_one_wins() {
         assert_eq!(db.get(&key).unwrap(), winner.map(|t| vec![t]));
     }
     assert_eq!(won, 50);
+    // Each once, whether the key was found when the batch was made or when it was its turn.
+    assert_eq!(count(&db, "conflicts_count"), 50 * 3);
 }
 
 /// Guard: the history's floor. A moment too long ago is a conflict, never a guess.

@@ -52,6 +52,7 @@ impl fmt::Display for Error {
                         f.write_str("; ports below 1024 need a privilege: choose a higher one")
                     }
                     io::ErrorKind::AddrNotAvailable => f.write_str("; this machine has no such address"),
+                    io::ErrorKind::InvalidInput => f.write_str("; write it as HOST:PORT, such as 127.0.0.1:8080"),
                     _ => Ok(()),
                 }
             }

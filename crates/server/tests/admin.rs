@@ -124,7 +124,7 @@ async fn a_server_that_cannot_start_says_why() {
         (ServerConfig { http: taken.1.clone(), ..local() }, "another process"),
         (ServerConfig { http: "0.0.0.0:0".into(), ..local() }, "without a token"),
         (ServerConfig { http: "[::]:0".into(), ..local() }, "without a token"),
-        (ServerConfig { http: "localhost".into(), ..local() }, "cannot listen on localhost"),
+        (ServerConfig { http: "localhost".into(), ..local() }, "write it as HOST:PORT"),
         (ServerConfig { http: "203.0.113.7:0".into(), token: Some("t".into()), ..local() }, "no such address"),
         (ServerConfig { token: Some(String::new()), ..local() }, "not empty"),
         (ServerConfig { token: Some("a b".into()), ..local() }, "without spaces"),

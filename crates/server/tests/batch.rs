@@ -96,6 +96,11 @@ async fn conditions_hold_or_nothing_is_written() {
     client.delete(b"k").await.unwrap();
     batch(absent).await.unwrap();
     assert_eq!(conflict_key(batch(unchanged(now)).await), b"k", "a delete is a change");
+    assert_eq!(
+        client.stats().await.unwrap().engine["conflicts_count"],
+        4,
+        "each of the refused, whatever the condition"
+    );
 }
 
 #[tokio::test]

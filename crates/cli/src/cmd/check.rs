@@ -15,8 +15,9 @@ use crate::text;
 /// Check every file, block, checksum and invariant of a database that nobody has open
 ///
 /// Changes nothing. Prints what it finds, one line each with file and offset, then the verdict.
-/// Exit code 0: sound; 1: damaged. A line that begins with `note:` tells of nothing lost, such as
-/// an end without a shutdown, and does not count.
+/// Exit code 0: sound; 1: damaged, or not checked: then there is no verdict, and standard error says
+/// why. A line that begins with `note:` tells of nothing lost, such as an end without a shutdown,
+/// and does not count.
 #[derive(Args)]
 pub(crate) struct Check {
     /// The database directory

@@ -30,7 +30,10 @@ const HTTP_DEFAULT: &str = "127.0.0.1:8080";
 ///     GET /{key}     200 and the value, or 404
 ///     DELETE /{key}  200, whether the key existed or not
 ///     GET /scan?start=a&end=b&limit=n     the keys from a up to but not including b
-///     /v1/batch /v1/healthz /v1/stats /v1/metrics
+///     GET /v1/healthz /v1/stats /v1/metrics     (healthz also without the token)
+///     POST /v1/batch /v1/compact /v1/flush
+///
+/// A scan needs at least one of its parameters: /scan alone is the key `scan`.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Serve {
