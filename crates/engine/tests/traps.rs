@@ -582,3 +582,24 @@ fn after_a_failed_sync_no_read_shows_what_may_be_lost() {
         assert_eq!(entries, [b"durable"]);
     }
 }
+
+/// Guard: a segment of the log starts small, however far the one before had zeros written ahead.
+#[test]
+fn a_database_that_was_emptied_and_compacted_is_small_on_disk() {
+    let env = Env::memory();
+    let db = open(&env, Options::default());
+    let bytes = || env.list("db".as_ref()).unwrap().iter().map(|entry| entry.len).sum::<u64>();
+    for i in 0..20_000 {
+        db.put(&key(i), &[7; 500]).unwrap();
+    }
+    assert!(bytes() > 10 << 20);
+    for i in 0..20_000 {
+        db.delete(&key(i)).unwrap();
+    }
+    db.compact().unwrap();
+    assert!(bytes() < 2 << 20, "{} bytes while it is open", bytes());
+    db.close().unwrap();
+    assert!(bytes() < 2 << 20, "{} bytes once it is closed", bytes());
+    let db = open(&env, Options::default());
+    assert_eq!(db.iter().count(), 0);
+}

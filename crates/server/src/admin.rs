@@ -82,7 +82,7 @@ async fn engine_stats(app: &Arc<App>) -> Result<cairn::Stats, Refusal> {
 fn server_metrics(app: &App) -> Vec<Server> {
     let mut list = app.metrics.list();
     list.push(Server::gauge(
-        "server_bytes_in_flight_bytes",
+        "server_in_flight_bytes",
         "Bytes of request bodies and large values in memory.",
         count(app.budget.used()),
     ));

@@ -318,6 +318,8 @@ impl LogWriter {
         self.header = header;
         self.end = Position { segment: id, offset: SEGMENT_HEADER_BYTES };
         self.allocated = len;
+        // A segment starts small, however long the one before grew: the log may stay as it is now.
+        self.ahead_bytes = AHEAD_BYTES_MIN;
         self.segments.push(SegmentInfo { id, bytes: SEGMENT_HEADER_BYTES, first_seq: None });
         self.syncer.roll(self.file.clone(), self.end);
         Ok(())
