@@ -45,7 +45,7 @@ async fn bodies_up_to_the_limit_and_no_further() {
     client.batch(&batch(1_000_000 - overhead)).await.unwrap();
     assert_eq!(client.batch(&batch(1_000_001 - overhead)).await.unwrap_err().kind(), Some(ErrorKind::TooLarge));
     assert_eq!(client.get(b"k").await.unwrap().value.unwrap(), vec![7; 1_000_000], "refused writes wrote nothing");
-    assert_eq!(client.stats().await.unwrap().server["server_bytes_in_flight_bytes"], 0);
+    assert_eq!(client.stats().await.unwrap().server["server_in_flight_bytes"], 0);
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn bytes_in_flight_are_bounded() {
         raw.send([put_head(1 << 20).as_bytes(), &vec![0; (1 << 20) - 1]].concat()).await;
         uploads.push(raw);
     }
-    let in_flight = || async { client.stats().await.unwrap().server["server_bytes_in_flight_bytes"] };
+    let in_flight = || async { client.stats().await.unwrap().server["server_in_flight_bytes"] };
     let started = Instant::now();
     while in_flight().await < 3 * ((1 << 20) - 1) {
         assert!(started.elapsed() < PATIENCE);
@@ -176,7 +176,7 @@ async fn idle_slow_and_stuck_clients_are_cut_off() {
     let started = Instant::now();
     loop {
         let stats = server.client().stats().await.unwrap().server;
-        if stats["server_bytes_in_flight_bytes"] == 0
+        if stats["server_in_flight_bytes"] == 0
             && stats["server_requests_in_flight_count"] == 1
             && started.elapsed() > Duration::from_millis(200)
         {
