@@ -43,7 +43,7 @@ async fn health_statistics_and_maintenance() {
         r#"cairn_server_requests_count{method="POST",status="200",kind="ok"} 2"#,
         "cairn_server_requests_in_flight_count 1",
         "cairn_server_scans_open_count 0",
-        "cairn_server_bytes_in_flight_bytes 0",
+        "cairn_server_in_flight_bytes 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
