@@ -1,5 +1,6 @@
 //! The memory budget holds: a counting allocator watches a load, iterators held open, and a read
-//! back of everything. `CAIRN_KEYS=10000000` is the run of the record; a million run by default.
+//! back of everything. A million keys under 64 MiB by default; `CAIRN_KEYS` and `CAIRN_BUDGET_MIB`
+//! make it larger.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 // The allocator's trait is unsafe to implement; this one only counts and passes on.
 #![allow(unsafe_code)]
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn::{Db, Durability, Env, ErrorKind, Options};
 use cairn_env::testing::TempDir;
-use common::Random;
+use common::{Random, number};
 
 struct Counting;
 
@@ -62,8 +63,8 @@ fn key(i: u64) -> [u8; 16] {
 
 #[test]
 fn the_budget_holds_while_loading_iterating_and_reading_back() {
-    let keys: u64 = std::env::var("CAIRN_KEYS").ok().and_then(|s| s.parse().ok()).unwrap_or(1_000_000);
-    let budget: u64 = 64 << 20;
+    let keys = number("CAIRN_KEYS", 1_000_000);
+    let budget = number("CAIRN_BUDGET_MIB", 64) << 20;
     let slack: u64 = 32 << 20;
     let dir = TempDir::new();
     let env = Env::real();
