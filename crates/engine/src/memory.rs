@@ -65,6 +65,11 @@ impl Memory {
         self.used.iter().map(|used| used.load(Ordering::Relaxed)).sum::<u64>().saturating_sub(cached)
     }
 
+    /// What may be held: the budget less what the system's allocator loses between pieces.
+    pub(crate) fn usable(&self) -> u64 {
+        self.budget - self.budget / ALLOCATOR_SHARE
+    }
+
     /// The whole budget.
     pub(crate) fn budget(&self) -> u64 {
         self.budget
@@ -74,7 +79,7 @@ impl Memory {
     pub(crate) fn cache_bytes_max(&self) -> u64 {
         let others =
             self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
-        self.budget.saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
+        self.usable().saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
     }
 
     /// The share of the budget that filters and indexes may hold; beyond it they load on demand.
@@ -82,6 +87,9 @@ impl Memory {
         self.budget / 4
     }
 }
+
+/// What the system's allocator loses between pieces: one part in sixteen of the budget.
+const ALLOCATOR_SHARE: u64 = 16;
 
 /// The cache keeps at least this part of the budget: one in sixteen.
 const CACHE_SHARE_MIN: u64 = 16;

@@ -28,8 +28,8 @@ impl Core {
     /// long since but for an iterator that began before.
     pub(crate) fn check_memory(&self) -> Result<()> {
         let cached = self.cache.weight();
-        let budget = self.memory.budget();
-        if self.memory.held(cached) <= budget {
+        let usable = self.memory.usable();
+        if self.memory.held(cached) <= usable {
             return Ok(());
         }
         // Flushed memtables that only conditions would use go first.
@@ -38,7 +38,7 @@ impl Core {
             self.catalog.update(id, |tree| tree.forget_history());
         }
         let held = self.memory.held(cached);
-        if held <= budget {
+        if held <= usable {
             return Ok(());
         }
         // Memtables are sealed before a group is written, and now there will be none.
@@ -46,7 +46,7 @@ impl Core {
         self.append_wanted.notify_one();
         add(&self.counters.busy_refusals_count, 1);
         Err(Error::busy(format!(
-            "{held} bytes are held, {budget} is the memory budget: values, iterators and cursors in use pin the rest; \
+            "{held} bytes are held, of the memory budget {usable} may be: values, iterators and cursors in use pin the rest; \
              drop some, or raise memory_budget_bytes"
         )))
     }
