@@ -3,7 +3,8 @@
 //! Owns the count of every kind of memory the engine holds. Memtables, filters, indexes and
 //! compaction take what they need; the cache lives on the rest and is shrunk first. Blocks are
 //! counted while anybody holds them, cached or pinned. When even an empty cache leaves no room,
-//! writes wait or get Busy.
+//! writes wait or get Busy. A sixteenth of the budget is left to what the system's allocator loses
+//! between pieces.
 //!
 //! The counts are relaxed atomics: exact in sum, not in order.
 
