@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) enum Use {
     /// Memtables: active, sealed, and kept to decide conditions.
     Memtables,
-    /// Filters and indexes that tables hold.
+    /// Indexes, and the partitions (their filters and indexes) that tables hold.
     Tables,
     /// Blocks, cached or pinned by somebody.
     Blocks,
@@ -83,7 +83,7 @@ impl Memory {
         self.usable().saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
     }
 
-    /// The share of the budget that filters and indexes may hold; beyond it they load on demand.
+    /// The share of the budget that tables may hold; beyond it partitions load on demand.
     pub(crate) fn tables_bytes_max(&self) -> u64 {
         self.budget / 4
     }

@@ -10,9 +10,8 @@ use cairn_codec::hash64;
 use cairn_env::File;
 
 use crate::block::BlockBuilder;
-use crate::filter::Filter;
 use crate::footer::{FOOTER_BYTES, Footer, Handle};
-use crate::index::IndexBuilder;
+use crate::partition::PartitionsBuilder;
 use crate::properties::Properties;
 use crate::seal::{Seal, Sealer};
 use crate::{Compression, Error, KEY_BYTES_MAX, Result, TableOptions, TableSummary, VALUE_BYTES_MAX};
@@ -50,9 +49,7 @@ pub struct TableBuilder {
     options: TableOptions,
     sealer: Sealer,
     block: BlockBuilder,
-    index: IndexBuilder,
-    /// The hash of each distinct user key, for the filter.
-    hashes: Vec<u64>,
+    partitions: PartitionsBuilder,
     last_hash: u64,
     summary: TableSummary,
     /// What is not yet written, and where it goes.
@@ -76,8 +73,7 @@ impl TableBuilder {
         Ok(TableBuilder {
             sealer: Sealer::new(Seal::new(id, options.hash_seed)),
             block: BlockBuilder::new(options.restart_interval, options.hash_index),
-            index: IndexBuilder::default(),
-            hashes: Vec::new(),
+            partitions: PartitionsBuilder::new(id, &options),
             last_hash: 0,
             summary: TableSummary::new(id),
             out: Vec::new(),
@@ -114,10 +110,8 @@ impl TableBuilder {
         }
         if new_key {
             self.last_hash = hash64(key, self.options.hash_seed);
-            if self.options.filter_bits_per_key > 0 {
-                self.hashes.push(self.last_hash);
-            }
         }
+        self.partitions.add_key(self.last_hash, new_key);
         if self.summary.entries == 0 {
             self.summary.smallest_key = key.to_vec();
         }
@@ -133,18 +127,13 @@ impl TableBuilder {
 
     /// About how long the file would be if it were finished now.
     pub fn bytes_so_far(&self) -> u64 {
-        let filter = self.hashes.len() as u64 * u64::from(self.options.filter_bits_per_key) / 8;
-        let rest = self.out.len() + self.block.estimated_bytes() + self.index.estimated_bytes() + FOOTER_BYTES;
-        self.written + filter + rest as u64
+        let rest = self.out.len() + self.block.estimated_bytes() + self.partitions.estimated_bytes() + FOOTER_BYTES;
+        self.written + rest as u64
     }
 
     /// Memory it holds.
     pub fn memory_bytes(&self) -> usize {
-        self.out.capacity()
-            + self.block.memory_bytes()
-            + self.index.memory_bytes()
-            + self.hashes.capacity() * size_of::<u64>()
-            + self.sealer.memory_bytes()
+        self.out.capacity() + self.block.memory_bytes() + self.partitions.memory_bytes() + self.sealer.memory_bytes()
     }
 
     /// Writes what is left and makes the content durable.
@@ -157,20 +146,24 @@ impl TableBuilder {
         }
         self.end_block(None)?;
         self.summary.largest_key = self.block.last_key().to_vec();
-        self.summary.data_blocks = self.index.block_count() as u64;
+        self.summary.data_blocks = self.partitions.data_blocks();
 
-        let index = self.append(&self.index.encode())?;
-        let filter = match self.options.filter_bits_per_key {
-            0 => None,
-            bits => {
-                let filter = Filter::build(&self.hashes, bits, self.options.filter_hashes, self.summary.id);
-                Some(self.append(&filter.encode())?)
-            }
-        };
+        let data_end = self.end();
+        let none = PartitionsBuilder::new(self.summary.id, &self.options);
+        let (partitions, index) = std::mem::replace(&mut self.partitions, none).finish();
+        let mut rest = partitions.as_slice();
+        for len in index.payload_lens() {
+            let (partition, others) = rest.split_at(len);
+            self.append(partition)?;
+            rest = others;
+        }
+        let mut encoded = Vec::with_capacity(index.estimated_bytes() + 16);
+        index.encode(&mut encoded);
+        let index = self.append(&encoded)?;
         let (table_id, hash_seed) = (self.summary.id, self.options.hash_seed);
         let described = Properties { summary: self.summary.clone(), options: self.options.clone() };
         let properties = self.append(&described.encode())?;
-        self.out.extend_from_slice(&Footer { table_id, hash_seed, index, filter, properties }.encode());
+        self.out.extend_from_slice(&Footer { table_id, hash_seed, data_end, index, properties }.encode());
         self.write_out()?;
         self.file.sync_all()?;
         Ok(TableSummary { file_bytes: self.written, ..described.summary })
@@ -179,10 +172,11 @@ impl TableBuilder {
     /// Ends the data block; `next_key` begins the next one.
     fn end_block(&mut self, next_key: Option<&[u8]>) -> Result<()> {
         self.write_out_if_full()?;
-        let offset = self.written + self.out.len() as u64;
+        let offset = self.end();
         let contents = self.block.encode();
         let payload_len = self.sealer.append(&mut self.out, offset, contents, self.options.compression);
-        self.index.add(self.block.last_key(), self.block.last_seq(), next_key, payload_len);
+        let last = (self.block.last_key(), self.block.last_seq());
+        self.partitions.add_block(last, next_key, payload_len, self.written + self.out.len() as u64);
         self.block.shrink_to(WRITE_BYTES);
         Ok(())
     }
@@ -190,9 +184,14 @@ impl TableBuilder {
     /// Appends an uncompressed block.
     fn append(&mut self, contents: &[u8]) -> Result<Handle> {
         self.write_out_if_full()?;
-        let offset = self.written + self.out.len() as u64;
+        let offset = self.end();
         let len = self.sealer.append(&mut self.out, offset, contents, Compression::None);
         Ok(Handle { offset, len })
+    }
+
+    /// Where what comes next will lie.
+    fn end(&self) -> u64 {
+        self.written + self.out.len() as u64
     }
 
     fn write_out_if_full(&mut self) -> Result<()> {

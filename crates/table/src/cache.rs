@@ -11,8 +11,7 @@ use std::sync::Arc;
 use cairn_codec::DecodeError;
 
 use crate::block::{DataBlock, Layout};
-use crate::filter::Filter;
-use crate::index::Index;
+use crate::partition::Partition;
 
 /// A cache of blocks, shared by all tables of a database.
 pub trait BlockCache: Send + Sync {
@@ -50,25 +49,16 @@ impl fmt::Debug for Charge {
     }
 }
 
-/// Which part of a table a block is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part {
-    Data,
-    Index { data_end: u64 },
-    Filter { table_id: u64 },
-}
-
 enum Content {
     Data {
         contents: Vec<u8>,
         layout: Layout,
     },
     /// Boxed: it is large and rare, and every data block would pay for its room.
-    Index(Box<Index>),
-    Filter(Filter),
+    Partition(Box<Partition>),
 }
 
-/// A part of a table in memory: a data block, an index or a filter.
+/// A part of a table in memory: a data block, or a partition of its index and filter.
 pub struct Block {
     content: Content,
     memory_bytes: usize,
@@ -79,8 +69,7 @@ impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = match self.content {
             Content::Data { .. } => "data",
-            Content::Index(_) => "index",
-            Content::Filter(_) => "filter",
+            Content::Partition(_) => "partition",
         };
         write!(f, "Block({part}, {} bytes, {:?})", self.memory_bytes, self.charge)
     }
@@ -89,21 +78,19 @@ impl fmt::Debug for Block {
 const MISFILED: DecodeError = DecodeError { offset: 0, what: "the cache returned another kind of block" };
 
 impl Block {
-    pub(crate) fn parse(part: Part, contents: Vec<u8>) -> Result<Block, DecodeError> {
-        let content = match part {
-            Part::Data => {
-                let layout = Layout::parse(&contents)?;
-                Content::Data { contents, layout }
-            }
-            Part::Index { data_end } => Content::Index(Box::new(Index::decode(&contents, data_end)?)),
-            Part::Filter { table_id } => Content::Filter(Filter::decode(&contents, table_id)?),
-        };
-        let held = match &content {
-            Content::Data { contents, .. } => contents.capacity(),
-            Content::Index(index) => size_of::<Index>() + index.memory_bytes(),
-            Content::Filter(filter) => filter.memory_bytes(),
-        };
-        Ok(Block { content, memory_bytes: held + size_of::<Block>(), charge: Charge::none() })
+    pub(crate) fn of_data(contents: Vec<u8>) -> Result<Block, DecodeError> {
+        let layout = Layout::parse(&contents)?;
+        let held = contents.capacity();
+        Ok(Block::new(Content::Data { contents, layout }, held))
+    }
+
+    pub(crate) fn of_partition(partition: Partition) -> Block {
+        let held = size_of::<Partition>() + partition.memory_bytes();
+        Block::new(Content::Partition(Box::new(partition)), held)
+    }
+
+    fn new(content: Content, held: usize) -> Block {
+        Block { content, memory_bytes: held + size_of::<Block>(), charge: Charge::none() }
     }
 
     pub(crate) fn charged(mut self, charge: Charge) -> Block {
@@ -123,16 +110,9 @@ impl Block {
         }
     }
 
-    pub(crate) fn index(&self) -> Result<&Index, DecodeError> {
+    pub(crate) fn partition(&self) -> Result<&Partition, DecodeError> {
         match &self.content {
-            Content::Index(index) => Ok(index),
-            _ => Err(MISFILED),
-        }
-    }
-
-    pub(crate) fn filter(&self) -> Result<&Filter, DecodeError> {
-        match &self.content {
-            Content::Filter(filter) => Ok(filter),
+            Content::Partition(partition) => Ok(partition),
             _ => Err(MISFILED),
         }
     }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use cairn_codec::DecodeError;
 
 use crate::block::Entry;
-use crate::cache::Part;
 use crate::footer::Handle;
+use crate::partition::Partition;
 use crate::seal::TRAILER_BYTES;
-use crate::table::read_stored;
+use crate::table::{Held, read_stored};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
@@ -30,15 +30,23 @@ const READAHEAD_BYTES_MIN: usize = 16 << 10;
 pub struct TableCursor {
     table: Arc<Table>,
     fill_cache: bool,
-    index: Option<Arc<Block>>,
-    /// The block last visited, and its number.
-    block: Option<(usize, Handle, Arc<Block>)>,
+    /// The partition last visited, and its number.
+    partition: Option<(usize, Held)>,
+    /// The block last visited, and where it stands.
+    block: Option<(Place, Handle, Arc<Block>)>,
     entry: Option<Entry>,
     key: Vec<u8>,
     back: Vec<Passed>,
     /// The keys of `back`, one after the other.
     back_keys: Vec<u8>,
     ahead: Ahead,
+}
+
+/// The number of a partition and of a block within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    partition: usize,
+    block: usize,
 }
 
 /// An entry to step back to.
@@ -58,7 +66,7 @@ impl TableCursor {
         TableCursor {
             table,
             fill_cache,
-            index: None,
+            partition: None,
             block: None,
             entry: None,
             key: Vec::new(),
@@ -114,7 +122,7 @@ impl TableCursor {
     /// As every move: [`Error::Corrupt`] for damage it meets, [`Error::Io`].
     pub fn seek_to_first(&mut self) -> Result<()> {
         self.leave(true);
-        self.enter(0, true)
+        self.enter(Place { partition: 0, block: 0 }, true)
     }
 
     /// Moves to the last entry.
@@ -123,8 +131,8 @@ impl TableCursor {
     /// As every move.
     pub fn seek_to_last(&mut self) -> Result<()> {
         self.leave(true);
-        let last = self.block_count()?.saturating_sub(1);
-        self.enter_from_end(last)
+        let last = self.table.index().block_count().saturating_sub(1);
+        self.enter_from_end(last, None)
     }
 
     /// Moves to the first entry at or after `(key, max_seq)`: the newest version of `key` that is no
@@ -134,10 +142,10 @@ impl TableCursor {
     /// As every move.
     pub fn seek(&mut self, key: &[u8], max_seq: u64) -> Result<()> {
         self.leave(true);
-        let index = self.index()?;
-        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
-        let Some(number) = index.find(key, max_seq) else { return Ok(()) };
-        if !self.load(number, true)? {
+        let Some(partition) = self.table.index().find(key, max_seq) else { return Ok(()) };
+        let Some(number) = self.partition(partition)?.index().find(key, max_seq) else { return Ok(()) };
+        let at = Place { partition, block: number };
+        if !self.load(at, true)? {
             return Ok(());
         }
         let Some((_, handle, block)) = &self.block else { return Ok(()) };
@@ -156,7 +164,7 @@ impl TableCursor {
             place = entry.next();
         }
         // The separator may stand behind the last entry; then what is sought begins the next block.
-        self.enter(number + 1, true)
+        self.enter_after(at)
     }
 
     /// Moves to the last entry with a key below `key`: the oldest version of that key.
@@ -175,7 +183,7 @@ impl TableCursor {
     #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
     pub fn next(&mut self) -> Result<()> {
         let Some(from) = self.leave(false) else { return Ok(()) };
-        let Some((number, handle, block)) = &self.block else { return Ok(()) };
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
         if from.next().at < data.end() {
@@ -184,8 +192,8 @@ impl TableCursor {
             self.entry = Some(entry);
             return Ok(());
         }
-        let following = number + 1;
-        self.enter(following, true)
+        let at = *at;
+        self.enter_after(at)
     }
 
     /// Moves to the entry before.
@@ -202,12 +210,13 @@ impl TableCursor {
             self.entry = Some(passed.entry);
             return Ok(());
         }
-        let Some((number, handle, block)) = &self.block else { return Ok(()) };
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
         let data = block.data().map_err(self.table.damaged(*handle))?;
-        match (data.restart_under(from.at), *number) {
+        match (data.restart_under(from.at), *at) {
             (Some(restart), _) => self.decode_up_to(restart, from.at),
-            (None, 0) => Ok(()),
-            (None, number) => self.enter_from_end(number - 1),
+            (None, Place { partition: 0, block: 0 }) => Ok(()),
+            (None, Place { partition, block: 0 }) => self.enter_from_end(partition - 1, None),
+            (None, Place { partition, block }) => self.enter_from_end(partition, Some(block - 1)),
         }
     }
 
@@ -221,24 +230,31 @@ impl TableCursor {
         self.entry.take()
     }
 
-    fn index(&mut self) -> Result<Arc<Block>> {
-        let index = match &self.index {
-            Some(index) => Arc::clone(index),
-            None => self.table.index_block()?,
+    /// The partition with this number, which must be there, from wherever it lives.
+    fn partition(&mut self, number: usize) -> Result<&Partition> {
+        let held = match self.partition.take() {
+            Some((at, held)) if at == number => held,
+            _ => self.table.partition(number)?,
         };
-        self.index = Some(Arc::clone(&index));
-        Ok(index)
+        let (_, held) = self.partition.insert((number, held));
+        self.table.held(held)
     }
 
-    fn block_count(&mut self) -> Result<usize> {
-        let index = self.index()?;
-        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
-        Ok(index.block_count())
+    /// Moves to the first entry of the block after `at`; out of position if that was the last.
+    fn enter_after(&mut self, at: Place) -> Result<()> {
+        let Place { partition, block } = at;
+        if block + 1 < self.partition(partition)?.index().block_count() {
+            self.enter(Place { partition, block: block + 1 }, true)
+        } else if partition + 1 < self.table.index().block_count() {
+            self.enter(Place { partition: partition + 1, block: 0 }, true)
+        } else {
+            Ok(())
+        }
     }
 
     /// Moves to the first entry of a block; out of position if there is no such block.
-    fn enter(&mut self, number: usize, forward: bool) -> Result<()> {
-        if !self.load(number, forward)? {
+    fn enter(&mut self, at: Place, forward: bool) -> Result<()> {
+        if !self.load(at, forward)? {
             return Ok(());
         }
         let Some((_, handle, block)) = &self.block else { return Ok(()) };
@@ -251,9 +267,13 @@ impl TableCursor {
         Ok(())
     }
 
-    /// Moves to the last entry of a block.
-    fn enter_from_end(&mut self, number: usize) -> Result<()> {
-        if !self.load(number, false)? {
+    /// Moves to the last entry of a block, of the last block of the partition for `None`.
+    fn enter_from_end(&mut self, partition: usize, block: Option<usize>) -> Result<()> {
+        let block = match block {
+            Some(block) => block,
+            None => self.partition(partition)?.index().block_count().saturating_sub(1),
+        };
+        if !self.load(Place { partition, block }, false)? {
             return Ok(());
         }
         let Some((_, handle, block)) = &self.block else { return Ok(()) };
@@ -290,23 +310,21 @@ impl TableCursor {
         Ok(())
     }
 
-    /// Makes `block` the block with this number; false if there is none.
-    fn load(&mut self, number: usize, forward: bool) -> Result<bool> {
-        if self.block.as_ref().is_some_and(|(at, _, _)| *at == number) {
+    /// Makes `block` the block at `place`; false if there is none.
+    fn load(&mut self, place: Place, forward: bool) -> Result<bool> {
+        if self.block.as_ref().is_some_and(|(at, _, _)| *at == place) {
             return Ok(true);
         }
-        let index = self.index()?;
-        let index = index.index().map_err(self.table.damaged(self.table.footer().index))?;
-        let Some(handle) = index.handle(number) else { return Ok(false) };
+        let Some(handle) = self.partition(place.partition)?.index().handle(place.block) else { return Ok(false) };
         let block = match self.table.cached(handle) {
             Some(block) => block,
             None => {
                 let stored = self.ahead.read(&self.table, handle, forward)?;
-                let block = self.table.parse(stored, handle, Part::Data)?;
+                let block = self.table.decode_data(stored, handle)?;
                 self.table.share(handle, block, self.fill_cache)
             }
         };
-        self.block = Some((number, handle, block));
+        self.block = Some((place, handle, block));
         Ok(true)
     }
 }
@@ -335,7 +353,7 @@ impl Ahead {
         if len >= window {
             return read_stored(table.file(), handle.offset, len);
         }
-        let data_end = table.footer().index.offset;
+        let data_end = table.footer().data_end;
         let (window, more) = (window as u64, (window - len) as u64);
         let (at, end) = if forward {
             (handle.offset, data_end.min(handle.offset.saturating_add(window)))

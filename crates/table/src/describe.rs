@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::cache::Part;
+use crate::filter::Filter;
+use crate::footer::Handle;
 use crate::{Result, Table};
 
 /// How much of a key is shown.
@@ -16,61 +17,70 @@ fn shown(key: &[u8]) -> String {
 }
 
 impl Table {
-    /// What the table holds: its properties, then a line for each data block.
+    /// What the table holds: its properties, then a line for each partition and data block.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] at the first damage, [`crate::Error::Io`].
     pub fn describe(&self) -> Result<String> {
-        let mut out = self.describe_parts()?;
-        let index = self.index_block()?;
-        let index = index.index().map_err(self.damaged(self.footer().index))?;
-        for number in 0..index.block_count() {
-            let Some(handle) = index.handle(number) else { break };
-            let block = self.load(handle, Part::Data)?;
-            let data = block.data().map_err(self.damaged(handle))?;
-            let (mut place, mut entries, mut key, mut first) = (data.start(), 0, Vec::new(), None);
-            while place.at < data.end() {
-                let entry = data.entry(place).map_err(self.damaged(handle))?;
-                data.step_key(&mut key, &entry).map_err(self.damaged(handle))?;
-                first.get_or_insert_with(|| key.clone());
-                entries += 1;
-                place = entry.next();
-            }
+        let mut out = self.describe_parts();
+        let mut number = 0;
+        for (partition, at) in self.index().handles().enumerate() {
+            let held = self.load_partition(at)?;
+            let filter = match held.filter().map(Filter::shape) {
+                Some((lines, hashes)) => format!("{lines} lines of 512 bits, {hashes} probes"),
+                None => "none".to_owned(),
+            };
             // Writing to a String cannot fail.
             let _ = writeln!(
                 out,
-                "block {number}: offset {}, {} bytes stored, {} unpacked, {entries} entries, {} restarts, {} buckets, {} .. {}",
-                handle.offset,
-                handle.len,
-                data.contents.len(),
-                data.restart_count(),
-                data.bucket_count(),
-                shown(&first.unwrap_or_default()),
-                shown(&key),
+                "partition {partition}: offset {}, {} bytes, {} blocks; filter: {filter}",
+                at.offset,
+                at.len,
+                held.index().block_count()
             );
+            for handle in held.index().handles() {
+                self.describe_block(&mut out, number, handle)?;
+                number += 1;
+            }
         }
         Ok(out)
     }
 
-    fn describe_parts(&self) -> Result<String> {
+    fn describe_block(&self, out: &mut String, number: u64, handle: Handle) -> Result<()> {
+        let block = self.load_data(handle)?;
+        let data = block.data().map_err(self.damaged(handle))?;
+        let (mut place, mut entries, mut key, mut first) = (data.start(), 0, Vec::new(), None);
+        while place.at < data.end() {
+            let entry = data.entry(place).map_err(self.damaged(handle))?;
+            data.step_key(&mut key, &entry).map_err(self.damaged(handle))?;
+            first.get_or_insert_with(|| key.clone());
+            entries += 1;
+            place = entry.next();
+        }
+        let _ = writeln!(
+            out,
+            "block {number}: offset {}, {} bytes stored, {} unpacked, {entries} entries, {} restarts, {} buckets, {} .. {}",
+            handle.offset,
+            handle.len,
+            data.contents.len(),
+            data.restart_count(),
+            data.bucket_count(),
+            shown(&first.unwrap_or_default()),
+            shown(&key),
+        );
+        Ok(())
+    }
+
+    fn describe_parts(&self) -> String {
         let (s, o, footer) = (self.summary(), self.options(), self.footer());
-        let filter = match footer.filter {
-            Some(handle) => {
-                let block = self.load(handle, self.filter_part())?;
-                let (lines, hashes) = block.filter().map(|f| f.shape()).map_err(self.damaged(handle))?;
-                format!("offset {}, {} bytes, {lines} lines of 512 bits, {hashes} probes", handle.offset, handle.len)
-            }
-            None => "none".to_owned(),
-        };
-        Ok(format!(
+        format!(
             "table {}, format version {}, {} bytes, hash seed {:#x}\n\
              entries: {} ({} keys, {} tombstones), {} bytes of keys and values\n\
              keys: {} .. {}\n\
              sequence numbers: {} .. {}; largest kind {}\n\
              written with: blocks of {} bytes, restarts every {}, compression {:?}, hash index {}\n\
              data: {} blocks, {} bytes\n\
-             index: offset {}, {} bytes\n\
-             filter: {filter}\n",
+             index: offset {}, {} bytes, {} partitions\n",
             s.id,
             crate::FORMAT_VERSION,
             s.file_bytes,
@@ -89,9 +99,10 @@ impl Table {
             o.compression,
             if o.hash_index { "on" } else { "off" },
             s.data_blocks,
-            footer.index.offset,
+            footer.data_end,
             footer.index.offset,
             footer.index.len,
-        ))
+            self.index().block_count(),
+        )
     }
 }

@@ -1,8 +1,8 @@
-//! The filter: says for most absent keys that they are absent, from one cache line.
+//! A filter: says for most absent keys that they are absent, from one cache line.
 //!
 //! A Bloom filter blocked by cache line (Putze, Sanders, Singler: "Cache-, Hash- and
 //! Space-Efficient Bloom Filters", 2007): the key's hash picks one line of 512 bits, and all its
-//! probes fall into that line. Every distinct user key of the table is in it, tombstones included,
+//! probes fall into that line. Every distinct user key of the partition is in it, tombstones included,
 //! or a deleted key would show its older value from a level below.
 //!
 //! ```text
@@ -64,13 +64,12 @@ impl Filter {
         Filter { lines, hashes, salt }
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.lines.len() * LINE_BYTES + 1);
+    /// Appends the encoding to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         for word in self.lines.iter().flat_map(|line| line.0) {
             out.extend_from_slice(&word.to_le_bytes());
         }
         out.push(self.hashes as u8);
-        out
     }
 
     pub(crate) fn decode(bytes: &[u8], table_id: u64) -> Result<Filter, DecodeError> {
@@ -114,6 +113,12 @@ mod tests {
     use super::*;
     use cairn_codec::hash64;
 
+    fn encoded(filter: &Filter) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        filter.encode(&mut bytes);
+        bytes
+    }
+
     fn hashes(range: std::ops::Range<u64>) -> Vec<u64> {
         range.map(|i| hash64(&i.to_le_bytes(), 1)).collect()
     }
@@ -123,7 +128,7 @@ mod tests {
         for (bits, k, percent_max) in [(10, None, 1.3), (10, Some(5), 1.5), (16, None, 0.2), (1, None, 80.0)] {
             let keys = hashes(0..20_000);
             let built = Filter::build(&keys, bits, k, 42);
-            let filter = Filter::decode(&built.encode(), 42).unwrap();
+            let filter = Filter::decode(&encoded(&built), 42).unwrap();
             assert!(keys.iter().all(|key| filter.may_contain(*key)));
             let false_positives = hashes(20_000..120_000).iter().filter(|key| filter.may_contain(**key)).count();
             let percent = false_positives as f64 / 1000.0;
@@ -143,7 +148,7 @@ mod tests {
 
     #[test]
     fn other_shapes_are_refused() {
-        let good = Filter::build(&[1, 2], 10, None, 1).encode();
+        let good = encoded(&Filter::build(&[1, 2], 10, None, 1));
         assert_eq!(good.len(), 65);
         for bad in [&[][..], &good[1..], &good[64..], &[&good[..64], &[0]].concat(), &[&good[..64], &[17]].concat()] {
             assert!(Filter::decode(bad, 1).is_err(), "{} bytes", bad.len());

@@ -1,18 +1,17 @@
 //! The file as a whole, and the footer that leads to its parts.
 //!
 //! ```text
-//! table  := data block+, index block, filter block?, properties block, footer
+//! table  := data block+, partition block+, index block, properties block, footer
 //! footer := (96 bytes, integers little-endian)
 //!   offset width
 //!        0     8  table id
 //!        8     8  hash seed of the database
-//!       16     8  offset of the index block, which is also the end of the data blocks
-//!       24     8  length of its payload
-//!       32     8  offset of the filter block, or of the properties block if there is no filter
-//!       40     8  length of its payload, 0 if there is no filter
-//!       48     8  offset of the properties block
-//!       56     8  length of its payload
-//!       64    12  zero
+//!       16     8  offset of the first partition, which is also the end of the data blocks
+//!       24     8  offset of the index block, which is also the end of the partitions
+//!       32     8  length of its payload
+//!       40     8  offset of the properties block
+//!       48     8  length of its payload
+//!       56    20  zero
 //!       76     4  format version
 //!       80     8  checksum64 of bytes 0..80, xor the place of offset 0 (see `seal`)
 //!       88     8  magic, "CAIRNSST"
@@ -54,8 +53,9 @@ impl Handle {
 pub(crate) struct Footer {
     pub(crate) table_id: u64,
     pub(crate) hash_seed: u64,
+    /// Where the data blocks end and the partitions begin.
+    pub(crate) data_end: u64,
     pub(crate) index: Handle,
-    pub(crate) filter: Option<Handle>,
     pub(crate) properties: Handle,
 }
 
@@ -74,11 +74,11 @@ impl From<DecodeError> for Refused {
 
 impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let filter = self.filter.unwrap_or(Handle { offset: self.properties.offset, len: 0 });
         let mut out = Vec::with_capacity(FOOTER_BYTES);
         out.put_u64(self.table_id);
         out.put_u64(self.hash_seed);
-        for handle in [self.index, filter, self.properties] {
+        out.put_u64(self.data_end);
+        for handle in [self.index, self.properties] {
             out.put_u64(handle.offset);
             out.put_u64(handle.len as u64);
         }
@@ -96,14 +96,15 @@ impl Footer {
         let checked = Reader::new(bytes).bytes(CHECKED_BYTES)?;
         let table_id = reader.u64()?;
         let hash_seed = reader.u64()?;
-        let mut handles = [Handle { offset: 0, len: 0 }; 3];
+        let data_end = reader.u64()?;
+        let mut handles = [Handle { offset: 0, len: 0 }; 2];
         for handle in &mut handles {
             handle.offset = reader.u64()?;
             let error = reader.error("length in the footer beyond the file");
             let len = reader.u64()?;
             handle.len = usize::try_from(len).ok().filter(|_| len <= file_bytes).ok_or(error)?;
         }
-        let zeros = reader.bytes(12)?;
+        let zeros = reader.bytes(20)?;
         let version = reader.u32()?;
         let checksum = reader.u64()?;
         let error = reader.error("no table: the magic number is missing");
@@ -118,18 +119,16 @@ impl Footer {
             return Err(Refused::Newer(version));
         }
         let untiled = DecodeError { offset: 16, what: "the parts of the file do not touch" };
-        let [index, filter, properties] = handles;
-        let filter = (filter.len > 0 || filter.offset != properties.offset).then_some(filter);
-        let after_index = filter.map_or(properties.offset, |f| f.offset);
+        let [index, properties] = handles;
         let tiled = zeros.iter().all(|b| *b == 0)
-            && index.offset > 0
-            && index.end() == Some(after_index)
-            && filter.is_none_or(|f| f.end() == Some(properties.offset))
+            && data_end > 0
+            && data_end < index.offset
+            && index.end() == Some(properties.offset)
             && properties.end().and_then(|end| end.checked_add(FOOTER_BYTES as u64)) == Some(file_bytes);
         if !tiled {
             return Err(untiled.into());
         }
-        Ok(Footer { table_id, hash_seed, index, filter, properties })
+        Ok(Footer { table_id, hash_seed, data_end, index, properties })
     }
 }
 
@@ -137,34 +136,35 @@ impl Footer {
 mod tests {
     use super::*;
 
-    fn footer(filter: bool) -> (Footer, u64) {
-        let filter_at = Handle { offset: 149, len: 65 };
-        let properties = Handle { offset: if filter { 223 } else { 149 }, len: 20 };
+    fn footer() -> (Footer, u64) {
+        let properties = Handle { offset: 149, len: 20 };
         let index = Handle { offset: 100, len: 40 };
-        let footer = Footer { table_id: 3, hash_seed: 4, index, filter: filter.then_some(filter_at), properties };
+        let footer = Footer { table_id: 3, hash_seed: 4, data_end: 60, index, properties };
         (footer, properties.offset + 29 + 96)
     }
 
     #[test]
     fn a_footer_decodes_only_for_a_file_it_tiles() {
-        for with_filter in [false, true] {
-            let (footer, len) = footer(with_filter);
-            let bytes = footer.encode();
-            assert_eq!(bytes.len(), FOOTER_BYTES);
-            assert_eq!(Footer::decode(&bytes, len), Ok(footer));
-            assert!(Footer::decode(&bytes, len + 1).is_err());
-            for i in 0..bytes.len() {
-                let mut bad = bytes.clone();
-                bad[i] ^= 0x10;
-                assert!(matches!(Footer::decode(&bad, len), Err(Refused::Damaged(_))), "byte {i}");
-                assert!(Footer::decode(&bytes[..i], len).is_err());
-            }
+        let (footer, len) = footer();
+        let bytes = footer.encode();
+        assert_eq!(bytes.len(), FOOTER_BYTES);
+        assert_eq!(Footer::decode(&bytes, len), Ok(footer));
+        assert!(Footer::decode(&bytes, len + 1).is_err());
+        for i in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[i] ^= 0x10;
+            assert!(matches!(Footer::decode(&bad, len), Err(Refused::Damaged(_))), "byte {i}");
+            assert!(Footer::decode(&bytes[..i], len).is_err());
+        }
+        for data_end in [0, 100, 101] {
+            let bytes = Footer { data_end, ..footer }.encode();
+            assert!(matches!(Footer::decode(&bytes, len), Err(Refused::Damaged(_))), "data ends at {data_end}");
         }
     }
 
     #[test]
     fn a_sound_footer_of_a_newer_format_is_told_from_damage() {
-        let (footer, len) = footer(true);
+        let (footer, len) = footer();
         let mut bytes = footer.encode();
         bytes[76..80].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
         let checksum = checksum64(&bytes[..80]) ^ Seal::new(3, 4).place(0);

@@ -1,5 +1,6 @@
-//! The index: for each data block a separator that sorts at or after its last entry and before
-//! the first entry of the next block.
+//! An index: for each block a separator that sorts at or after its last entry and before the first
+//! entry of the next block. A partition has one over its data blocks; the table has one over its
+//! partitions, whose separators are the last of each.
 //!
 //! ```text
 //! index := prefix:prefixed count:varint block*           prefixed := length:varint bytes
@@ -10,8 +11,8 @@
 //! keys it is the shortest string that separates them, and `seq` is 0: it stands after every
 //! version of its key. Where versions of one key run on into the next block, the separator is that
 //! key, and `seq` (then at least 1) is that of the block's last entry. Separators are strictly
-//! ascending by (key, seq descending). Blocks lie end to end from the start of the file, so their
-//! lengths give their offsets, and must add up to where the data ends.
+//! ascending by (key, seq descending). Blocks lie end to end, so their lengths and where the first
+//! begins give their offsets.
 //!
 //! In memory the first 8 bytes of each suffix stand in one array of big-endian words: a search
 //! touches that array alone unless heads are equal.
@@ -23,7 +24,7 @@ use cairn_codec::{DecodeError, Reader, Write};
 use crate::common_prefix;
 use crate::footer::Handle;
 
-/// Collects the separators while a table is written.
+/// Collects separators while a table is written.
 #[derive(Default)]
 pub(crate) struct IndexBuilder {
     keys: Vec<u8>,
@@ -58,8 +59,22 @@ impl IndexBuilder {
         self.blocks.push(Separator { key_end: self.keys.len(), seq, payload_len });
     }
 
-    pub(crate) fn block_count(&self) -> usize {
-        self.blocks.len()
+    /// Adds a partition of `payload_len` that ends with the last separator of `blocks`.
+    pub(crate) fn add_partition(&mut self, blocks: &IndexBuilder, payload_len: usize) {
+        let Some(last) = blocks.blocks.len().checked_sub(1) else { return };
+        self.keys.extend_from_slice(blocks.key(last));
+        let seq = blocks.blocks.get(last).map_or(0, |block| block.seq);
+        self.blocks.push(Separator { key_end: self.keys.len(), seq, payload_len });
+    }
+
+    /// The payload length of each block.
+    pub(crate) fn payload_lens(&self) -> impl Iterator<Item = usize> {
+        self.blocks.iter().map(|block| block.payload_len)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.keys.clear();
+        self.blocks.clear();
     }
 
     /// About how long the encoding is.
@@ -77,10 +92,10 @@ impl IndexBuilder {
         self.keys.get(start..end(i)).unwrap_or_default()
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Appends the encoding to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let last = self.key(self.blocks.len().saturating_sub(1));
         let prefix = common_prefix(self.key(0), last);
-        let mut out = Vec::with_capacity(self.estimated_bytes() + 16);
         out.put_prefixed(last.get(..prefix).unwrap_or_default());
         out.put_varint(self.blocks.len() as u64);
         for (i, block) in self.blocks.iter().enumerate() {
@@ -88,7 +103,6 @@ impl IndexBuilder {
             out.put_varint(block.seq);
             out.put_varint(block.payload_len as u64);
         }
-        out
     }
 }
 
@@ -100,7 +114,8 @@ pub(crate) struct Index {
     ends: Vec<u32>,
     suffixes: Vec<u8>,
     offsets: Vec<u64>,
-    data_end: u64,
+    /// Where the last block ends.
+    end: u64,
     /// Number of the block and `seq` of the separators whose `seq` is not 0: few, if any.
     splits: Vec<(usize, u64)>,
 }
@@ -115,9 +130,8 @@ fn head(suffix: &[u8]) -> u64 {
 }
 
 impl Index {
-    /// Decodes the index of a table whose data blocks end at `data_end`.
-    pub(crate) fn decode(bytes: &[u8], data_end: u64) -> Result<Index, DecodeError> {
-        let mut reader = Reader::new(bytes);
+    /// Decodes an index over blocks of which the first begins at `start`, and leaves what follows.
+    pub(crate) fn decode(reader: &mut Reader<'_>, start: u64) -> Result<Index, DecodeError> {
         let prefix = reader.prefixed()?.to_vec();
         // Each block takes at least three bytes.
         let count = reader.varint_len(reader.remaining() / 3)?;
@@ -127,14 +141,13 @@ impl Index {
             ends: Vec::with_capacity(count),
             suffixes: Vec::with_capacity(reader.remaining() - count * 2),
             offsets: Vec::with_capacity(count),
-            data_end,
+            end: start,
             splits: Vec::new(),
         };
-        let mut offset = 0;
         for i in 0..count {
             let error = |what| reader.error(what);
             let (beyond, order, long) = (
-                error("blocks of the index run over the end of the data"),
+                error("blocks of the index run over the end of the file"),
                 error("separators of the index are out of order"),
                 error("index over 4 GiB"),
             );
@@ -147,16 +160,15 @@ impl Index {
             index.heads.push(head(suffix));
             index.suffixes.extend_from_slice(suffix);
             index.ends.push(u32::try_from(index.suffixes.len()).map_err(|_| long)?);
-            index.offsets.push(offset);
+            index.offsets.push(index.end);
             if seq > 0 {
                 index.splits.push((i, seq));
             }
-            offset = Handle { offset, len }.end().filter(|end| *end <= data_end).ok_or(beyond)?;
+            index.end = Handle { offset: index.end, len }.end().ok_or(beyond)?;
         }
-        if count == 0 || offset != data_end {
-            return Err(reader.error("blocks of the index do not add up to the data"));
+        if count == 0 {
+            return Err(reader.error("an index of no blocks"));
         }
-        reader.finish()?;
         index.suffixes.shrink_to_fit();
         Ok(index)
     }
@@ -187,10 +199,25 @@ impl Index {
         [self.prefix.as_slice(), self.suffix(i)].concat()
     }
 
+    /// Where the first block begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.offsets.first().copied().unwrap_or(self.end)
+    }
+
+    /// Where the last block ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Where the blocks lie.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Handle> {
+        (0..self.block_count()).map_while(|i| self.handle(i))
+    }
+
     /// Where block `i` lies.
     pub(crate) fn handle(&self, i: usize) -> Option<Handle> {
         let offset = *self.offsets.get(i)?;
-        let end = self.offsets.get(i + 1).copied().unwrap_or(self.data_end);
+        let end = self.offsets.get(i + 1).copied().unwrap_or(self.end);
         let stored = usize::try_from(end.checked_sub(offset)?).ok()?;
         Some(Handle { offset, len: stored.checked_sub(crate::seal::TRAILER_BYTES)? })
     }
@@ -240,7 +267,16 @@ mod tests {
                 })
                 .collect(),
         };
-        Index::decode(&builder.encode(), 100 * separators.len() as u64)
+        decode(&builder, 1000)
+    }
+
+    fn decode(builder: &IndexBuilder, start: u64) -> Result<Index, DecodeError> {
+        let mut bytes = Vec::new();
+        builder.encode(&mut bytes);
+        let mut reader = Reader::new(&bytes);
+        let index = Index::decode(&mut reader, start)?;
+        reader.finish()?;
+        Ok(index)
     }
 
     #[test]
@@ -295,24 +331,25 @@ mod tests {
         for (key, seq, block) in cases {
             assert_eq!(index.find(key, seq), block, "{:?} {seq}", key.escape_ascii().to_string());
         }
-        assert_eq!(index.handle(6), Some(Handle { offset: 600, len: 91 }));
+        assert_eq!(index.handle(6), Some(Handle { offset: 1600, len: 91 }));
         assert_eq!(index.handle(7), None);
+        assert_eq!((index.start(), index.end()), (1000, 1700));
     }
 
     #[test]
-    fn disorder_and_wrong_sums_are_refused() {
+    fn disorder_cuts_and_overflow_are_refused() {
         assert!(index(&[(b"b", 0), (b"a", 0)]).is_err());
         assert!(index(&[(b"a", 0), (b"a", 0)]).is_err());
         assert!(index(&[(b"a", 3), (b"a", 5)]).is_err());
         assert!(index(&[]).is_err());
         let mut builder = IndexBuilder::default();
         builder.add(b"k", 1, None, 91);
-        let good = builder.encode();
-        assert!(Index::decode(&good, 100).is_ok());
-        assert!(Index::decode(&good, 99).is_err());
-        assert!(Index::decode(&good, 101).is_err());
+        assert!(decode(&builder, u64::MAX - 100).is_ok());
+        assert!(decode(&builder, u64::MAX - 99).is_err());
+        let mut good = Vec::new();
+        builder.encode(&mut good);
         for cut in 0..good.len() {
-            assert!(Index::decode(&good[..cut], 100).is_err());
+            assert!(Index::decode(&mut Reader::new(&good[..cut]), 0).is_err());
         }
     }
 }

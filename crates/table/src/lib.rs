@@ -1,10 +1,10 @@
 //! The sorted string table: an immutable file of versioned entries in order, and its readers.
 //!
-//! Owns: the file format (data blocks, index, filter, properties, footer), [`TableBuilder`] that
+//! Owns: the file format (data blocks, partitions, index, properties, footer), [`TableBuilder`] that
 //! writes one, [`Table`] that opens it, answers lookups and hands out a [`TableCursor`], and the
 //! check of a whole file ([`Table::verify`]). Each grammar stands at the head of the module that
 //! encodes and decodes it: `footer` (the file as a whole), `seal` (the envelope of every block),
-//! `block`, `index`, `filter`, `properties`.
+//! `block`, `partition` with its `index` and `filter`, `properties`.
 //! Refuses: names and lifetimes of files, caches and their budgets (the engine implements
 //! [`BlockCache`]), and the meaning of an entry's kind, except that kind 0 counts as a tombstone.
 //!
@@ -13,8 +13,8 @@
 //!    share both. [`TableBuilder::add`] refuses anything else.
 //! 2. Every byte of a file lies under a checksum, and every checksum is bound to the table, the
 //!    database and the offset, so that a stale or misdirected block is not taken for another.
-//! 3. For a key and a sequence number the index names the one data block that can hold the newest
-//!    version no newer than that number: a lookup reads at most one data block.
+//! 3. For a key and a sequence number the index names the one partition, and that the one data block,
+//!    that can hold the newest version no newer than that number: a lookup reads at most one of each.
 //! 4. Bytes read are hostile until checked: damage is [`Error::Corrupt`] with file and offset,
 //!    never a wrong value, a panic, or an allocation that the file's length does not warrant.
 //! 5. A table never changes, so readers share it without locks.
@@ -29,6 +29,7 @@ mod filter;
 mod footer;
 mod index;
 mod options;
+mod partition;
 mod properties;
 mod seal;
 mod table;

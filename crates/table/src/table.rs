@@ -1,25 +1,28 @@
 //! An open table: lookups, and the way from a handle to a block in memory.
 //!
-//! Owns: the file, its summary, and (loaded resident) its index and filter. Data blocks, and index
-//! and filter loaded on demand, come through the engine's [`BlockCache`].
+//! Owns: the file, its summary, the index over its partitions and (loaded resident) these. Data
+//! blocks, and partitions loaded on demand, come through the engine's [`BlockCache`].
 //! Locks: none. A lookup that finds its blocks at hand allocates nothing and copies no value.
 //!
-//! The life of a read: key and sequence range, filter, index, one data block, its hash index.
+//! The life of a read: key and sequence range, index, a partition's filter and index, one data block,
+//! its hash index.
 
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use cairn_codec::{DecodeError, Reader};
 use cairn_env::File;
 
-use crate::cache::Part;
 use crate::footer::{FOOTER_BYTES, Footer, Handle, Refused};
+use crate::index::Index;
+use crate::partition::Partition;
 use crate::properties::Properties;
 use crate::seal::{Seal, TRAILER_BYTES};
 use crate::{Block, BlockCache, BlockSlice, Charge, Error, Result, TableCursor, TableOptions, TableSummary};
 
-/// Where the index and the filter of an open table live.
+/// Where the partitions of an open table live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// In the table's own memory, from open to drop.
@@ -74,8 +77,15 @@ pub struct Table {
     summary: TableSummary,
     options: TableOptions,
     cache: Option<Arc<dyn BlockCache>>,
-    index: Option<Arc<Block>>,
-    filter: Option<Arc<Block>>,
+    index: Index,
+    /// All of them, or none if they come from the cache.
+    partitions: Vec<Partition>,
+}
+
+/// A partition, from wherever it lives.
+pub(crate) enum Held {
+    Resident(usize),
+    Fetched(Arc<Block>),
 }
 
 impl fmt::Debug for Table {
@@ -100,7 +110,7 @@ impl Table {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the file is not that table, or damaged in what is read now: footer,
-    /// properties and, loaded resident, index and filter. [`Error::Newer`], [`Error::Io`].
+    /// properties, index and, loaded resident, partitions. [`Error::Newer`], [`Error::Io`].
     pub fn open(
         file: File,
         id: u64,
@@ -125,14 +135,10 @@ impl Table {
         }
         let seal = Seal::new(id, hash_seed);
         let Properties { summary, options } = read_properties(&file, &footer, seal, len)?;
-        let mut table = Table { file, footer, seal, summary, options, cache, index: None, filter: None };
+        let index = read_index(&file, &footer, seal)?;
+        let mut table = Table { file, footer, seal, summary, options, cache, index, partitions: Vec::new() };
         if load == Load::Resident {
-            let index = table.load(footer.index, table.index_part())?;
-            table.filter = match footer.filter {
-                Some(handle) => Some(Arc::new(table.load(handle, table.filter_part())?)),
-                None => None,
-            };
-            table.index = Some(Arc::new(index));
+            table.partitions = table.index.handles().map(|at| table.load_partition(at)).collect::<Result<_>>()?;
         }
         Ok(Arc::new(table))
     }
@@ -159,9 +165,9 @@ impl Table {
 
     /// Memory the table itself holds, blocks in the cache not counted.
     pub fn memory_bytes(&self) -> usize {
-        let part = |block: &Option<Arc<Block>>| block.as_ref().map_or(0, |block| block.memory_bytes());
         let keys = self.summary.smallest_key.capacity() + self.summary.largest_key.capacity();
-        size_of::<Table>() + keys + part(&self.index) + part(&self.filter)
+        let partitions = self.partitions.iter().map(|p| size_of::<Partition>() + p.memory_bytes()).sum::<usize>();
+        size_of::<Table>() + keys + self.index.memory_bytes() + partitions
     }
 
     /// The newest version of `key` with a sequence number of at most `max_seq`.
@@ -176,27 +182,28 @@ impl Table {
         let outside = max_seq < summary.smallest_seq
             || key < summary.smallest_key.as_slice()
             || key > summary.largest_key.as_slice();
-        if outside || !self.filter_passes(hash, read)? {
+        if outside {
             return Ok(Lookup::Absent);
         }
-        let fetched;
-        let index = match &self.index {
-            Some(index) => index,
-            None => match self.fetch_if(read, self.footer.index, self.index_part())? {
-                Some(block) => {
-                    fetched = block;
-                    &fetched
-                }
-                None => return Ok(Lookup::NotResident),
-            },
+        let Some(number) = self.index.find(key, max_seq) else { return Ok(Lookup::Absent) };
+        let held = match read {
+            Read::Any => Some(self.partition(number)?),
+            Read::ResidentOnly => self.partition_at_hand(number)?,
         };
-        let index = index.index().map_err(self.damaged(self.footer.index))?;
+        let Some(held) = held else { return Ok(Lookup::NotResident) };
+        let partition = self.held(&held)?;
+        if !partition.may_contain(hash) {
+            return Ok(Lookup::Absent);
+        }
+        let index = partition.index();
         let Some(handle) = index.find(key, max_seq).and_then(|n| index.handle(n)) else {
             return Ok(Lookup::Absent);
         };
-        let Some(block) = self.fetch_if(read, handle, Part::Data)? else {
-            return Ok(Lookup::NotResident);
+        let block = match read {
+            Read::Any => Some(self.fetch(handle, Table::load_data)?),
+            Read::ResidentOnly => self.cached(handle),
         };
+        let Some(block) = block else { return Ok(Lookup::NotResident) };
         let found = block.data().and_then(|data| data.find(key, hash, max_seq)).map_err(self.damaged(handle))?;
         Ok(match found {
             Some(entry) => {
@@ -205,24 +212,6 @@ impl Table {
             }
             None => Lookup::Absent,
         })
-    }
-
-    /// False only if the key with this hash is not in the table.
-    fn filter_passes(&self, hash: u64, read: Read) -> Result<bool> {
-        let Some(handle) = self.footer.filter else { return Ok(true) };
-        let fetched;
-        let filter = match &self.filter {
-            Some(filter) => filter,
-            None => match self.fetch_if(read, handle, self.filter_part())? {
-                Some(block) => {
-                    fetched = block;
-                    &fetched
-                }
-                // The blocks behind it may be at hand nevertheless.
-                None => return Ok(true),
-            },
-        };
-        Ok(filter.filter().map_err(self.damaged(handle))?.may_contain(hash))
     }
 
     /// A cursor over all entries, not yet positioned.
@@ -234,26 +223,50 @@ impl Table {
         TableCursor::new(Arc::clone(self), fill_cache, readahead_bytes_max)
     }
 
-    /// The index, from wherever it lives.
-    pub(crate) fn index_block(&self) -> Result<Arc<Block>> {
-        match &self.index {
-            Some(index) => Ok(Arc::clone(index)),
-            None => self.fetch(self.footer.index, self.index_part()),
+    /// The index over the partitions.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The partition with this number, which the index must have.
+    pub(crate) fn partition(&self, number: usize) -> Result<Held> {
+        match self.partitions.get(number) {
+            Some(_) => Ok(Held::Resident(number)),
+            None => {
+                let load = |table: &Table, at| table.load_partition(at).map(Block::of_partition);
+                self.fetch(self.partition_handle(number)?, load).map(Held::Fetched)
+            }
         }
     }
 
-    /// A block from the cache or, if `read` allows, from the file.
-    fn fetch_if(&self, read: Read, handle: Handle, part: Part) -> Result<Option<Arc<Block>>> {
-        match read {
-            Read::Any => self.fetch(handle, part).map(Some),
-            Read::ResidentOnly => Ok(self.cached(handle)),
+    /// The partition if it is in memory.
+    fn partition_at_hand(&self, number: usize) -> Result<Option<Held>> {
+        match self.partitions.get(number) {
+            Some(_) => Ok(Some(Held::Resident(number))),
+            None => Ok(self.cached(self.partition_handle(number)?).map(Held::Fetched)),
         }
     }
 
-    fn fetch(&self, handle: Handle, part: Part) -> Result<Arc<Block>> {
+    /// What `held` leads to.
+    pub(crate) fn held<'a>(&'a self, held: &'a Held) -> Result<&'a Partition> {
+        let gone = DecodeError { offset: 0, what: "no such partition" };
+        match held {
+            Held::Resident(number) => self.partitions.get(*number).ok_or(gone),
+            Held::Fetched(block) => block.partition(),
+        }
+        .map_err(self.damaged(self.footer.index))
+    }
+
+    fn partition_handle(&self, number: usize) -> Result<Handle> {
+        let gone = DecodeError { offset: 0, what: "no such partition" };
+        self.index.handle(number).ok_or(gone).map_err(self.damaged(self.footer.index))
+    }
+
+    /// A block from the cache, or else from the file with `load`.
+    fn fetch(&self, handle: Handle, load: fn(&Table, Handle) -> Result<Block>) -> Result<Arc<Block>> {
         match self.cached(handle) {
             Some(block) => Ok(block),
-            None => Ok(self.share(handle, self.load(handle, part)?, true)),
+            None => Ok(self.share(handle, load(self, handle)?, true)),
         }
     }
 
@@ -275,20 +288,28 @@ impl Table {
         self.cache.as_ref().map_or_else(Charge::none, |cache| cache.charge(bytes))
     }
 
-    /// Reads a block, past the cache.
-    pub(crate) fn load(&self, handle: Handle, part: Part) -> Result<Block> {
-        let stored = read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?;
-        self.parse(stored, handle, part)
+    /// Reads a data block, past the cache.
+    pub(crate) fn load_data(&self, handle: Handle) -> Result<Block> {
+        self.decode_data(read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?, handle)
     }
 
-    /// Checks and decodes a block as it was read.
-    pub(crate) fn parse(&self, stored: Vec<u8>, handle: Handle, part: Part) -> Result<Block> {
-        let contents = self.seal.open(stored, handle.offset).map_err(self.damaged(handle))?;
-        Block::parse(part, contents).map_err(self.damaged(handle))
+    /// Checks and decodes a data block as it was read.
+    pub(crate) fn decode_data(&self, stored: Vec<u8>, handle: Handle) -> Result<Block> {
+        self.seal.open(stored, handle.offset).and_then(Block::of_data).map_err(self.damaged(handle))
+    }
+
+    /// Reads a partition, past the cache.
+    pub(crate) fn load_partition(&self, handle: Handle) -> Result<Partition> {
+        let stored = read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?;
+        let filter_of = (self.options.filter_bits_per_key > 0).then_some(self.summary.id);
+        self.seal
+            .open(stored, handle.offset)
+            .and_then(|contents| Partition::decode(&contents, self.footer.data_end, filter_of))
+            .map_err(self.damaged(handle))
     }
 
     /// Turns what decoding the block at `handle` complains of into an error that names the place.
-    pub(crate) fn damaged(&self, handle: Handle) -> impl FnOnce(cairn_codec::DecodeError) -> Error + '_ {
+    pub(crate) fn damaged(&self, handle: Handle) -> impl FnOnce(DecodeError) -> Error + '_ {
         move |error| Error::decode(self.path(), handle.offset, error)
     }
 
@@ -302,14 +323,6 @@ impl Table {
 
     pub(crate) fn seal(&self) -> Seal {
         self.seal
-    }
-
-    pub(crate) fn index_part(&self) -> Part {
-        Part::Index { data_end: self.footer.index.offset }
-    }
-
-    pub(crate) fn filter_part(&self) -> Part {
-        Part::Filter { table_id: self.summary.id }
     }
 }
 
@@ -345,6 +358,21 @@ pub(crate) fn read_properties(file: &File, footer: &Footer, seal: Seal, file_byt
         return Err(Error::corrupt(file.path(), handle.offset, "properties of another table"));
     }
     Ok(properties)
+}
+
+pub(crate) fn read_index(file: &File, footer: &Footer, seal: Seal) -> Result<Index> {
+    let handle = footer.index;
+    let decode = |contents: Vec<u8>| {
+        let mut reader = Reader::new(&contents);
+        let index = Index::decode(&mut reader, footer.data_end)?;
+        if index.end() != handle.offset {
+            return Err(reader.error("partitions of the index do not add up to where it begins"));
+        }
+        reader.finish()?;
+        Ok(index)
+    };
+    let stored = read_stored(file, handle.offset, handle.len + TRAILER_BYTES)?;
+    seal.open(stored, handle.offset).and_then(decode).map_err(|error| Error::decode(file.path(), handle.offset, error))
 }
 
 #[cfg(test)]

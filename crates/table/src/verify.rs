@@ -1,7 +1,7 @@
 //! The check of a whole table, from its file alone.
 //!
 //! Reads everything anew, past the cache, and compares every part with every other: what the
-//! lookups rely on (order, index, filter, hash index, restarts) and what the manifest relies on
+//! lookups rely on (order, indexes, filters, hash index, restarts) and what the manifest relies on
 //! (the summary). Footer and handles tile the file, so no byte is left out.
 
 use std::cmp::Ordering;
@@ -9,11 +9,9 @@ use std::cmp::Ordering;
 use cairn_codec::hash64;
 
 use crate::block::{Bucket, DataBlock, Place};
-use crate::cache::Part;
-use crate::filter::Filter;
 use crate::footer::Handle;
-use crate::index::Index;
-use crate::table::{read_footer, read_properties};
+use crate::partition::Partition;
+use crate::table::{read_footer, read_index, read_properties};
 use crate::{Error, Result, Table, TableSummary};
 
 impl Table {
@@ -31,27 +29,28 @@ impl Table {
         if footer != *self.footer() || properties.summary != *self.summary() || properties.options != *self.options() {
             return Err(Error::corrupt(path, footer.properties.offset, "the file changed while it was open"));
         }
-        let index = self.load(footer.index, self.index_part())?;
-        let filter = match footer.filter {
-            Some(handle) => Some((handle, self.load(handle, self.filter_part())?)),
-            None => None,
-        };
-        let filter = match &filter {
-            Some((handle, block)) => Some(block.filter().map_err(self.damaged(*handle))?),
-            None => None,
-        };
-        let mut walk = Walk {
-            table: self,
-            index: index.index().map_err(self.damaged(footer.index))?,
-            filter,
-            found: TableSummary::new(self.id()),
-            key: Vec::new(),
-            seq: 0,
-        };
-        while let Some(handle) = walk.index.handle(walk.block_number()) {
-            let block = self.load(handle, Part::Data)?;
-            walk.block(handle, block.data().map_err(self.damaged(handle))?)?;
-            progress(handle.end().unwrap_or(file_bytes));
+        let mut walk = Walk { table: self, before: None, found: TableSummary::new(self.id()), key: Vec::new(), seq: 0 };
+        let index = read_index(file, &footer, self.seal())?;
+        let mut data_end = 0;
+        for (number, at) in index.handles().enumerate() {
+            let partition = self.load_partition(at)?;
+            let blocks = partition.index();
+            if blocks.start() != data_end {
+                return Err(Error::corrupt(path, at.offset, "the partition does not begin where the one before ends"));
+            }
+            for (number, handle) in blocks.handles().enumerate() {
+                let block = self.load_data(handle)?;
+                walk.block(handle, block.data().map_err(self.damaged(handle))?, &partition)?;
+                walk.end_block(handle, blocks.separator(number), blocks.seq(number))?;
+                progress(handle.end().unwrap_or(file_bytes));
+            }
+            if walk.before != Some((index.separator(number), index.seq(number))) {
+                return Err(Error::corrupt(path, at.offset, "the partition does not end with its separator"));
+            }
+            data_end = blocks.end();
+        }
+        if data_end != footer.data_end {
+            return Err(Error::corrupt(path, footer.index.offset, "the partitions do not cover the data"));
         }
         let Walk { found, key, .. } = walk;
         let found = TableSummary { file_bytes, largest_key: key, ..found };
@@ -67,8 +66,8 @@ impl Table {
 /// All entries in order, counted, with the last one seen.
 struct Walk<'a> {
     table: &'a Table,
-    index: &'a Index,
-    filter: Option<&'a Filter>,
+    /// The separator of the block before.
+    before: Option<(Vec<u8>, u64)>,
     found: TableSummary,
     key: Vec<u8>,
     seq: u64,
@@ -80,15 +79,8 @@ fn order(a: (&[u8], u64), b: (&[u8], u64)) -> Ordering {
 }
 
 impl Walk<'_> {
-    fn block_number(&self) -> usize {
-        usize::try_from(self.found.data_blocks).unwrap_or(usize::MAX)
-    }
-
-    fn block(&mut self, handle: Handle, data: DataBlock<'_>) -> Result<()> {
+    fn block(&mut self, handle: Handle, data: DataBlock<'_>, partition: &Partition) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::corrupt(self.table.path(), handle.offset, what));
-        let number = self.block_number();
-        let separator = |n: usize| (self.index.separator(n), self.index.seq(n));
-        let before = number.checked_sub(1).map(separator);
         let mut key = Vec::new();
         let mut place = data.start();
         for restart in 0..data.restart_count() {
@@ -108,12 +100,14 @@ impl Walk<'_> {
                 }
                 let new_key = first || self.key != key;
                 let starts_block = restart == 0 && entries == 0;
-                if starts_block && before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge()) {
+                if starts_block
+                    && self.before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge())
+                {
                     return wrong("the block begins before the separator of the block before");
                 }
                 if new_key || starts_block {
                     let hash = hash64(&key, self.table.options().hash_seed);
-                    if self.filter.is_some_and(|filter| !filter.may_contain(hash)) {
+                    if !partition.may_contain(hash) {
                         return wrong("the filter denies a key of this block");
                     }
                     let bucket = data.bucket(hash).map_err(self.table.damaged(handle))?;
@@ -138,11 +132,16 @@ impl Walk<'_> {
         if place != (Place { at: data.end(), value_at: data.values_end() }) {
             return wrong("entries and values do not fill the block");
         }
-        let (key, seq) = separator(number);
-        if order((&self.key, self.seq), (&key, seq)) == Ordering::Greater {
-            return wrong("the block ends after its separator");
-        }
         self.found.data_blocks += 1;
+        Ok(())
+    }
+
+    /// Compares where the block ended with its separator.
+    fn end_block(&mut self, handle: Handle, key: Vec<u8>, seq: u64) -> Result<()> {
+        if order((&self.key, self.seq), (&key, seq)) == Ordering::Greater {
+            return Err(Error::corrupt(self.table.path(), handle.offset, "the block ends after its separator"));
+        }
+        self.before = Some((key, seq));
         Ok(())
     }
 }

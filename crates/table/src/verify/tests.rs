@@ -129,12 +129,14 @@ fn every_broken_promise_has_its_name() {
     let bytes = Env::real().read_file(&dir.path("1"), 1 << 20).unwrap();
     let table = dir.open(1, Load::Resident, None).unwrap();
     let (seal, footer) = (table.seal(), *table.footer());
-    let index = table.index_block().unwrap();
-    let block = |n| index.index().unwrap().handle(n).unwrap();
-    let filter = footer.filter.unwrap();
+    let partitions: Vec<Handle> = table.index().handles().collect();
+    assert_eq!(partitions.len(), 2);
+    let first = table.load_partition(partitions[0]).unwrap();
+    let block = |n| first.index().handle(n).unwrap();
+    let filter = &bytes[partitions[0].offset as usize..][..partitions[0].len][partitions[0].len - 65..][..64];
     let zeros = [0; 64];
     // Which part, what stands there, what is put in its place, what must be said.
-    let cases: [(Handle, &[u8], &[u8], &str); 12] = [
+    let cases: [(Handle, &[u8], &[u8], &str); 14] = [
         (block(0), b"cairn/ab", b"cairn/\x01b", "entries are out of order"),
         (block(0), b"cairn/ab", b"cairn/zb", "the filter denies a key of this block"),
         (block(0), b"\x24\0\0\0\x00\xff\x01", b"\x24\0\0\0\x01\xff\x01", "the hash index misplaces a key"),
@@ -142,9 +144,11 @@ fn every_broken_promise_has_its_name() {
         (block(0), b"\x24\0\0\0\x00", b"\x25\0\0\0\x00", "a restart is not where an entry and its value begin"),
         (block(0), b"\x00\x08\x03", b"\x00\x08\x02", "entries and values do not fill the block"),
         (block(0), b"\x00\x08\x03", b"\x01\x08\x03", "an entry at a restart does not store its whole key"),
-        (footer.index, b"\x01b\x00", b"\x01a\x00", "the block ends after its separator"),
-        (footer.index, b"\x01b\x00", b"\x01d\x00", "the block begins before the separator of the block before"),
-        (filter, &bytes[filter.offset as usize..][..64], &zeros, "the filter denies a key of this block"),
+        (partitions[0], b"\x01b\x00", b"\x01a\x00", "the block ends after its separator"),
+        (partitions[0], b"\x01b\x00", b"\x01d\x00", "the block begins before the separator of the block before"),
+        (partitions[1], b"\xbc\x01", b"\xbb\x01", "the partition does not begin where the one before ends"),
+        (footer.index, b"\x06cairn/", b"\x06cairm/", "the partition does not end with its separator"),
+        (partitions[0], filter, &zeros, "the filter denies a key of this block"),
         (footer.properties, b"\x07\x05\x01", b"\x08\x05\x01", "properties and data disagree"),
         (footer.properties, b"cairn/way", b"cairn/waz", "properties and data disagree"),
     ];
@@ -194,10 +198,11 @@ fn forged_files_are_refused_or_read_but_never_panic() {
     let (model, file, bytes) = small(&dir, Compression::None);
     let table = dir.open(1, Load::Resident, None).unwrap();
     let (seal, footer) = (table.seal(), *table.footer());
-    let index = table.index_block().unwrap();
-    let index = index.index().unwrap();
-    let mut parts: Vec<Handle> = (0..index.block_count()).map(|n| index.handle(n).unwrap()).collect();
-    parts.extend([footer.index, footer.index, footer.filter.unwrap(), footer.properties, footer.properties]);
+    let mut parts: Vec<Handle> = table.index().handles().collect();
+    for at in parts.clone() {
+        parts.extend(table.load_partition(at).unwrap().index().handles());
+    }
+    parts.extend([footer.index, footer.index, footer.index, footer.properties, footer.properties]);
     let mut refused = 0;
     for seed in 0..3000 {
         let mut rng = Rng(seed);
