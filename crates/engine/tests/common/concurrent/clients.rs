@@ -342,21 +342,26 @@ impl Client {
         Held { id, taken: invoked..self.returned(), visibility, snapshot }
     }
 
-    /// Reads everything through a snapshot, and notes it as of when that was taken.
-    fn look(&mut self, held: &Held) -> Result<Content, Stopped> {
+    /// Reads everything through a snapshot.
+    fn all(&self, snapshot: &Snapshot) -> Result<Content, Stopped> {
         let mut seen = Content::new();
         for space in 0..2 {
-            let reader = self.ok(self.spaces[space].at(&held.snapshot))?;
+            let reader = self.ok(self.spaces[space].at(snapshot))?;
             seen.append(&mut self.nothing(space));
             for entry in reader.iter() {
                 self.env.now();
                 self.put_seen(&mut seen, space, self.ok(entry)?);
             }
         }
-        let seq = Some(held.snapshot.seq().0);
-        let read = Read { visibility: held.visibility, seen: seen.clone(), seq, snapshot: Some(held.id) };
-        self.saw(held.taken.clone(), read);
         Ok(seen)
+    }
+
+    /// Notes everything that a snapshot shows, as of when it was taken.
+    fn look(&self, held: &Held) -> Result<(), Stopped> {
+        let seen = self.all(&held.snapshot)?;
+        let seq = Some(held.snapshot.seq().0);
+        self.saw(held.taken.clone(), Read { visibility: held.visibility, seen, seq, snapshot: Some(held.id) });
+        Ok(())
     }
 
     /// Looks through a new or a held snapshot, or lets one go.
@@ -446,19 +451,24 @@ impl Client {
         }
     }
 
-    /// What all cells hold, as durable, and the number of that.
-    fn found(&self) -> Result<(u64, Content), Stopped> {
-        let mut all = Content::new();
-        let mut base = 0;
-        for space in 0..2 {
-            let reader = self.spaces[space].latest(Visibility::Durable).pinned();
-            base = reader.seq().0;
-            all.append(&mut self.nothing(space));
-            for entry in reader.iter() {
-                self.put_seen(&mut all, space, self.ok(entry)?);
+    /// Works until the disk fails. What is shown as durable afterwards must be found again, too.
+    fn run(mut self, steps: u64) {
+        let ended = (0..steps).try_for_each(|_| self.step());
+        if let Err(Stopped) = ended {
+            let invoked = self.invoke();
+            let found = self.found();
+            let times = invoked..self.returned();
+            // A table may not be readable any more.
+            if let Ok((seq, seen)) = found {
+                self.saw(times, Read { visibility: Visibility::Durable, seen, seq: Some(seq), snapshot: None });
             }
         }
-        Ok((base, all))
+    }
+
+    /// What all cells hold, as durable, and the number of that.
+    fn found(&self) -> Result<(u64, Content), Stopped> {
+        let snapshot = self.db.snapshot_at(Visibility::Durable);
+        Ok((snapshot.seq().0, self.all(&snapshot)?))
     }
 }
 
@@ -572,8 +582,8 @@ fn live(env: &Env, disk: &SimDisk, plan: &Plan, recorder: &Arc<Recorder>, random
         }
         let threads: Vec<_> = (0..plan.clients)
             .map(|_| {
-                let (mut other, steps) = (client.another(random.next()), plan.steps);
-                env.spawn("client", move || drop((0..steps).try_for_each(|_| other.step()))).unwrap()
+                let (other, steps) = (client.another(random.next()), plan.steps);
+                env.spawn("client", move || other.run(steps)).unwrap()
             })
             .collect();
         // All of them, also after one that failed: its story is told by those that go on.
