@@ -160,7 +160,7 @@ fn concurrent_histories_are_explained() {
     let until = env.now() + Duration::from_secs(number("CAIRN_PROOF_SECONDS", 0));
     let mut report = Report::default();
     for round in 0.. {
-        if round >= 150 && env.now() >= until {
+        if round >= 400 && env.now() >= until {
             break;
         }
         // Every fourth under threads of the system.

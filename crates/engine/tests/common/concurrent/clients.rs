@@ -106,6 +106,7 @@ struct Client {
     db: Db,
     spaces: [Keyspace; 2],
     layout: Layout,
+    flushing: bool,
     recorder: Arc<Recorder>,
     random: Random,
     held: Vec<Held>,
@@ -120,6 +121,7 @@ impl Client {
             spaces: [db.keyspace(SPACES[0])?, db.keyspace(SPACES[1])?],
             db,
             layout: plan.layout,
+            flushing: plan.flushing,
             recorder: recorder.clone(),
             random: Random::new(0),
             held: Vec::new(),
@@ -134,6 +136,7 @@ impl Client {
             db: self.db.clone(),
             spaces: self.spaces.clone(),
             layout: self.layout,
+            flushing: self.flushing,
             recorder: self.recorder.clone(),
             random: Random::new(seed),
             held: Vec::new(),
@@ -433,7 +436,12 @@ impl Client {
     }
 
     fn step(&mut self) -> Result<(), Stopped> {
-        match self.random.below(100) {
+        let way = match self.random.below(100) {
+            // Of the ways below only single puts, reads and flushes.
+            way if self.flushing => [0, 58, 97][way as usize % 3],
+            way => way,
+        };
+        match way {
             0..22 => {
                 let (ops, durability) = (self.ops(), self.durability());
                 self.write(ops, Vec::new(), durability)
@@ -479,6 +487,8 @@ pub struct Plan {
     /// Threads of the system instead of a seeded schedule: does not replay.
     pub real_threads: bool,
     layout: Layout,
+    /// Two keys are written, read and flushed, and nothing else: readers and flushes meet all the time.
+    flushing: bool,
     clients: u64,
     /// What each client does in an era.
     steps: u64,
@@ -500,7 +510,10 @@ impl Plan {
         let eras = 1 + random.below(4) as usize;
         // Together with pipelines, well below what a checker searches.
         let steps = (10 + random.below(60)).min(1_000 / clients / eras as u64);
-        Plan { seed, real_threads, layout: Layout::random(&mut random), clients, steps, eras, options }
+        let flushing = random.chance(4);
+        let two_keys = Layout { plain: 1, group: 0, counters: 0 };
+        let layout = if flushing { two_keys } else { Layout::random(&mut random) };
+        Plan { seed, real_threads, layout, flushing, clients, steps, eras, options }
     }
 }
 
