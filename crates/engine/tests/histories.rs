@@ -149,7 +149,9 @@ impl Report {
 
 fn judge(plan: &Plan, history: &History) {
     if let Err(finding) = check(history) {
-        panic!("{:?}: {}\nof {plan:?}", finding.anomaly, finding.text);
+        // What does not replay must be told whole.
+        let whole = if plan.real_threads { format!("{history:?}") } else { String::new() };
+        panic!("{:?}: {}\nof {plan:?}\n{whole}", finding.anomaly, finding.text);
     }
 }
 
