@@ -3,6 +3,7 @@
 // Each test binary uses its part.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod concurrent;
 pub mod history;
 pub mod workload;
 
