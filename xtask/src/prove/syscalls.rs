@@ -1,8 +1,8 @@
 //! The stage `syscalls`: the real process on the real file system, with its system calls failing or
 //! killing it one by one (strace, which injects both).
 //!
-//! For each [`POINTS`] a victim runs with the n-th such call of some thread injected, n from 1 on
-//! and at random; then it is opened again untouched. An injected error may end writers, the opening
+//! For each of [`POINTS`] a victim runs with the n-th such call of some thread injected, n drawn from as
+//! far as such calls were seen to reach; then it is opened again untouched. An injected error may end writers, the opening
 //! and the closing; it may not make anybody wait for ever, panic, or lose what was acknowledged.
 
 use std::fs;
@@ -20,8 +20,8 @@ const WRITERS: usize = 4;
 const STEPS: u64 = 60;
 /// Injected lives of one directory: the first makes it, the others open what the one before left.
 const LIVES_OF_ONE: u64 = 6;
-/// Calls beyond this are rare in so short a life.
-const NTH_MAX: u64 = 300;
+/// The first guess of how many calls of a kind a thread makes in a life.
+const REACH_FIRST: u64 = 16;
 
 /// The calls, and what is done to one of them.
 const POINTS: [(&str, &str); 18] = [
@@ -46,7 +46,7 @@ const POINTS: [(&str, &str); 18] = [
 ];
 
 /// What happened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Tally {
     runs: u64,
     errors: u64,
@@ -54,17 +54,28 @@ struct Tally {
     untouched: u64,
     /// Injected before the program had begun, in the loader.
     unborn: u64,
+    /// How far each point's calls were seen to reach, about.
+    reach: [u64; POINTS.len()],
+}
+
+impl Tally {
+    fn reach(&mut self, point: usize) -> &mut u64 {
+        // The index is always less than the length; the last stands for what cannot be.
+        let last = POINTS.len() - 1;
+        &mut self.reach[point.min(last)]
+    }
 }
 
 /// Runs until the time is over.
 pub(crate) fn run(context: &Context<'_>, stop: &Stop) -> Outcome {
-    let probe = Command::new("strace").args(["-f", "--seccomp-bpf", "-o", "/dev/null", "true"]).status();
+    let probe =
+        Command::new("strace").args(["-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=openat", "true"]).status();
     match probe {
         Ok(status) if status.success() => {}
         Ok(status) => return Outcome::Skipped(format!("strace may not trace here ({status})")),
         Err(e) => return Outcome::Skipped(format!("no strace: {e}")),
     }
-    let mut tally = Tally::default();
+    let mut tally = Tally { runs: 0, errors: 0, kills: 0, untouched: 0, unborn: 0, reach: [REACH_FIRST; POINTS.len()] };
     let mut acknowledged = 0;
     for round in 0.. {
         if round > 0 && stop.is_over() {
@@ -88,6 +99,7 @@ fn figures(tally: &Tally, acknowledged: u64, violations: u64) -> Vec<Figure> {
     vec![
         Figure::new("kinds of injection", POINTS.len()),
         Figure::new("runs", tally.runs),
+        Figure::new("of them untouched: fewer such calls than that", tally.untouched + tally.unborn),
         Figure::new("calls that failed", tally.errors),
         Figure::new("calls that killed", tally.kills),
         Figure::new("acknowledged writes checked", acknowledged),
@@ -111,11 +123,9 @@ fn one_directory(
             break;
         }
         let turn = usize::try_from(round * LIVES_OF_ONE + life).unwrap_or_default();
-        let (calls, injection) = POINTS.get(turn % POINTS.len()).copied().unwrap_or(POINTS[0]);
-        let nth = match life % 2 {
-            0 => 1 + (turn / POINTS.len()) as u64 % NTH_MAX,
-            _ => 1 + random.below(NTH_MAX),
-        };
+        let point = turn % POINTS.len();
+        let (calls, injection) = POINTS[point];
+        let nth = 1 + random.below(*tally.reach(point));
         let scene = Scene(format!("directory {round}, life {life}, {calls}:{injection}:when={nth}"));
         let wrapper = [
             "strace",
@@ -133,10 +143,13 @@ fn one_directory(
         let ended = Life::start(&wrapper, &orders, context.scratch)?.finish(ledger).map_err(scene.at())?;
         tally.runs += 1;
         let injected = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).contains("(INJECTED)");
+        let untouched = ended == Ended::ByItself && !injected;
+        let reach = tally.reach(point);
+        *reach = if untouched { nth.max(2) } else { (*reach).max(nth * 2) };
         match ended {
             Ended::Killed => tally.kills += 1,
             Ended::Unborn => tally.unborn += 1,
-            Ended::ByItself if injected => tally.errors += 1,
+            Ended::ByItself if !untouched => tally.errors += 1,
             Ended::ByItself => {
                 tally.untouched += 1;
                 if let Some(error) = ledger.last_error() {
