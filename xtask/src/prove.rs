@@ -134,6 +134,7 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
             ready.push(stage);
             continue;
         };
+        println!("building {}", stage.name);
         if let Some(lack) = tests.lack() {
             println!("=== SKIPPED: {}: {lack}", stage.name);
             report.add(stage.name, 0, Outcome::Skipped(lack));
@@ -169,6 +170,9 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
 
 fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
     let scratch = plan.scratch.join(stage.name.replace(' ', "-"));
+    if let Work::Cuts = stage.work {
+        cuts::release(&scratch);
+    }
     let made = match fs::remove_dir_all(&scratch) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => fs::create_dir_all(&scratch),

@@ -68,17 +68,20 @@ impl Life {
         Ok(Life { child, lines, stderr })
     }
 
-    /// Takes notes until the victim has said what it found. `false` if it ended before that.
-    pub(crate) fn until_found(&mut self, ledger: &mut Ledger) -> Result<bool, String> {
+    /// Takes notes until the victim has said what it found.
+    pub(crate) fn until_found(&mut self, ledger: &mut Ledger) -> Result<(), String> {
         loop {
             match self.lines.recv_timeout(HANGS) {
                 Ok(line) => {
                     ledger.note(&line)?;
                     if line.starts_with("found ") {
-                        return Ok(true);
+                        return Ok(());
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(false),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let error = ledger.last_error().unwrap_or_default();
+                    return Err(format!("the database did not open: {error} {}", self.last_words()));
+                }
                 Err(RecvTimeoutError::Timeout) => return Err(format!("the opening hangs: {}", self.last_words())),
             }
         }

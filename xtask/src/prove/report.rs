@@ -120,7 +120,7 @@ fn machine(scratch: &Path) -> String {
     let memory = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse::<u64>().unwrap_or_default() >> 20;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let here = Path::new(".");
-    let file_system = output("stat", &["-f", "-c", "%T", &scratch.display().to_string()], here);
+    let file_system = output("df", &["--output=fstype", &scratch.display().to_string()], here);
     let today = output("date", &["-u", "+%Y-%m-%d"], here);
     format!(
         "{}: {cores} cores of {}, {memory} GiB, kernel {}, {}, files on {}",
@@ -128,7 +128,7 @@ fn machine(scratch: &Path) -> String {
         field("/proc/cpuinfo", "model name"),
         kernel.trim(),
         output("rustc", &["--version"], here).unwrap_or_default(),
-        file_system.unwrap_or_default(),
+        file_system.as_deref().and_then(|table| table.lines().last()).unwrap_or("an unknown file system"),
     )
 }
 
