@@ -263,15 +263,18 @@ const FLIPS: u64 = 600;
 /// Over a database of many tables and several segments, zeros written ahead behind the log's end.
 #[test]
 fn flipped_bits_of_a_larger_database_are_found() {
-    let flips: u64 = rounds(1, 1).map(flip_bits_of_a_larger_database).sum();
-    println!("proof: flipped bits in larger databases = {flips}");
+    let segments: Vec<usize> = rounds(1, 1).map(flip_bits_of_a_larger_database).collect();
+    // How many there are when the database is closed is up to its threads.
+    assert!(segments.iter().any(|count| *count > 1), "{segments:?}");
+    println!("proof: flipped bits in larger databases = {}", segments.len() as u64 * FLIPS);
 }
 
-fn flip_bits_of_a_larger_database(seed: u64) -> u64 {
+/// Returns how many segments the database's log had.
+fn flip_bits_of_a_larger_database(seed: u64) -> usize {
     let env = Env::memory();
     build(&env, Options { memtable_bytes_max: 32 << 10, ..tiny() }, 1500, seed + 10);
     let whole = files(&env);
-    assert!(names(&whole, "log-").len() > 1 && names(&whole, "table-").len() > 20, "{:?}", whole.keys());
+    assert!(names(&whole, "table-").len() > 20, "{:?}", whole.keys());
     let covered: Vec<_> =
         whole.iter().filter(|(name, bytes)| !UNCOVERED.contains(&name.as_str()) && !bytes.is_empty()).collect();
     let mut random = Random::new(seed + 11);
@@ -290,7 +293,7 @@ fn flip_bits_of_a_larger_database(seed: u64) -> u64 {
         file.write_all_at(&[byte], at).unwrap();
     }
     assert_eq!(report(&env).findings, []);
-    FLIPS
+    names(&whole, "log-").len()
 }
 
 /// Only the end of the manifest may be lost without damage: what a crash within the close leaves.
