@@ -293,7 +293,7 @@ impl Client {
                 0 if self.writer.name() == 0 => self.db.compact()?,
                 1..4 => self.db.flush()?,
                 4..24 => self.be_refused(draw)?,
-                24..90 => self.write_ahead()?,
+                24..90 if end.is_none() => self.write_ahead()?,
                 _ => self.write()?,
             }
             // These two made no step, and the draw is the step's.
@@ -323,8 +323,9 @@ impl Client {
         Ok(())
     }
 
-    /// Several steps in flight together. None with a condition: if it were refused, those after it
-    /// would be steps of another list.
+    /// Several steps in flight together. None with a condition, and none where calls fail: if one were
+    /// refused, those after it would be steps of another list. (A full disk refuses puts, and takes
+    /// the deletes behind them.)
     fn write_ahead(&mut self) -> Result<(), Trouble> {
         let mut waiting: Vec<(Step, Durability, Ticket)> = Vec::new();
         for _ in 0..WINDOW {
