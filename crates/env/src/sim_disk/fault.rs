@@ -1,5 +1,6 @@
 //! What the simulated disk can be told to do wrong, and the tables that say what was tried.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -33,11 +34,15 @@ pub enum FaultKind {
     Misdirect,
     /// A read delivers what stood there before the last change.
     Stale,
+    /// A write says that all is well and stores nothing; the file has grown all the same.
+    LoseWrite,
+    /// A write says that all is well and has hit another sector of the file.
+    MisdirectWrite,
 }
 
 impl FaultKind {
     /// Every kind, for fault tables.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 13] = [
         FaultKind::Eio,
         FaultKind::Enospc,
         FaultKind::Crash,
@@ -49,13 +54,15 @@ impl FaultKind {
         FaultKind::FlipBit,
         FaultKind::Misdirect,
         FaultKind::Stale,
+        FaultKind::LoseWrite,
+        FaultKind::MisdirectWrite,
     ];
 
     /// Whether a call of this kind can go wrong in this way.
     pub fn applies_to(self, op: Op) -> bool {
         match self {
             FaultKind::Eio | FaultKind::Enospc | FaultKind::Crash => true,
-            FaultKind::ShortWrite => op == Op::Write,
+            FaultKind::ShortWrite | FaultKind::LoseWrite | FaultKind::MisdirectWrite => op == Op::Write,
             FaultKind::SyncDrops | FaultKind::SyncDropsEvicted | FaultKind::SyncLies => {
                 matches!(op, Op::Sync | Op::SyncDir)
             }
@@ -76,6 +83,8 @@ impl FaultKind {
             FaultKind::FlipBit => "flip-bit",
             FaultKind::Misdirect => "misdirect",
             FaultKind::Stale => "stale",
+            FaultKind::LoseWrite => "lose-write",
+            FaultKind::MisdirectWrite => "misdirect-write",
         }
     }
 }
@@ -187,21 +196,59 @@ impl fmt::Display for Step {
     }
 }
 
-/// How many calls there were, and how many went wrong in which way, by operation and kind of file.
+/// A place from where a program calls the disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    /// What it asks.
+    pub op: Op,
+    /// The kind of file: the extension, or the name without its number; `/` for a directory.
+    pub file: String,
+    /// What the thread was doing; see [`crate::testing::set_stage`].
+    pub stage: String,
+}
+
+impl Site {
+    fn new(op: Op, path: &Path) -> Site {
+        Site { op, file: file_kind(op, path), stage: stage() }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let op = format!("{:?}", self.op);
+        write!(f, "{op:<10} {:<12} {:<14}", self.file, self.stage)
+    }
+}
+
+thread_local! {
+    static STAGE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn stage() -> String {
+    // While a thread's locals are being destroyed it does nothing that has a name.
+    STAGE.try_with(|stage| stage.borrow().clone()).unwrap_or_default()
+}
+
+/// Says what this thread does from now on.
+pub(crate) fn set_stage(name: &str) {
+    STAGE.with(|stage| name.clone_into(&mut stage.borrow_mut()));
+}
+
+/// How many calls there were, and how many went wrong in which way, by [`Site`].
 /// A disk and all its copies count into the same table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    calls: BTreeMap<(Op, String), u64>,
-    faults: BTreeMap<(FaultKind, Op, String), u64>,
+    calls: BTreeMap<Site, u64>,
+    faults: BTreeMap<(FaultKind, Site), u64>,
 }
 
 impl Coverage {
-    pub(super) fn call(&mut self, op: Op, path: &Path) {
-        *self.calls.entry((op, file_kind(op, path))).or_default() += 1;
-    }
-
-    pub(super) fn fault(&mut self, kind: FaultKind, op: Op, path: &Path) {
-        *self.faults.entry((kind, op, file_kind(op, path))).or_default() += 1;
+    pub(super) fn call(&mut self, op: Op, path: &Path, fault: Option<FaultKind>) {
+        let site = Site::new(op, path);
+        if let Some(kind) = fault {
+            *self.faults.entry((kind, site.clone())).or_default() += 1;
+        }
+        *self.calls.entry(site).or_default() += 1;
     }
 
     /// Counts another table's entries into this one.
@@ -214,27 +261,35 @@ impl Coverage {
         }
     }
 
-    /// How often `kind` was injected into `op`, over all files.
-    pub fn count(&self, kind: FaultKind, op: Op) -> u64 {
-        self.faults.iter().filter(|((k, o, _), _)| (*k, *o) == (kind, op)).map(|(_, count)| count).sum()
+    /// From where the disk was called, and how often.
+    pub fn sites(&self) -> impl Iterator<Item = (&Site, u64)> {
+        self.calls.iter().map(|(site, calls)| (site, *calls))
     }
 
-    /// The operations and kinds of file that were called and that `kind`, which applies to them,
-    /// never hit.
-    pub fn missed(&self, kind: FaultKind) -> Vec<(Op, String)> {
-        let hit = |(op, file): &(Op, String)| self.faults.contains_key(&(kind, *op, file.clone()));
-        self.calls.keys().filter(|call| kind.applies_to(call.0) && !hit(call)).cloned().collect()
+    /// How many calls went wrong.
+    pub fn injections(&self) -> u64 {
+        self.faults.values().sum()
+    }
+
+    /// How often `kind` was injected into `op`, over all files and stages.
+    pub fn count(&self, kind: FaultKind, op: Op) -> u64 {
+        self.faults.iter().filter(|((k, site), _)| (*k, site.op) == (kind, op)).map(|(_, count)| count).sum()
+    }
+
+    /// The sites that `kind`, which applies to them, never hit.
+    pub fn missed(&self, kind: FaultKind) -> Vec<Site> {
+        let hit = |site: &Site| self.faults.contains_key(&(kind, site.clone()));
+        self.calls.keys().filter(|site| kind.applies_to(site.op) && !hit(site)).cloned().collect()
     }
 }
 
 impl fmt::Display for Coverage {
-    /// One line for each operation and kind of file: the calls, then the faults injected there.
+    /// One line for each site: the calls, then the faults injected there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ((op, file), calls) in &self.calls {
-            let name = format!("{op:?}");
-            write!(f, "{name:<10} {file:<12} {calls:>10} calls")?;
+        for (site, calls) in &self.calls {
+            write!(f, "{site} {calls:>10} calls")?;
             for kind in FaultKind::ALL {
-                if let Some(count) = self.faults.get(&(kind, *op, file.clone())) {
+                if let Some(count) = self.faults.get(&(kind, site.clone())) {
                     write!(f, "  {kind} {count}")?;
                 }
             }

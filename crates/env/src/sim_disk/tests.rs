@@ -208,6 +208,12 @@ fn an_overwrite_mixes_old_and_new_sectors_and_garbage_only_on_request() {
     assert_eq!(outcomes(&disk, 0..200, sectors), BTreeSet::from([(1, 1), (1, 2), (2, 1), (2, 2)]));
     let garbage: BTreeSet<_> = (0..200).map(|seed| sectors(&disk.crash(CrashPolicy::Garbage(seed)))).collect();
     assert!(garbage.contains(&(99, 2)) && garbage.contains(&(1, 99)), "{garbage:?}");
+    let torn = |seed| {
+        let bytes = content(&disk.crash(CrashPolicy::Garbage(seed)), "a").unwrap();
+        let new = bytes.iter().take_while(|byte| **byte == 2).count();
+        new % 512 != 0 && bytes[new..new.next_multiple_of(512)].iter().all(|byte| *byte == 1)
+    };
+    assert!((0..200).any(torn), "never new at the beginning of a sector and old at its end");
 }
 
 #[test]
@@ -504,6 +510,53 @@ fn reads_can_lie() {
 }
 
 #[test]
+fn writes_can_lie() {
+    let (disk, env) = with_dir();
+    let file = durable_file(&env, "a", &[1; 2000]);
+    let write = |kind, data: &[u8], offset| {
+        disk.inject(Fault::new(kind));
+        file.write_all_at(data, offset).unwrap();
+        let got = content(&disk, "a").unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk.crash(CrashPolicy::DropAll), "a").unwrap(), got, "it stays so");
+        got
+    };
+    assert_eq!(write(FaultKind::LoseWrite, &[2; 100], 1950), [vec![1; 2000], vec![0; 50]].concat());
+
+    // A file of one sector has no other.
+    let small = durable_file(&env, "b", &[1; 100]);
+    disk.inject(Fault::new(FaultKind::MisdirectWrite));
+    small.write_all_at(&[3; 4], 0).unwrap();
+    assert_eq!(disk.coverage().count(FaultKind::MisdirectWrite, Op::Write), 0);
+    assert_eq!(content(&disk, "b").unwrap()[..4], [3; 4]);
+
+    while disk.coverage().count(FaultKind::MisdirectWrite, Op::Write) == 0 {
+        file.write_all_at(&[1; 2050], 0).unwrap();
+        let got = write(FaultKind::MisdirectWrite, &[4; 10], 2048);
+        let hit = got.iter().position(|byte| *byte == 4).unwrap();
+        assert_eq!(hit % 512, 0, "sectors are hit from their beginning");
+        assert_eq!((got.len(), got[hit..].iter().filter(|byte| **byte == 4).count()), (2058, 10));
+    }
+    assert_eq!(disk.coverage().count(FaultKind::LoseWrite, Op::Write), 1);
+}
+
+#[test]
+fn a_digest_tells_what_disks_show() {
+    let (disk, env) = with_dir();
+    let empty = disk.digest();
+    let file = durable_file(&env, "a", b"1");
+    let one = disk.digest();
+    file.write_all_at(b"2", 0).unwrap();
+    let two = disk.digest();
+    assert!(empty != one && one != two);
+    assert_eq!((disk.crash(CrashPolicy::DropAll).digest(), disk.crash(CrashPolicy::KeepAll).digest()), (one, two));
+    env.rename(&at("a"), &at("b")).unwrap();
+    assert_ne!(disk.digest(), two, "names count");
+    env.rename(&at("b"), &at("a")).unwrap();
+    assert_eq!((disk.digest(), disk.kill().digest()), (two, two), "how it came to be does not");
+}
+
+#[test]
 fn a_fault_without_effect_is_not_counted() {
     let (disk, env) = with_dir();
     let file = durable_file(&env, "a", b"");
@@ -587,15 +640,26 @@ fn the_trace_and_its_hash_tell_runs_apart() {
 fn coverage_says_what_was_never_hit() {
     let (disk, env) = with_dir();
     disk.inject(Fault::new(FaultKind::Eio).on(Op::Create).file("wal"));
+    crate::testing::set_stage("making");
     env.create(&at("000001.wal")).unwrap_err();
     env.create(&at("000001.wal")).unwrap();
     env.create(&at("MANIFEST-000001")).unwrap();
+    crate::testing::set_stage("");
+    let builder = env.clone();
+    let built = env.spawn("builder", move || drop(builder.create(&at("000002.sst")).unwrap())).unwrap();
+    assert!(built.join());
     disk.crash(CrashPolicy::DropAll).crash_at(1);
     let coverage = disk.coverage();
-    assert_eq!(coverage.missed(FaultKind::Eio), [(Op::Create, "MANIFEST".to_owned()), (Op::CreateDir, "/".to_owned())]);
+    let missed: Vec<_> = coverage.missed(FaultKind::Eio).iter().map(|site| site.to_string()).collect();
+    let [manifest, table, dir] = missed.as_slice() else { panic!("{missed:?}") };
+    assert_eq!(manifest, "Create     MANIFEST     making        ");
+    assert_eq!(table, "Create     sst          builder       ");
+    assert_eq!(dir.trim_end(), "CreateDir  /");
     assert_eq!(coverage.missed(FaultKind::ShortWrite), []);
+    assert_eq!((coverage.sites().count(), coverage.injections()), (4, 1));
     let text = coverage.to_string();
-    assert!(text.contains("Create     wal                   2 calls  eio 1\n"), "{text}");
+    assert!(text.contains("Create     wal          making                  2 calls  eio 1\n"), "{text}");
+    assert!(text.contains("Create     sst          builder                 1 calls\n"), "{text}");
 
     // A copy counts into the same table.
     let copy = disk.crash(CrashPolicy::DropAll);
