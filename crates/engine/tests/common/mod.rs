@@ -4,9 +4,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod history;
+pub mod short;
 pub mod workload;
 
 use cairn::{Options, Visibility};
+use cairn_env::{Op, SimDisk};
 
 /// SplitMix64: one word of state, replays exactly from its seed.
 #[derive(Clone, Debug)]
@@ -74,6 +76,14 @@ pub fn base_seed() -> u64 {
 /// A number from the environment.
 pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Before the calls that change the disk, each the last of those between which it holds the same; and the end.
+pub fn moments(disk: &SimDisk) -> Vec<u64> {
+    let changes = |op: Op| !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List);
+    let steps = disk.trace();
+    let end = disk.steps() + 1;
+    steps.iter().filter(|step| changes(step.op)).map(|step| step.number).chain([end]).collect()
 }
 
 /// Prints where a test stood when it failed.
