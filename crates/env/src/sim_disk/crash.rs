@@ -88,7 +88,7 @@ pub(super) fn after_power_cut(tree: &Tree, policy: CrashPolicy) -> Tree {
         let after = match node.as_ref() {
             Node::File(file) if file.is_at_rest() => return (*ino, node.clone()),
             Node::File(file) => Node::File(file_after(file, *ino, &choice)),
-            Node::Dir(dir) if dir.pending.is_empty() => return (*ino, node.clone()),
+            Node::Dir(dir) if dir.is_at_rest() => return (*ino, node.clone()),
             Node::Dir(dir) => Node::Dir(dir_after(dir, *ino, &choice)),
         };
         (*ino, Arc::new(after))

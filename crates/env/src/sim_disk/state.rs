@@ -217,6 +217,12 @@ impl FileNode {
 }
 
 impl DirNode {
+    /// Whether a power cut leaves it as it is.
+    pub(super) fn is_at_rest(&self) -> bool {
+        // After a failed sync nothing may be pending and the disk not hold what is shown.
+        self.pending.is_empty() && self.live == self.durable
+    }
+
     fn change(&mut self, seq: u64, op: DirOp) {
         op.apply(&mut self.live);
         self.pending.push(Pending { seq, op });

@@ -453,6 +453,7 @@ fn a_failed_directory_sync_may_lose_the_names() {
     env.create(&at("a")).unwrap();
     disk.inject(Fault::new(FaultKind::SyncDrops));
     env.sync_dir(Path::new("/d")).unwrap_err();
+    assert_eq!((names(&disk), names(&disk.crash(CrashPolicy::KeepAll))), ("a".into(), "".into()));
     env.sync_dir(Path::new("/d")).unwrap();
     env.create(&at("b")).unwrap();
     env.sync_dir(Path::new("/d")).unwrap();
