@@ -390,13 +390,20 @@ impl State {
         match *fault {
             Some(FaultKind::LoseWrite) => self.grow(ino, before, offset + len as u64)?,
             Some(FaultKind::MisdirectWrite) => {
-                let elsewhere = crash::sector_of(self.rng.below(before));
-                if elsewhere == crash::sector_of(offset) {
-                    *fault = None;
-                    self.tree.write(ino, stored, offset)?;
-                } else {
-                    self.grow(ino, before, offset + len as u64)?;
-                    self.tree.write(ino, &stored[..stored.len().min(crash::SECTOR_BYTES as usize)], elsewhere)?;
+                let end = before.max(offset + len as u64);
+                let aim = crash::sector_of(offset);
+                // Any sector but the right one.
+                let others = [crash::sector_of(self.rng.below(end)), aim + crash::SECTOR_BYTES, 0];
+                match others.into_iter().find(|other| *other != aim && *other < end) {
+                    Some(other) => {
+                        self.grow(ino, before, end)?;
+                        let sector = stored.len().min(usize::try_from(crash::SECTOR_BYTES).unwrap_or(stored.len()));
+                        self.tree.write(ino, &stored[..sector], other)?;
+                    }
+                    None => {
+                        *fault = None;
+                        self.tree.write(ino, stored, offset)?;
+                    }
                 }
             }
             _ => self.tree.write(ino, stored, offset)?,

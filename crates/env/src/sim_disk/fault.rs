@@ -61,7 +61,9 @@ impl FaultKind {
     /// Whether a call of this kind can go wrong in this way.
     pub fn applies_to(self, op: Op) -> bool {
         match self {
-            FaultKind::Eio | FaultKind::Enospc | FaultKind::Crash => true,
+            FaultKind::Eio | FaultKind::Crash => true,
+            // Removing too, where names are kept in a tree that is copied on write.
+            FaultKind::Enospc => !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List),
             FaultKind::ShortWrite | FaultKind::LoseWrite | FaultKind::MisdirectWrite => op == Op::Write,
             FaultKind::SyncDrops | FaultKind::SyncDropsEvicted | FaultKind::SyncLies => {
                 matches!(op, Op::Sync | Op::SyncDir)
@@ -108,6 +110,7 @@ pub struct Fault {
     kind: FaultKind,
     op: Option<Op>,
     file: Option<String>,
+    site: Option<Site>,
     nth: u64,
     forever: bool,
     seen: u64,
@@ -116,7 +119,7 @@ pub struct Fault {
 impl Fault {
     /// This fault at the next call it applies to, once.
     pub fn new(kind: FaultKind) -> Fault {
-        Fault { kind, op: None, file: None, nth: 1, forever: false, seen: 0 }
+        Fault { kind, op: None, file: None, site: None, nth: 1, forever: false, seen: 0 }
     }
 
     /// Only at calls of this kind; other calls are not counted either.
@@ -127,6 +130,11 @@ impl Fault {
     /// Only at files (or directories) whose name contains `text`; others are not counted either.
     pub fn file(self, text: &str) -> Fault {
         Fault { file: Some(text.to_owned()), ..self }
+    }
+
+    /// Only at calls from this place; others are not counted either.
+    pub fn at(self, site: &Site) -> Fault {
+        Fault { site: Some(site.clone()), ..self }
     }
 
     /// At the `nth` call that fits, counted from 1 and from the injection on.
@@ -144,7 +152,8 @@ impl Fault {
         let named = |text: &String| path.file_name().is_some_and(|name| name.to_string_lossy().contains(text));
         let fits = self.kind.applies_to(op)
             && self.op.is_none_or(|wanted| wanted == op)
-            && self.file.as_ref().is_none_or(named);
+            && self.file.as_ref().is_none_or(named)
+            && self.site.as_ref().is_none_or(|site| *site == Site::new(op, path));
         if !fits {
             return None;
         }
