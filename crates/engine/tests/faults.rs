@@ -12,12 +12,14 @@
 //! sync that does nothing. Of a disk that lies less can be asked: whatever a read returns was
 //! written, and what is lost after reopening is the end of a prefix, or is found.
 //!
-//! `CAIRN_SEED=n` replays from a seed. With `CAIRN_PROOF_SECONDS` rounds with further seeds follow.
+//! `CAIRN_SEED=n` replays from a seed; a failure at some call prints the variables that replay just it,
+//! in the shortest workload that shows it. With `CAIRN_PROOF_SECONDS` rounds with further seeds follow.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ struct Client {
     lied_to: bool,
     /// Another handle closes the database at this step of the work.
     closed_at: Option<u64>,
+    steps: u64,
 }
 
 /// What a call may fail with on a disk that fails.
@@ -72,6 +75,7 @@ impl Client {
             durable: 0,
             lied_to: false,
             closed_at: None,
+            steps: STEPS,
         }
     }
 
@@ -286,6 +290,26 @@ struct Report {
 /// How long the workload is; about a hundred and fifty calls for each ten.
 const STEPS: u64 = 16;
 
+/// How one thing goes wrong.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    kind: FaultKind,
+    /// From then on, or once.
+    forever: bool,
+    /// Another handle closes the database meanwhile.
+    closing: bool,
+    steps: u64,
+}
+
+/// A plan that broke a promise, and the call at which.
+struct Failure {
+    plan: Plan,
+    op: Op,
+    nth: u64,
+    why: String,
+}
+
 /// A workload that has come to its end.
 struct Ended {
     client: Client,
@@ -304,13 +328,13 @@ fn work_with(disk: &SimDisk, fault: Option<Fault>, seed: u64, prepare: impl FnOn
     let mut coverage = None;
     let run = env.run(|| {
         let Ok((db, spaces)) = client.open() else { return "no open" };
-        client.work(&db, &spaces, STEPS);
+        client.work(&db, &spaces, client.steps);
         client.close(db);
         client.closed_at = None;
         client.check();
         let Ok((db, spaces)) = client.open() else { return "no open" };
         client.settle(&spaces);
-        client.work(&db, &spaces, STEPS / 4);
+        client.work(&db, &spaces, client.steps.div_ceil(4));
         // Space is back, if that was it.
         coverage = Some(disk.coverage());
         disk.clear_faults();
@@ -347,9 +371,9 @@ impl Report {
 }
 
 /// Runs the workload with one planned fault, then repairs the disk and reopens in every way.
-fn run_with(fault: Option<Fault>, seed: u64, closed_at: Option<u64>, report: &mut Report) {
+fn run_with(fault: Option<Fault>, seed: u64, prepare: impl FnOnce(&mut Client), report: &mut Report) {
     let disk = SimDisk::with_seed(seed);
-    let ended = work_with(&disk, fault, seed, |client| client.closed_at = closed_at);
+    let ended = work_with(&disk, fault, seed, prepare);
     let fired = report.count(&disk, &ended);
     let mut client = ended.client;
     let _scene = Scene::set(format!("fault at {:?}", fired.first().map(Step::to_string)));
@@ -400,22 +424,69 @@ fn rounds(mut round: impl FnMut(u64)) {
     }
 }
 
-/// Every call of one kind in the workload fails in one way, one run for each.
-fn each_call(name: &str, kind: FaultKind, ops: &[Op], forever: bool, closing: bool) {
+impl Plan {
+    /// One call goes wrong, and perhaps all later ones. Whether there was such a call.
+    fn run(&self, op: Op, nth: u64, report: &mut Report) -> Result<bool, Failure> {
+        let fault = Fault::new(self.kind).on(op).nth(nth);
+        let fault = if self.forever { fault.forever() } else { fault };
+        let before = report.fired;
+        let prepare = |client: &mut Client| {
+            client.steps = self.steps;
+            client.closed_at = self.closing.then(|| Random::new(self.seed << 32 ^ nth).below(self.steps));
+        };
+        match catch_unwind(AssertUnwindSafe(|| run_with(Some(fault), self.seed, prepare, report))) {
+            Ok(()) => Ok(report.fired > before),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let why = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                Err(Failure { plan: *self, op, nth, why: why.unwrap_or_default() })
+            }
+        }
+    }
+
+    /// Every call of this operation goes wrong, one run for each, until a run has no more of them.
+    fn run_all(&self, op: Op, report: &mut Report) -> Result<(), Failure> {
+        for nth in 1.. {
+            if !self.run(op, nth, report)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Failure {
+    /// The shortest workload in which such a call breaks a promise.
+    fn shrunk(self) -> Failure {
+        let shorter = |steps| Plan { steps, ..self.plan }.run_all(self.op, &mut Report::default()).err();
+        (1..self.plan.steps).find_map(shorter).unwrap_or(self)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Plan { seed, kind, forever, closing, steps } = self.plan;
+        writeln!(f, "{}\n{kind}, forever: {forever}, while another handle closes: {closing}", self.why)?;
+        write!(f, "CAIRN_SEED={seed} CAIRN_STEPS={steps} CAIRN_OP={:?} CAIRN_CALL={}", self.op, self.nth)
+    }
+}
+
+/// Every call in the workload fails in one way, one run for each; or only that which a failure named.
+fn each_call(name: &str, kind: FaultKind, forever: bool, closing: bool) {
+    let named = std::env::var("CAIRN_OP").ok();
+    let steps = number("CAIRN_STEPS", STEPS);
     let mut report = Report::default();
     rounds(|seed| {
-        let mut random = Random::new(seed);
-        for &op in ops.iter().filter(|op| kind.applies_to(**op)) {
-            for k in 1.. {
-                let _scene = Scene::set(format!("CAIRN_SEED={seed}, {kind} at {op:?} number {k}, forever: {forever}"));
-                let fault = Fault::new(kind).on(op).nth(k);
-                let before = report.fired;
-                let closed_at = closing.then(|| random.below(STEPS));
-                run_with(Some(if forever { fault.forever() } else { fault }), seed, closed_at, &mut report);
-                if report.fired == before {
-                    // The workload has no more calls of this kind.
-                    break;
-                }
+        let plan = Plan { seed, kind, forever, closing, steps };
+        let wanted = |op: &Op| named.as_ref().is_none_or(|name| format!("{op:?}") == *name);
+        for op in Op::ALL.into_iter().filter(|op| kind.applies_to(*op)).filter(wanted) {
+            let done = match number("CAIRN_CALL", 0) {
+                0 => plan.run_all(op, &mut report),
+                nth => plan.run(op, nth, &mut report).map(drop),
+            };
+            if let Err(failure) = done {
+                eprintln!("{failure}\nshrinking...");
+                panic!("{}", failure.shrunk());
             }
         }
     });
@@ -424,49 +495,61 @@ fn each_call(name: &str, kind: FaultKind, ops: &[Op], forever: bool, closing: bo
     }
     println!("proof: {name} runs = {}", report.runs);
     println!("proof: {name} injections = {}", report.coverage.injections());
-    assert!(report.fired > 20);
+    assert!(report.fired > 20 || named.is_some());
+}
+
+/// What these tests are worth: held to the promises of an honest disk, one that lies is found out, in the
+/// shortest workload that shows it, and again where the failure says.
+#[test]
+fn a_lie_is_found_shrunk_and_replayed() {
+    let plan = Plan { seed: base_seed(), kind: FaultKind::SyncLies, forever: true, closing: false, steps: STEPS };
+    let found = plan.run_all(Op::Sync, &mut Report::default()).expect_err("lost writes are found").shrunk();
+    println!("{found}");
+    assert!(found.plan.steps < STEPS, "{found}");
+    let again = found.plan.run(found.op, found.nth, &mut Report::default()).expect_err("it replays");
+    assert_eq!(again.to_string(), found.to_string());
 }
 
 #[test]
 fn an_io_error_at_any_call() {
-    each_call("i/o error once", FaultKind::Eio, &Op::ALL, false, false);
+    each_call("i/o error once", FaultKind::Eio, false, false);
 }
 
 #[test]
 fn io_errors_from_any_call_on() {
-    each_call("i/o error from then on", FaultKind::Eio, &Op::ALL, true, false);
+    each_call("i/o error from then on", FaultKind::Eio, true, false);
 }
 
 #[test]
 fn no_space_at_any_call() {
-    each_call("no space once", FaultKind::Enospc, &Op::ALL, false, false);
+    each_call("no space once", FaultKind::Enospc, false, false);
 }
 
 #[test]
 fn no_space_from_any_call_on() {
-    each_call("no space from then on", FaultKind::Enospc, &Op::ALL, true, false);
+    each_call("no space from then on", FaultKind::Enospc, true, false);
 }
 
 #[test]
 fn a_short_transfer_at_any_call() {
-    each_call("short write once", FaultKind::ShortWrite, &[Op::Write], false, false);
-    each_call("short writes from then on", FaultKind::ShortWrite, &[Op::Write], true, false);
-    each_call("short read once", FaultKind::ShortRead, &[Op::Read], false, false);
-    each_call("short reads from then on", FaultKind::ShortRead, &[Op::Read], true, false);
+    each_call("short write once", FaultKind::ShortWrite, false, false);
+    each_call("short writes from then on", FaultKind::ShortWrite, true, false);
+    each_call("short read once", FaultKind::ShortRead, false, false);
+    each_call("short reads from then on", FaultKind::ShortRead, true, false);
 }
 
 #[test]
 fn a_failed_sync_that_forgets_what_it_should_have_written() {
-    each_call("forgetful sync once", FaultKind::SyncDrops, &[Op::Sync, Op::SyncDir], false, false);
-    each_call("forgetful syncs from then on", FaultKind::SyncDrops, &[Op::Sync, Op::SyncDir], true, false);
-    each_call("evicting sync once", FaultKind::SyncDropsEvicted, &[Op::Sync, Op::SyncDir], false, false);
-    each_call("evicting syncs from then on", FaultKind::SyncDropsEvicted, &[Op::Sync, Op::SyncDir], true, false);
+    each_call("forgetful sync once", FaultKind::SyncDrops, false, false);
+    each_call("forgetful syncs from then on", FaultKind::SyncDrops, true, false);
+    each_call("evicting sync once", FaultKind::SyncDropsEvicted, false, false);
+    each_call("evicting syncs from then on", FaultKind::SyncDropsEvicted, true, false);
 }
 
 #[test]
 fn an_error_at_any_call_while_another_handle_closes() {
-    each_call("i/o error during a close", FaultKind::Eio, &Op::ALL, false, true);
-    each_call("forgetful sync during a close", FaultKind::SyncDrops, &[Op::Sync, Op::SyncDir], false, true);
+    each_call("i/o error during a close", FaultKind::Eio, false, true);
+    each_call("forgetful sync during a close", FaultKind::SyncDrops, false, true);
 }
 
 /// The faults that the caller is not told of.
@@ -482,7 +565,7 @@ const LIES: [FaultKind; 6] = [
 /// The sites of a run without faults, and how many calls each has.
 fn sites(seed: u64) -> Vec<(Site, u64)> {
     let mut report = Report::default();
-    run_with(None, seed, None, &mut report);
+    run_with(None, seed, |_| {}, &mut report);
     report.coverage.sites().map(|(site, calls)| (site.clone(), calls)).collect()
 }
 
@@ -504,7 +587,7 @@ fn every_call_site_meets_every_fault_that_applies_to_it() {
                     if LIES.contains(&kind) {
                         run_lied_to(fault, seed, &mut report);
                     } else {
-                        run_with(Some(fault), seed, None, &mut report);
+                        run_with(Some(fault), seed, |_| {}, &mut report);
                     }
                     report.fired > before
                 };
