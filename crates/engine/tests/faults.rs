@@ -318,10 +318,10 @@ struct Ended {
     coverage: Coverage,
 }
 
-/// Runs the workload with one planned fault.
-fn work_with(disk: &SimDisk, fault: Option<Fault>, seed: u64, prepare: impl FnOnce(&mut Client)) -> Ended {
+/// Runs the workload with the planned faults.
+fn work_with(disk: &SimDisk, faults: &[Fault], seed: u64, prepare: impl FnOnce(&mut Client)) -> Ended {
     disk.start_trace();
-    fault.into_iter().for_each(|fault| disk.inject(fault));
+    faults.iter().for_each(|fault| disk.inject(fault.clone()));
     let env = Env::simulated(seed, disk.clone());
     let mut client = Client::new(&env, seed);
     prepare(&mut client);
@@ -370,10 +370,11 @@ impl Report {
     }
 }
 
-/// Runs the workload with one planned fault, then repairs the disk and reopens in every way.
-fn run_with(fault: Option<Fault>, seed: u64, prepare: impl FnOnce(&mut Client), report: &mut Report) {
+/// Runs the workload with the planned faults, then repairs the disk and reopens in every way. Returns
+/// what was called and what went wrong.
+fn run_with(faults: &[Fault], seed: u64, prepare: impl FnOnce(&mut Client), report: &mut Report) -> Coverage {
     let disk = SimDisk::with_seed(seed);
-    let ended = work_with(&disk, fault, seed, prepare);
+    let ended = work_with(&disk, faults, seed, prepare);
     let fired = report.count(&disk, &ended);
     let mut client = ended.client;
     let _scene = Scene::set(format!("fault at {:?}", fired.first().map(Step::to_string)));
@@ -392,12 +393,13 @@ fn run_with(fault: Option<Fault>, seed: u64, prepare: impl FnOnce(&mut Client), 
         let run = env.run(|| client.check_reopened(least));
         assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
     }
+    ended.coverage
 }
 
-/// Runs the workload on a disk that lies once or from then on, and reopens.
-fn run_lied_to(fault: Fault, seed: u64, report: &mut Report) {
+/// As [`run_with`], when one of the faults is a lie.
+fn run_lied_to(faults: &[Fault], seed: u64, report: &mut Report) -> Coverage {
     let disk = SimDisk::with_seed(seed);
-    let ended = work_with(&disk, Some(fault), seed, |client| client.lied_to = true);
+    let ended = work_with(&disk, faults, seed, |client| client.lied_to = true);
     let fired = report.count(&disk, &ended);
     let mut client = ended.client;
     let _scene = Scene::set(format!("fault at {:?}", fired.first().map(Step::to_string)));
@@ -410,6 +412,7 @@ fn run_lied_to(fault: Fault, seed: u64, report: &mut Report) {
             *report.ends.entry((kind, first.op, run.value)).or_default() += 1;
         }
     }
+    ended.coverage
 }
 
 /// Calls `round` with seed after seed: once, or for this test's share of the time there is.
@@ -434,8 +437,8 @@ impl Plan {
             client.steps = self.steps;
             client.closed_at = self.closing.then(|| Random::new(self.seed << 32 ^ nth).below(self.steps));
         };
-        match catch_unwind(AssertUnwindSafe(|| run_with(Some(fault), self.seed, prepare, report))) {
-            Ok(()) => Ok(report.fired > before),
+        match catch_unwind(AssertUnwindSafe(|| run_with(&[fault], self.seed, prepare, report))) {
+            Ok(_) => Ok(report.fired > before),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let why = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -562,11 +565,69 @@ const LIES: [FaultKind; 6] = [
     FaultKind::MisdirectWrite,
 ];
 
-/// The sites of a run without faults, and how many calls each has.
-fn sites(seed: u64) -> Vec<(Site, u64)> {
-    let mut report = Report::default();
-    run_with(None, seed, |_| {}, &mut report);
-    report.coverage.sites().map(|(site, calls)| (site.clone(), calls)).collect()
+/// A site, and how to come by it.
+struct Reached {
+    site: Site,
+    /// So many calls come from there.
+    calls: u64,
+    /// What must go wrong before: nothing, if a run without faults comes by.
+    way: Vec<Fault>,
+    /// Some of that is a lie.
+    lied_to: bool,
+}
+
+/// Gives every site every fault that applies to it, for one seed. Sites that only a run with faults
+/// comes by get theirs after those.
+struct Tour<'a> {
+    seed: u64,
+    report: &'a mut Report,
+    known: BTreeSet<Site>,
+    ahead: Vec<Reached>,
+    without_effect: BTreeSet<(FaultKind, Site)>,
+}
+
+impl Tour<'_> {
+    fn go(&mut self) {
+        let coverage = run_with(&[], self.seed, |_| {}, self.report);
+        self.note(&coverage, &[], false);
+        let mut random = Random::new(self.seed);
+        while let Some(reached) = self.ahead.pop() {
+            for kind in FaultKind::ALL.into_iter().filter(|kind| kind.applies_to(reached.site.op)) {
+                let way = if reached.way.is_empty() { "" } else { " after others" };
+                let _scene = Scene::set(format!("CAIRN_SEED={}, {kind} at {}{way}", self.seed, reached.site));
+                let some = 1 + random.below(reached.calls);
+                let fired = self.run(&reached, kind, 1, true) | self.run(&reached, kind, some, false);
+                // Not every call can go wrong in this way: the only sector of a file is no other's.
+                if !fired && !(1..=reached.calls).any(|nth| self.run(&reached, kind, nth, false)) {
+                    self.without_effect.insert((kind, reached.site.clone()));
+                }
+            }
+        }
+    }
+
+    /// Whether the fault was injected.
+    fn run(&mut self, reached: &Reached, kind: FaultKind, nth: u64, forever: bool) -> bool {
+        let fault = Fault::new(kind).at(&reached.site).nth(nth);
+        let fault = if forever { fault.forever() } else { fault };
+        // When several are due the first goes first: the way must not hide what it leads to.
+        let faults = [&[fault], &reached.way[..]].concat();
+        let lied_to = reached.lied_to || LIES.contains(&kind);
+        let coverage = if lied_to {
+            run_lied_to(&faults, self.seed, self.report)
+        } else {
+            run_with(&faults, self.seed, |_| {}, self.report)
+        };
+        self.note(&coverage, &faults, lied_to);
+        coverage.count_at(kind, &reached.site) > 0
+    }
+
+    fn note(&mut self, coverage: &Coverage, faults: &[Fault], lied_to: bool) {
+        for (site, calls) in coverage.sites() {
+            if self.known.insert(site.clone()) {
+                self.ahead.push(Reached { site: site.clone(), calls, way: faults.to_vec(), lied_to });
+            }
+        }
+    }
 }
 
 #[test]
@@ -575,30 +636,11 @@ fn every_call_site_meets_every_fault_that_applies_to_it() {
     let mut all = BTreeSet::new();
     let mut without_effect = BTreeSet::new();
     rounds(|seed| {
-        let mut random = Random::new(seed);
-        for (site, calls) in sites(seed) {
-            for kind in FaultKind::ALL.into_iter().filter(|kind| kind.applies_to(site.op)) {
-                let _scene = Scene::set(format!("CAIRN_SEED={seed}, {kind} at {site}"));
-                all.insert(site.clone());
-                let mut run = |nth, forever| {
-                    let before = report.fired;
-                    let fault = Fault::new(kind).at(&site).nth(nth);
-                    let fault = if forever { fault.forever() } else { fault };
-                    if LIES.contains(&kind) {
-                        run_lied_to(fault, seed, &mut report);
-                    } else {
-                        run_with(Some(fault), seed, |_| {}, &mut report);
-                    }
-                    report.fired > before
-                };
-                let some = 1 + random.below(calls);
-                let fired = run(1, true) | run(some, false);
-                // Not every call can go wrong in this way: the only sector of a file is no other's.
-                if !fired && !(1..=calls).any(|nth| run(nth, false)) {
-                    without_effect.insert((kind, site.clone()));
-                }
-            }
-        }
+        let (known, ahead) = (BTreeSet::new(), Vec::new());
+        let mut tour = Tour { seed, report: &mut report, known, ahead, without_effect: BTreeSet::new() };
+        tour.go();
+        all.extend(tour.known);
+        without_effect.extend(tour.without_effect);
     });
     print!("{}", report.coverage);
     for ((kind, op, end), count) in &report.ends {

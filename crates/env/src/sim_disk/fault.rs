@@ -285,10 +285,15 @@ impl Coverage {
         self.faults.iter().filter(|((k, site), _)| (*k, site.op) == (kind, op)).map(|(_, count)| count).sum()
     }
 
+    /// How often `kind` was injected at this site.
+    pub fn count_at(&self, kind: FaultKind, site: &Site) -> u64 {
+        self.faults.get(&(kind, site.clone())).copied().unwrap_or(0)
+    }
+
     /// The sites that `kind`, which applies to them, never hit.
     pub fn missed(&self, kind: FaultKind) -> Vec<Site> {
-        let hit = |site: &Site| self.faults.contains_key(&(kind, site.clone()));
-        self.calls.keys().filter(|site| kind.applies_to(site.op) && !hit(site)).cloned().collect()
+        let missed = |site: &&Site| kind.applies_to(site.op) && self.count_at(kind, site) == 0;
+        self.calls.keys().filter(missed).cloned().collect()
     }
 }
 

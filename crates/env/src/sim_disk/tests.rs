@@ -664,6 +664,7 @@ fn coverage_says_what_was_never_hit() {
     env.create(&at("000004.sst")).unwrap();
     env.create(&at("000004.wal")).unwrap_err();
     crate::testing::set_stage("");
+    assert_eq!((coverage.count_at(FaultKind::Eio, site), disk.coverage().count_at(FaultKind::Eio, site)), (1, 2));
     disk.clear_faults();
     let text = coverage.to_string();
     assert!(text.contains("Create     wal          making                  2 calls  eio 1\n"), "{text}");
