@@ -13,6 +13,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cairn::{Db, Durability, Env, Options};
 use cairn_env::{CrashPolicy, SimDisk};
@@ -161,7 +162,7 @@ fn a_crash_at_any_call_loses_nothing_that_was_promised() {
     let mut report = Report::default();
     let mut done = 0;
     while done < count && (seconds == 0 || clock.now().as_secs() < seconds) {
-        crash_everywhere(base + done, &options, &mut report);
+        crash_everywhere_or_shrink(base + done, &options, &mut report);
         done += 1;
     }
     println!("proof: long workloads = {done} of {count}");
@@ -173,13 +174,26 @@ fn a_crash_at_any_call_loses_nothing_that_was_promised() {
     println!("proof: long distinct images = {}", report.digests.len());
 }
 
-fn crash_everywhere(seed: u64, options: &Options, report: &mut Report) {
+/// On a failure, also looks for the shortest workload of this seed that fails.
+fn crash_everywhere_or_shrink(seed: u64, options: &Options, report: &mut Report) {
+    let steps = number("CAIRN_STEPS", 20);
+    let fails = |steps, report: &mut Report| {
+        catch_unwind(AssertUnwindSafe(|| crash_everywhere(seed, steps, options, report))).err()
+    };
+    if let Some(panic) = fails(steps, report) {
+        let shortest = (1..steps).find(|fewer| fails(*fewer, &mut Report::default()).is_some()).unwrap_or(steps);
+        eprintln!("the shortest that fails: CAIRN_SEED={seed} CAIRN_CRASH_SEEDS=1 CAIRN_STEPS={shortest}");
+        resume_unwind(panic);
+    }
+}
+
+fn crash_everywhere(seed: u64, steps: u64, options: &Options, report: &mut Report) {
     let disk = SimDisk::with_seed(seed);
     disk.start_history();
     disk.start_trace();
     let env = Env::simulated(seed, disk.clone());
     let recorder = Recorder::new(&disk);
-    let run = env.run(|| workload::run(&env, options, &recorder, seed, number("CAIRN_STEPS", 20)));
+    let run = env.run(|| workload::run(&env, options, &recorder, seed, steps));
     run.value.unwrap();
     let history = recorder.finish();
     println!(
