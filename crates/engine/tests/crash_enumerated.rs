@@ -8,7 +8,8 @@
 //! sample of the recoveries the power goes again, before each of their calls. Equal images are
 //! recovered once: what an open finds depends on nothing else.
 //!
-//! The workloads come in a seeded order, for `CAIRN_PROOF_SECONDS` (without it, a few); whoever has time
+//! The seed decides whether the log is allocated ahead and who syncs it, and how memtables fill and
+//! compaction comes. The workloads come in its order, for `CAIRN_PROOF_SECONDS` (without it, a few); whoever has time
 //! left begins another round with another seed. `CAIRN_SEED=n` begins with that seed. A failure is
 //! shrunk to the fewest operations and printed with the variables that replay it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
@@ -20,7 +21,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use cairn::{Db, Env};
+use cairn::{Db, Env, Options};
 use cairn_env::{CrashPolicy, Fault, FaultKind, Op, SimDisk};
 use common::history::{Content, History, Recorder, SPACES, existing};
 use common::short::{self, Act, Workload};
@@ -81,6 +82,7 @@ struct Report {
 
 struct Enumeration {
     seed: u64,
+    options: Options,
     /// The syncs of the open log do nothing: what is found then shows that something would be found.
     lying: bool,
     again_one_in: u64,
@@ -156,7 +158,15 @@ struct Story<'a> {
 impl Enumeration {
     fn new(seed: u64) -> Enumeration {
         let (outcomes, cut_again) = (BTreeMap::new(), BTreeSet::new());
-        Enumeration { seed, lying: false, again_one_in: AGAIN_ONE_IN, outcomes, cut_again, report: Report::default() }
+        Enumeration {
+            seed,
+            options: short::options(seed),
+            lying: false,
+            again_one_in: AGAIN_ONE_IN,
+            outcomes,
+            cut_again,
+            report: Report::default(),
+        }
     }
 
     /// Cuts a workload everywhere from operation `from` on, or from its very beginning.
@@ -210,7 +220,7 @@ impl Enumeration {
         }
         let env = Env::simulated(self.seed, disk.clone());
         let recorder = Recorder::new(&disk);
-        let run = env.run(|| short::run(&env, &disk, &recorder, workload, from));
+        let run = env.run(|| short::run(&env, &self.options, &disk, &recorder, workload, from));
         assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
         self.report.calls += disk.steps();
         let history = recorder.finish();
@@ -235,7 +245,7 @@ impl Enumeration {
     fn recover_remembering(&mut self, story: &Story<'_>, cut: Cut, disk: &SimDisk) -> Result<Recovered, Failure> {
         disk.start_history();
         disk.start_trace();
-        let recovered = catch_unwind(AssertUnwindSafe(|| recover(story.history, disk)));
+        let recovered = catch_unwind(AssertUnwindSafe(|| recover(story.history, &self.options, disk)));
         self.report.calls += disk.steps();
         let (outcome, open_steps) = recovered.map_err(|panic| failure(story, cut, None, &*panic))?;
         Ok(Recovered { disk: disk.clone(), seq: outcome.seq, open_steps })
@@ -259,7 +269,7 @@ impl Enumeration {
             let outcome = match self.outcomes.get(&key) {
                 Some(outcome) => *outcome,
                 None => {
-                    let (outcome, _) = recover(story.history, disk);
+                    let (outcome, _) = recover(story.history, &self.options, disk);
                     self.report.recoveries += 1;
                     self.report.calls += disk.steps();
                     self.outcomes.insert(key, outcome);
@@ -280,8 +290,8 @@ impl Enumeration {
 
 /// Opens an image, and checks that a prefix is there by every way of reading. Returns what it is, and
 /// how many calls the open took: they come from one thread, so they are the same each time.
-fn recover(history: &History, disk: &SimDisk) -> (Outcome, u64) {
-    let db = Db::open_in(&Env::on_disk(disk.clone()), DIR, short::options()).unwrap();
+fn recover(history: &History, options: &Options, disk: &SimDisk) -> (Outcome, u64) {
+    let db = Db::open_in(&Env::on_disk(disk.clone()), DIR, options.clone()).unwrap();
     let open_steps = disk.steps();
     let seq = db.snapshot().seq().0;
     let content = history.content_at(seq).unwrap_or_else(|| panic!("the database ends at {seq}, within a batch"));

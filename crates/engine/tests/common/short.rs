@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
-use cairn::{Db, Durability, Env, Keyspace, Options, SeqNo};
+use cairn::{CompactionStyle, Db, Durability, Env, Keyspace, Options, SeqNo};
 use cairn_env::SimDisk;
 
 use super::history::{Op, Recorder, SPACES};
@@ -80,13 +81,21 @@ impl fmt::Display for Workload {
     }
 }
 
-/// Sizes at which the manifest is soon rolled over.
-pub fn options() -> Options {
-    Options { log_bytes_max: 16 << 10, ..super::tiny() }
+/// Sizes at which the manifest is soon rolled over; what the log and the compaction do is the seed's.
+pub fn options(seed: u64) -> Options {
+    let options = Options { log_bytes_max: 16 << 10, ..super::tiny() };
+    match seed % 3 {
+        // The log grows with each write, and buffered writes are synced in the background.
+        0 => Options { durability: Durability::Buffered, sync_interval: Some(Duration::from_millis(1)), ..options },
+        1 => options,
+        // A memtable holds two keys, and compaction comes after so many updates.
+        _ => Options { memtable_entries_max: Some(2), compaction: CompactionStyle::EveryUpdates(2), ..options },
+    }
 }
 
 struct Client<'a> {
     env: &'a Env,
+    options: &'a Options,
     disk: &'a SimDisk,
     recorder: &'a Recorder,
     db: Db,
@@ -97,7 +106,14 @@ struct Client<'a> {
 /// Runs a workload on a new database. The disk remembers what it held from the beginning of operation
 /// `from` on (of the last part of it, if that is long); its log of steps begins there too. Returns the
 /// number of calls when the last operation had ended; then the database is closed.
-pub fn run(env: &Env, disk: &SimDisk, recorder: &Recorder, workload: &Workload, from: Option<usize>) -> u64 {
+pub fn run(
+    env: &Env,
+    options: &Options,
+    disk: &SimDisk,
+    recorder: &Recorder,
+    workload: &Workload,
+    from: Option<usize>,
+) -> u64 {
     let remember = || {
         disk.start_history();
         disk.start_trace();
@@ -106,8 +122,8 @@ pub fn run(env: &Env, disk: &SimDisk, recorder: &Recorder, workload: &Workload, 
     if from.is_none() {
         remember();
     }
-    let db = Db::open_in(env, DIR, options()).unwrap();
-    let mut client = Client { env, disk, recorder, db, count: 0 };
+    let db = Db::open_in(env, DIR, options.clone()).unwrap();
+    let mut client = Client { env, options, disk, recorder, db, count: 0 };
     for (index, act) in workload.0.iter().enumerate() {
         if from == Some(index) {
             remember();
@@ -157,7 +173,7 @@ impl Client<'_> {
             }
             Act::Reopen => {
                 self.db.clone().close().unwrap();
-                self.db = Db::open_in(self.env, DIR, options()).unwrap();
+                self.db = Db::open_in(self.env, DIR, self.options.clone()).unwrap();
             }
         }
     }
