@@ -28,7 +28,7 @@ use cairn_env::testing::set_stage;
 use cairn_env::{Coverage, CrashPolicy, Fault, FaultKind, Op, SimDisk, Site, Step};
 use common::history::{Content, Op as Change, SPACES, apply};
 use common::workload::DIR;
-use common::{Random, Scene, base_seed, number, tiny};
+use common::{Random, Scene, base_seed, number, tiny, varied};
 
 /// A batch that was handed over and not refused.
 struct Write {
@@ -69,7 +69,7 @@ impl Client {
     fn new(env: &Env, seed: u64) -> Client {
         Client {
             env: env.clone(),
-            options: tiny(),
+            options: varied(tiny(), seed),
             random: Random::new(seed),
             writes: Vec::new(),
             durable: 0,
@@ -505,8 +505,8 @@ fn each_call(name: &str, kind: FaultKind, forever: bool, closing: bool) {
 /// shortest workload that shows it, and again where the failure says.
 #[test]
 fn a_lie_is_found_shrunk_and_replayed() {
-    let plan = Plan { seed: base_seed(), kind: FaultKind::SyncLies, forever: true, closing: false, steps: STEPS };
-    let found = plan.run_all(Op::Sync, &mut Report::default()).expect_err("lost writes are found").shrunk();
+    let plan = Plan { seed: base_seed(), kind: FaultKind::LoseWrite, forever: true, closing: false, steps: STEPS };
+    let found = plan.run_all(Op::Write, &mut Report::default()).expect_err("lost writes are found").shrunk();
     println!("{found}");
     assert!(found.plan.steps < STEPS, "{found}");
     let again = found.plan.run(found.op, found.nth, &mut Report::default()).expect_err("it replays");

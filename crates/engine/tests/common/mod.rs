@@ -7,7 +7,9 @@ pub mod history;
 pub mod short;
 pub mod workload;
 
-use cairn::{Options, Visibility};
+use std::time::Duration;
+
+use cairn::{CompactionStyle, Durability, Options, Visibility};
 use cairn_env::{Op, SimDisk};
 
 /// SplitMix64: one word of state, replays exactly from its seed.
@@ -60,6 +62,17 @@ pub fn tiny() -> Options {
         block_bytes: 256,
         log_bytes_max: 64 << 10,
         ..Options::default()
+    }
+}
+
+/// The seed decides how the log grows and who syncs it, and how memtables fill and compaction comes.
+pub fn varied(options: Options, seed: u64) -> Options {
+    match seed % 3 {
+        // The log is not allocated ahead, and buffered writes are synced in the background.
+        0 => Options { durability: Durability::Buffered, sync_interval: Some(Duration::from_millis(1)), ..options },
+        1 => options,
+        // A memtable holds two keys, and compaction comes after so many updates.
+        _ => Options { memtable_entries_max: Some(2), compaction: CompactionStyle::EveryUpdates(2), ..options },
     }
 }
 

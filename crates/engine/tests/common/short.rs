@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
-use cairn::{CompactionStyle, Db, Durability, Env, Keyspace, Options, SeqNo};
+use cairn::{Db, Durability, Env, Keyspace, Options, SeqNo};
 use cairn_env::SimDisk;
 
 use super::history::{Op, Recorder, SPACES};
@@ -81,16 +80,9 @@ impl fmt::Display for Workload {
     }
 }
 
-/// Sizes at which the manifest is soon rolled over; what the log and the compaction do is the seed's.
+/// Sizes at which the manifest is soon rolled over.
 pub fn options(seed: u64) -> Options {
-    let options = Options { log_bytes_max: 16 << 10, ..super::tiny() };
-    match seed % 3 {
-        // The log grows with each write, and buffered writes are synced in the background.
-        0 => Options { durability: Durability::Buffered, sync_interval: Some(Duration::from_millis(1)), ..options },
-        1 => options,
-        // A memtable holds two keys, and compaction comes after so many updates.
-        _ => Options { memtable_entries_max: Some(2), compaction: CompactionStyle::EveryUpdates(2), ..options },
-    }
+    Options { log_bytes_max: 16 << 10, ..super::varied(super::tiny(), seed) }
 }
 
 struct Client<'a> {
