@@ -52,7 +52,7 @@ const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static 
 }
 
 const STAGES: &[Stage] = &[
-    engine_test("crash, enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
+    engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
     engine_test("crash", 8, &["test", "-p", "cairn", "--test", "crash"]),
     engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"]),
     engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"]),
