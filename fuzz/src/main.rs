@@ -24,7 +24,10 @@ mod fuzzer {
         init: {
             let name = std::env::var("CAIRN_FUZZ_TARGET").unwrap_or_default();
             let target = target(&name).ok_or_else(|| format!("CAIRN_FUZZ_TARGET={name} is no target"));
-            TARGET.get_or_init(|| target.unwrap());
+            let target = TARGET.get_or_init(|| target.unwrap());
+            if let Some(dir) = std::env::var_os("CAIRN_FUZZ_SEEDS") {
+                crate::write_seeds(target, dir.as_ref()).unwrap();
+            }
         },
         |input: &[u8]| {
             if let Some(target) = TARGET.get() {
@@ -32,6 +35,15 @@ mod fuzzer {
             }
         }
     );
+}
+
+/// Writes a target's seeds into a directory.
+fn write_seeds(target: &cairn_fuzz::Target, dir: &std::path::Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    for (number, seed) in (target.seeds)().into_iter().enumerate() {
+        std::fs::write(dir.join(format!("seed-{number:02}")), seed)?;
+    }
+    Ok(())
 }
 
 #[cfg(not(fuzzing))]
@@ -42,11 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match arguments.split_first() {
         Some((command, [dir])) if command == "seeds" => {
             for target in TARGETS {
-                let dir = std::path::Path::new(dir).join(target.name);
-                std::fs::create_dir_all(&dir)?;
-                for (number, seed) in (target.seeds)().into_iter().enumerate() {
-                    std::fs::write(dir.join(format!("seed-{number:02}")), seed)?;
-                }
+                write_seeds(target, &std::path::Path::new(dir).join(target.name))?;
             }
         }
         Some((name, files)) => {

@@ -5,6 +5,7 @@
 //! machine cannot run is SKIPPED with the reason and never counts as passed.
 
 mod cuts;
+mod fuzz;
 mod http;
 mod kills;
 mod ledger;
@@ -45,11 +46,37 @@ enum Work {
     Syscalls,
     /// Here: power cuts on a real file system.
     Cuts,
+    /// Here: libFuzzer over every target.
+    Fuzz,
+}
+
+impl Work {
+    /// Why this machine cannot do it, as far as that shows before it begins.
+    fn lack(&self) -> Option<String> {
+        match self {
+            Work::Tests(tests) => tests.lack(),
+            Work::Fuzz => fuzz::lack(),
+            Work::Kills | Work::Syscalls | Work::Cuts => None,
+        }
+    }
+
+    /// Compiles what it needs beyond the release binaries.
+    fn build(&self, root: &Path) -> Result<(), String> {
+        match self {
+            Work::Tests(tests) => tests.build(root),
+            Work::Fuzz => fuzz::build(root),
+            Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
+        }
+    }
 }
 
 const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
     Stage { name, weight, work: Work::Tests(Tests::of(cargo)) }
 }
+
+/// The standard library is instrumented too: else its own synchronisation is taken for races.
+const THREADS_INSTRUMENTED: &[&str] =
+    &["+nightly", "test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "cairn", "--test", "threads"];
 
 const STAGES: &[Stage] = &[
     engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
@@ -66,10 +93,35 @@ const STAGES: &[Stage] = &[
         weight: 3,
         work: Work::Tests(Tests {
             filter: &["interleavings"],
-            environment: &[("RUSTFLAGS", "--cfg loom"), ("LOOM_MAX_PREEMPTIONS", "3")],
+            // Without a bound on preemptions: every interleaving.
+            environment: &[("RUSTFLAGS", "--cfg loom"), ("RUST_BACKTRACE", "0")],
             ..Tests::of(&["test", "-p", "cairn", "--lib"])
         }),
     },
+    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"]),
+    Stage {
+        name: "miri",
+        weight: 4,
+        work: Work::Tests(Tests {
+            filter: &["memtable::tests"],
+            environment: &[("RUST_BACKTRACE", "0"), ("MIRIFLAGS", "-Zmiri-disable-isolation")],
+            needs: Some((&["cargo", "+nightly", "miri", "--version"], "there is no nightly toolchain with miri")),
+            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"])
+        }),
+    },
+    Stage {
+        name: "thread sanitizer",
+        weight: 4,
+        work: Work::Tests(Tests {
+            environment: &[("RUSTFLAGS", "-Zsanitizer=thread"), ("TSAN_OPTIONS", "halt_on_error=1")],
+            needs: Some((
+                &["sh", "-c", "test -d \"$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/std\""],
+                "there is no nightly toolchain with rust-src, to instrument the standard library too",
+            )),
+            ..Tests::of(THREADS_INSTRUMENTED)
+        }),
+    },
+    Stage { name: "fuzz", weight: 9, work: Work::Fuzz },
     Stage { name: "kills", weight: 12, work: Work::Kills },
     Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
     Stage { name: "cuts", weight: 8, work: Work::Cuts },
@@ -132,15 +184,11 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
     // All builds come first, so that what is left of the time is for proving.
     let mut ready = Vec::new();
     for stage in stages {
-        let Work::Tests(tests) = &stage.work else {
-            ready.push(stage);
-            continue;
-        };
         println!("building {}", stage.name);
-        if let Some(lack) = tests.lack() {
+        if let Some(lack) = stage.work.lack() {
             println!("=== SKIPPED: {}: {lack}", stage.name);
             report.add(stage.name, 0, Outcome::Skipped(lack));
-        } else if let Err(what) = tests.build(&plan.root) {
+        } else if let Err(what) = stage.work.build(&plan.root) {
             println!("=== {} FAILED: {what}", stage.name);
             report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
         } else {
@@ -189,6 +237,7 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
         Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
+        Work::Fuzz => fuzz::run(&plan.root, &plan.target, &context, share),
     };
     if !matches!(outcome, Outcome::Failed { .. }) {
         // What a failed stage left is evidence.
