@@ -75,7 +75,10 @@ impl Tests {
         let log = scratch.join("output");
         let done = self.spawn_and_wait(root, &log, seed, seconds, share + GRACE);
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
-        let figures: Vec<Figure> = text.lines().filter_map(figure).collect();
+        let mut figures: Vec<Figure> = text.lines().filter_map(figure).collect();
+        if figures.is_empty() {
+            figures.push(Figure::new("tests passed", text.lines().filter_map(passed).sum::<u64>()));
+        }
         let what = match done {
             Ok(Some(status)) if status.success() => return Outcome::Passed(figures),
             Ok(Some(status)) => format!("{status}\n{}", tail(&text, 60)),
@@ -129,6 +132,12 @@ fn figure(line: &str) -> Option<Figure> {
     Some(Figure::new(name.trim(), value.trim()))
 }
 
+/// The tests that a summary line of the harness counts.
+fn passed(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once("test result: ok. ")?;
+    rest.split_once(" passed")?.0.parse().ok()
+}
+
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
@@ -144,5 +153,7 @@ mod tests {
         assert_eq!(figure("test a_crash ... proof: images = 1"), Some(Figure::new("images", 1)));
         assert_eq!(figure("proof of nothing = 3"), None);
         assert_eq!(figure("the proof: is short"), None);
+        assert_eq!(passed("test result: ok. 27 passed; 0 failed; 0 ignored"), Some(27));
+        assert_eq!(passed("test result: FAILED. 26 passed; 1 failed"), None);
     }
 }

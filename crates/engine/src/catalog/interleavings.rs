@@ -1,6 +1,6 @@
 //! Every interleaving of a reader with what changes the catalog, under the memory model (loom).
 //!
-//!     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p cairn --lib interleavings -- --nocapture
+//!     RUSTFLAGS="--cfg loom" cargo test -p cairn --lib interleavings -- --nocapture
 //!
 //! A model of the protocol, not the code: the cell is a library's and the counts of references are
 //! std's, which the checker cannot look into. What is modelled are the rules that `catalog` and

@@ -1,6 +1,6 @@
 //! Every interleaving of a writer with a reader, under the memory model (loom).
 //!
-//!     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test -p cairn --lib interleavings -- --nocapture
+//!     RUSTFLAGS="--cfg loom" cargo test -p cairn --lib interleavings -- --nocapture
 //!
 //! The trie itself runs here, on the checker's atomics, and its plain bytes are watched through
 //! `shadow`. Each case is a kind of publication of `trie`'s table: what is there, then what is
