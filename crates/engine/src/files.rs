@@ -136,7 +136,8 @@ fn parse_current_text(bytes: &[u8]) -> std::result::Result<u64, String> {
         ));
     }
     let id: u64 = id.parse().map_err(|_| malformed())?;
-    if current_text(id) != text { Err("its checksum does not match".to_owned()) } else { Ok(id) }
+    let matches = current_text(id) == text || cairn_env::mutant("checksum-of-current-skipped");
+    if matches { Ok(id) } else { Err("its checksum does not match".to_owned()) }
 }
 
 #[cfg(test)]

@@ -114,6 +114,85 @@ fn an_iterator_reads_on_while_compaction_replaces_every_table_it_pins() {
     assert_eq!(rest, (1..500).map(key).collect::<Vec<_>>());
 }
 
+/// Guard: an obsolete table's file is queued for removal by the drop of its last reference. Here a
+/// removed file could still be read; where a system refuses to remove or to read it, it must not go.
+#[test]
+fn the_file_that_an_iterator_pins_goes_after_the_iterator() {
+    let env = Env::memory();
+    let db = open(&env, no_compaction());
+    let fill = |value: &[u8]| (0..50).for_each(|i| drop(db.put(&key(i), value).unwrap()));
+    let tables = || -> Vec<String> {
+        let names = env.list("db".as_ref()).unwrap().into_iter().map(|entry| entry.name);
+        names.filter(|name| name.ends_with(".sst")).collect()
+    };
+    fill(b"old");
+    db.flush().unwrap();
+    let pinned = tables();
+    let iterator = db.iter();
+    fill(b"new");
+    db.compact().unwrap();
+    let now = tables();
+    assert!(!pinned.is_empty() && pinned.iter().all(|name| now.contains(name)), "{pinned:?} of {now:?}");
+    drop(iterator);
+    for _ in 0..3 {
+        fill(b"newer");
+        db.compact().unwrap();
+    }
+    let now = tables();
+    assert!(pinned.iter().all(|name| !now.contains(name)), "{pinned:?} of {now:?}");
+}
+
+/// Guard: a block is charged until its last holder lets go, not until the cache does.
+#[test]
+fn what_readers_pin_leaves_less_room_for_writes_until_they_let_go() {
+    let options = Options { durability: Durability::Buffered, memtable_bytes_max: 256 << 10, ..Options::default() };
+    let db = open(&Env::memory(), Options { memory_budget_bytes: 4 << 20, ..options });
+    let value = vec![7; 10_000];
+    for i in 0..600 {
+        db.put(&key(i), &value).unwrap();
+    }
+    db.flush().unwrap();
+    let space = db.default_keyspace();
+    let pinned: Vec<_> = (0..600).map(|i| space.get_pinned(&key(i)).unwrap().unwrap()).collect();
+    assert_eq!(db.put(b"k", b"v").unwrap_err().kind(), ErrorKind::Busy);
+    assert!(pinned.iter().all(|pinned| **pinned == *value));
+    drop(pinned);
+    db.put(b"k", b"v").unwrap();
+}
+
+/// Guard: who reads loads the catalog first and the number second, and a memtable leaves the catalog in
+/// the swap in which its tables enter.
+#[test]
+fn a_read_that_meets_a_flush_finds_what_is_there() {
+    let first = common::base_seed();
+    for seed in first..first + 300 {
+        let env = Env::simulated(seed, SimDisk::with_seed(seed));
+        let run = env.run(|| {
+            let db = open(&env, no_compaction());
+            db.put(b"k", b"0").unwrap();
+            let reader = {
+                let (env, db) = (env.clone(), db.clone());
+                let read = move || {
+                    for _ in 0..12 {
+                        assert!(db.get(b"k").unwrap().is_some());
+                        assert_eq!(db.iter().count(), 1);
+                        // Somebody else's turn.
+                        drop(env.list("db".as_ref()).unwrap());
+                    }
+                };
+                env.spawn("reader", read).unwrap()
+            };
+            for value in [b"1", b"2"] {
+                db.put(b"k", value).unwrap();
+                db.flush().unwrap();
+            }
+            assert!(reader.join(), "CAIRN_SEED={seed}");
+            db.close().unwrap();
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "CAIRN_SEED={seed}");
+    }
+}
+
 /// Guard: the removal of obsolete files, once nobody pins them.
 #[test]
 fn files_that_nobody_needs_are_removed() {

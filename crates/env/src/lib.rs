@@ -26,6 +26,7 @@ mod error;
 mod file;
 mod image;
 mod memory;
+mod mutants;
 mod real;
 mod rng;
 mod schedule;
@@ -36,6 +37,7 @@ pub mod testing;
 
 pub use error::{Error, Op, Result};
 pub use file::{DirEntry, File, FileLock, RawFile, RawFileSystem};
+pub use mutants::mutant;
 pub use schedule::Run;
 pub use sim_disk::{Coverage, CrashPolicy, Fault, FaultKind, SimDisk, Step};
 
