@@ -9,11 +9,12 @@
 //! It ends at the first thing that is not as it should be, and says which command showed it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use crate::server::Server;
 
 /// After everything is deleted and compacted, a directory is smaller than this.
 const EMPTY_BYTES_MAX: u64 = 4 << 20;
@@ -41,49 +42,8 @@ type Result<T> = std::result::Result<T, String>;
 const PROFILES: [&str; 2] = ["default", "series"];
 const KINDS: [&str; 4] = ["put", "put-delete", "put-delete-scan", "concurrency"];
 
-/// A running server.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(binary: &Path, dir: &Path, address: &str, profile: &str, durability: &str) -> Result<Server> {
-        let mut child = Command::new(binary)
-            .args(["serve", text(dir), "--http", address, "--profile", profile, "--durability", durability])
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot start {}: {e}", binary.display()))?;
-        let stdout = child.stdout.take().ok_or("the server has no output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).map_err(|e| e.to_string())?;
-        match line.trim().strip_prefix("listening on ") {
-            Some(url) => Ok(Server { child, url: url.to_owned() }),
-            None => Err(format!("the server said \"{}\" instead of where it listens", line.trim())),
-        }
-    }
-
-    fn address(&self) -> String {
-        self.url.trim_start_matches("http://").to_owned()
-    }
-
-    /// SIGKILL.
-    fn kill(mut self) -> Result<()> {
-        self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(|e| e.to_string())
-    }
-
-    /// SIGTERM; must end with 0.
-    fn stop(mut self) -> Result<()> {
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        if !asked.is_ok_and(|status| status.success()) {
-            return Err("cannot send SIGTERM".to_owned());
-        }
-        match self.child.wait() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("the server stopped with {status}")),
-            Err(e) => Err(e.to_string()),
-        }
-    }
+fn flags<'a>(plan: &'a Plan, profile: &'a str) -> [&'a str; 4] {
+    ["--profile", profile, "--durability", &plan.durability]
 }
 
 fn text(path: &Path) -> &str {
@@ -177,22 +137,22 @@ fn fresh(plan: &Plan, name: &str) -> Result<PathBuf> {
 fn series_file(binary: &Path, plan: &Plan, profile: &str, file: &Path) -> Result<()> {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let dir = fresh(plan, "series")?;
-    let server = Server::start(binary, &dir, "127.0.0.1:0", profile, &plan.durability)?;
+    let server = Server::start(binary, &dir, "127.0.0.1:0", &flags(plan, profile))?;
     let began = Instant::now();
-    let told = verdict(validate(binary, file, &server.url)?, file)?;
+    let told = verdict(validate(binary, file, server.url())?, file)?;
     let took = began.elapsed();
-    let counts = counts(binary, &server.url)?;
+    let counts = counts(binary, server.url())?;
     println!("{profile:8} {name:20} {told}; {counts}; {:.1} s", took.as_secs_f64());
     server.stop()?;
 
     let dir = fresh(plan, "series")?;
-    let mut server = Server::start(binary, &dir, "127.0.0.1:0", profile, &plan.durability)?;
+    let mut server = Server::start(binary, &dir, "127.0.0.1:0", &flags(plan, profile))?;
     let address = server.address();
-    let running = validate(binary, file, &server.url)?;
+    let running = validate(binary, file, server.url())?;
     for _ in 0..plan.kills {
         sleep(took / (plan.kills + 1));
         server.kill()?;
-        server = Server::start(binary, &dir, &address, profile, &plan.durability)?;
+        server = Server::start(binary, &dir, &address, &flags(plan, profile))?;
     }
     let told = verdict(running, file)?;
     println!("{profile:8} {name:20} {told}; killed and restarted {} times", plan.kills);
@@ -209,27 +169,27 @@ fn generated_file(binary: &Path, plan: &Plan, profile: &str, n: u64) -> Result<(
     output(binary, &["generate", kind, "--seed", &seed_text, "--lines", &lines, "--out", text(&file)])?;
 
     let dir = fresh(plan, "generated")?;
-    let server = Server::start(binary, &dir, "127.0.0.1:0", profile, &plan.durability)?;
+    let server = Server::start(binary, &dir, "127.0.0.1:0", &flags(plan, profile))?;
     let address = server.address();
     let began = Instant::now();
-    let mut running = validate(binary, &file, &server.url)?;
+    let mut running = validate(binary, &file, server.url())?;
     // In the middle, by time: a flush and a compaction of all, then a clean restart.
     sleep(Duration::from_secs(2));
-    output(binary, &["compact", &server.url])?;
+    output(binary, &["compact", server.url()])?;
     let mut restarted = running.try_wait().map_err(|e| e.to_string())?.is_none();
     server.stop()?;
-    let server = Server::start(binary, &dir, &address, profile, &plan.durability)?;
+    let server = Server::start(binary, &dir, &address, &flags(plan, profile))?;
     sleep(Duration::from_millis(200));
     restarted &= running.try_wait().map_err(|e| e.to_string())?.is_none();
     let told = verdict(running, &file)?;
     let took = began.elapsed();
     let middle = if restarted { "compacted and restarted midway" } else { "over before the restart" };
-    let counts = counts(binary, &server.url)?;
+    let counts = counts(binary, server.url())?;
 
-    let url = server.url.clone();
+    let url = server.url().to_owned();
     server.stop()?;
     let sound = output(binary, &["check", text(&dir)])?;
-    let server = Server::start(binary, &dir, &address, profile, &plan.durability)?;
+    let server = Server::start(binary, &dir, &address, &flags(plan, profile))?;
     let keys = output(binary, &["scan", "--keys", "--url", &url])?;
     let deletes: String = keys.lines().map(|key| format!("DELETE {key}\n")).collect();
     let script = plan.scratch.join("deletes.txt");

@@ -1,9 +1,10 @@
-//! Every automation of the project that is more than a command line: `cargo xtask tidy` and
-//! `cargo xtask accept`.
+//! Every automation of the project that is more than a command line: `cargo xtask tidy`,
+//! `cargo xtask accept` and `cargo xtask prove`.
 //!
-//! Owns checks that the compiler and clippy cannot make, about the text of the tree ([`tidy`]), and
-//! the acceptance runs against the real binary ([`accept`]). Refuses dependencies and changes to the
-//! tree: it reads, runs and reports.
+//! Owns checks that the compiler and clippy cannot make, about the text of the tree ([`tidy`]), the
+//! acceptance runs against the real binary ([`accept`]), and the long proofs of the engine and their
+//! table ([`prove`]). Refuses dependencies, but for the engine that it drives, and changes to the tree:
+//! it reads, runs and reports.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -12,11 +13,14 @@
 
 mod accept;
 mod names;
+mod prove;
+mod server;
 mod tidy;
 mod tree;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -27,6 +31,10 @@ usage: cargo xtask <command>
          [--scratch DIR]
           runs target/release/cairn (build it first) against validation files, through kills,
           restarts, compaction and deletion, and prints a line of figures for each
+  prove [--seed N] [--minutes M] [--only STAGE,...] [--scratch DIR] [--out FILE]
+          builds and runs every long proof of the engine within M minutes (12), and prints a table
+          of figures; --out writes it as markdown. Some stages need root, strace or perl, and are
+          SKIPPED without. 60 minutes or more make a long run
 ";
 
 fn main() -> ExitCode {
@@ -35,6 +43,8 @@ fn main() -> ExitCode {
     match arguments.as_slice() {
         ["tidy"] => run_tidy(),
         ["accept", rest @ ..] => run_accept(rest),
+        ["prove", rest @ ..] => run_prove(rest),
+        ["victim", rest @ ..] => told("victim", prove::run_victim(rest).map(|()| true)),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             ExitCode::SUCCESS
@@ -79,11 +89,59 @@ fn run_accept(arguments: &[&str]) -> ExitCode {
             }
         }
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    match accept::run(&target.join("release").join("cairn"), &plan) {
-        Ok(()) => ExitCode::SUCCESS,
+    told("accept", accept::run(&target().join("release").join("cairn"), &plan).map(|()| true))
+}
+
+fn run_prove(arguments: &[&str]) -> ExitCode {
+    let began = Instant::now();
+    let mut plan = prove::Plan {
+        seed: 1,
+        minutes: 12,
+        only: Vec::new(),
+        scratch: target().join("prove"),
+        out: None,
+        root: root(),
+        target: target(),
+    };
+    for pair in arguments.chunks(2) {
+        let number = pair.get(1).and_then(|value| value.parse::<u64>().ok());
+        match (pair, number) {
+            (["--only", names], _) => plan.only = names.split(',').map(str::to_owned).collect(),
+            (["--scratch", dir], _) => plan.scratch = dir.into(),
+            (["--out", file], _) => plan.out = Some(file.into()),
+            (["--seed", _], Some(n)) => plan.seed = n,
+            (["--minutes", _], Some(n)) => plan.minutes = n,
+            _ => {
+                eprint!("prove: cannot read {pair:?}\n\n{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    // The processes that are killed are release builds of the engine: a debug build of this
+    // program builds the release one, and hands over to it.
+    if cfg!(debug_assertions) {
+        let handed = prove::build_release(&root()).and_then(|()| {
+            let program = target().join("release").join("xtask");
+            let status = Command::new(&program).arg("prove").args(arguments).status();
+            status.map(|status| status.success()).map_err(|e| format!("{}: {e}", program.display()))
+        });
+        return told("prove", handed);
+    }
+    told("prove", prove::run(&plan, began))
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The exit code of a run: what could not be done is told, what failed has been.
+fn told(command: &str, result: Result<bool, String>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("accept: {error}");
+            eprintln!("{command}: {error}");
             ExitCode::FAILURE
         }
     }

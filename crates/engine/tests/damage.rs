@@ -5,7 +5,7 @@
 //! check can tell from a write that a crash cut short is damage to the end of a log after a kill,
 //! beyond what the log itself says was synced: what is found then is a prefix.
 //!
-//! `CAIRN_SEED=n` replays from a seed.
+//! `CAIRN_SEED=n` replays from a seed, `CAIRN_PROOF_SECONDS=n` takes further ones for so long.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
@@ -18,7 +18,7 @@ use cairn::{Db, Env, Error, ErrorKind, Options};
 use cairn_env::SimDisk;
 use common::history::{Content, History, Recorder, SPACES, existing};
 use common::workload::{Client, DIR};
-use common::{Random, Scene, base_seed, tiny};
+use common::{Random, Scene, rounds, tiny};
 
 /// What happens to a file.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +222,18 @@ impl Rest {
 }
 
 fn damage_everything(clean: bool) {
-    let seed = base_seed();
+    let (mut databases, mut damages) = (0, 0);
+    for seed in rounds(1, 2) {
+        databases += 1;
+        damages += damage_one(seed, clean);
+    }
+    let how = if clean { "closed" } else { "killed" };
+    println!("proof: {how} databases = {databases}");
+    println!("proof: damages to {how} databases = {damages}");
+}
+
+/// Damages a database of its own; the number of ways.
+fn damage_one(seed: u64, clean: bool) -> u64 {
     let options = tiny();
     let rest = at_rest(seed, clean, &options);
     let mut random = Random::new(seed);
@@ -246,9 +257,10 @@ fn damage_everything(clean: bool) {
         }
     }
     println!("CAIRN_SEED={seed}, {} files, closed cleanly: {clean}", files.len());
-    for ((kind, way, outcome), count) in outcomes {
+    for ((kind, way, outcome), count) in &outcomes {
         println!("  {kind:<16} {way:<13} {outcome:?} {count}");
     }
+    outcomes.values().sum()
 }
 
 #[test]

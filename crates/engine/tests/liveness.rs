@@ -1,7 +1,8 @@
 //! Nobody waits for ever, and nobody is refused for ever.
 //!
 //! Each test is an interleaving or a load after which a caller once had no way on. Simulated
-//! schedules report who still waits at the end. `CAIRN_SEED=n` replays from a seed.
+//! schedules report who still waits at the end. `CAIRN_SEED=n` replays from a seed,
+//! `CAIRN_PROOF_SECONDS=n` takes further ones for so long.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use cairn::{Db, Durability, Env, ErrorKind, Options, SeqNo};
 use cairn_env::{Fault, FaultKind, Op, SimDisk};
-use common::{base_seed, tiny};
+use common::{base_seed, rounds, tiny};
 
 const DIR: &str = "db";
 
@@ -101,18 +102,21 @@ fn syncs_of_one_call(seed: u64) -> u64 {
 
 #[test]
 fn one_sync_covers_what_was_written_before_it_however_much_follows() {
-    let first = base_seed();
-    for seed in first..first + 100 {
+    let mut schedules = 0;
+    for seed in rounds(100, 4) {
+        schedules += 1;
         let syncs = syncs_of_one_call(seed);
         assert!(syncs <= 1, "CAIRN_SEED={seed}: {syncs} syncs");
     }
+    println!("proof: schedules of a sync among writers = {schedules}");
 }
 
 #[test]
 fn a_write_whose_sync_fails_while_another_handle_closes_ends() {
-    let first = base_seed();
+    let mut schedules = 0;
     let mut told = 0;
-    for seed in first..first + 150 {
+    for seed in rounds(150, 4) {
+        schedules += 1;
         let disk = SimDisk::with_seed(seed);
         let env = Env::simulated(seed, disk.clone());
         let run = env.run(|| {
@@ -135,6 +139,7 @@ fn a_write_whose_sync_fails_while_another_handle_closes_ends() {
         told += u64::from(run.value);
     }
     assert!(told > 0, "no close met the failure");
+    println!("proof: schedules of a failed sync and a close = {schedules}");
 }
 
 /// Runs `work` on a database in a seeded schedule and says how long it took there. Whoever still waits
@@ -238,9 +243,10 @@ impl Wake for PanickingWaker {
 
 #[test]
 fn a_leader_that_panics_does_not_keep_the_database_from_closing() {
-    let first = base_seed();
+    let mut schedules = 0;
     let mut panicked = 0;
-    for seed in first..first + 50 {
+    for seed in rounds(50, 4) {
+        schedules += 1;
         let env = Env::simulated(seed, SimDisk::with_seed(seed));
         let run = env.run(|| {
             let db = Db::open_in(&env, DIR, tiny()).unwrap();
@@ -261,6 +267,7 @@ fn a_leader_that_panics_does_not_keep_the_database_from_closing() {
         panicked += run.panicked.len();
     }
     assert!(panicked > 0, "no leader woke the waker");
+    println!("proof: schedules of a leader that panics = {schedules}");
 }
 
 #[test]
@@ -284,8 +291,9 @@ fn options_with_which_a_background_thread_could_not_go_on_are_refused() {
 /// the call to end had come and gone.
 #[test]
 fn a_close_does_not_wait_out_the_job_it_interrupts() {
-    let first = base_seed();
-    for seed in first..first + 60 {
+    let mut schedules = 0;
+    for seed in rounds(60, 4) {
+        schedules += 1;
         let env = Env::simulated(seed, SimDisk::with_seed(seed));
         let took = env
             .run(|| {
@@ -302,4 +310,5 @@ fn a_close_does_not_wait_out_the_job_it_interrupts() {
             .value;
         assert!(took < Duration::from_millis(900), "CAIRN_SEED={seed}: the close took {took:?}");
     }
+    println!("proof: schedules of a close amid a flush = {schedules}");
 }

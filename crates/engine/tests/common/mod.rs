@@ -3,8 +3,11 @@
 // Each test binary uses its part.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod concurrent;
 pub mod history;
 pub mod workload;
+
+use std::time::Duration;
 
 use cairn::{Options, Visibility};
 
@@ -69,6 +72,14 @@ pub fn visibility(random: &mut Random) -> Visibility {
 /// The seed to start from: `CAIRN_SEED`, or 1.
 pub fn base_seed() -> u64 {
     number("CAIRN_SEED", 1)
+}
+
+/// The seeds of a test that repeats itself: `least` of them from [`base_seed`] on, then more until its
+/// part of `CAIRN_PROOF_SECONDS` is over, which the binary's `tests` tests of this kind share.
+pub fn rounds(least: u64, tests: u64) -> impl Iterator<Item = u64> {
+    let clock = cairn::Env::real();
+    let time = Duration::from_secs(number("CAIRN_PROOF_SECONDS", 0)) / u32::try_from(tests).unwrap();
+    (0..).take_while(move |round| *round < least || clock.now() < time).map(|round| base_seed() + round)
 }
 
 /// A number from the environment.

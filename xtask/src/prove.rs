@@ -1,0 +1,272 @@
+//! `cargo xtask prove`: every long proof of the engine from one seed, within a given time, as one table.
+//!
+//! Owns the list of stages ([`STAGES`]: another one is another row), how the time is divided among
+//! them, and the verdict. A stage that fails does not keep the others from running. A stage that this
+//! machine cannot run is SKIPPED with the reason and never counts as passed.
+
+mod cuts;
+mod http;
+mod kills;
+mod ledger;
+mod life;
+mod random;
+mod report;
+mod served;
+mod stage;
+mod syscalls;
+mod test_binary;
+mod victim;
+mod writer;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use report::Report;
+use stage::{Context, Figure, Outcome, Stop};
+use test_binary::Tests;
+
+/// One row of the table of stages.
+struct Stage {
+    name: &'static str,
+    /// Its share of the time, against the others'.
+    weight: u32,
+    work: Work,
+}
+
+/// How a stage is done.
+enum Work {
+    /// By test binaries.
+    Tests(Tests),
+    /// Here: kills of the release binary and of an embedded database.
+    Kills,
+    /// Here: injected system calls.
+    Syscalls,
+    /// Here: power cuts on a real file system.
+    Cuts,
+}
+
+const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
+    Stage { name, weight, work: Work::Tests(Tests::of(cargo)) }
+}
+
+const STAGES: &[Stage] = &[
+    engine_test("crash", 16, &["test", "-p", "cairn", "--test", "crash"]),
+    engine_test("faults", 10, &["test", "-p", "cairn", "--test", "faults"]),
+    engine_test("model", 8, &["test", "-p", "cairn", "--test", "model"]),
+    engine_test("damage", 6, &["test", "-p", "cairn", "--test", "damage"]),
+    engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
+    engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
+    engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
+    Stage {
+        name: "interleavings",
+        weight: 3,
+        work: Work::Tests(Tests {
+            filter: &["interleavings"],
+            environment: &[("RUSTFLAGS", "--cfg loom"), ("LOOM_MAX_PREEMPTIONS", "3")],
+            ..Tests::of(&["test", "-p", "cairn", "--lib"])
+        }),
+    },
+    Stage { name: "kills", weight: 12, work: Work::Kills },
+    Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
+    Stage { name: "cuts", weight: 8, work: Work::Cuts },
+];
+
+/// From so many minutes on a run is a long one, with its own least numbers.
+const LONG_MINUTES: u64 = 60;
+
+/// What to run.
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// For everything, builds included; a stage that has a least number of rounds may go beyond.
+    pub(crate) minutes: u64,
+    /// Names of stages; all if empty.
+    pub(crate) only: Vec<String>,
+    pub(crate) scratch: PathBuf,
+    /// Where the table goes as markdown.
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) root: PathBuf,
+    /// Where cargo builds.
+    pub(crate) target: PathBuf,
+}
+
+impl Plan {
+    fn is_long(&self) -> bool {
+        self.minutes >= LONG_MINUTES
+    }
+
+    fn stages(&self) -> Result<Vec<&'static Stage>, String> {
+        let has = |name: &str| STAGES.iter().any(|stage| stage.name == name);
+        if let Some(unknown) = self.only.iter().find(|name| !has(name)) {
+            let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+            return Err(format!("there is no stage {unknown}; there are {}", names.join(", ")));
+        }
+        let wanted = |stage: &&Stage| self.only.is_empty() || self.only.iter().any(|name| name == stage.name);
+        Ok(STAGES.iter().filter(wanted).collect())
+    }
+}
+
+/// What a victim does that a stage started: see [`victim`].
+pub(crate) fn run_victim(arguments: &[&str]) -> Result<(), String> {
+    victim::run(&victim::Orders::parse(arguments)?);
+    Ok(())
+}
+
+/// Builds the release binaries: `cairn`, and this program. The stages start both.
+pub(crate) fn build_release(root: &Path) -> Result<(), String> {
+    let arguments = ["build", "--release", "-p", "cairn-cli", "-p", "xtask"];
+    let status = Command::new("cargo").args(arguments).current_dir(root).status().map_err(|e| format!("cargo: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {}: {status}", arguments.join(" "))) }
+}
+
+/// Runs the plan. `Ok(false)` if a stage failed.
+pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
+    let stages = plan.stages()?;
+    fs::create_dir_all(&plan.scratch).map_err(|e| format!("{}: {e}", plan.scratch.display()))?;
+    let mut report = Report::new(&plan.root, &plan.scratch, plan.seed, plan.minutes);
+    println!("{}", report.head());
+
+    // All builds come first, so that what is left of the time is for proving.
+    let mut ready = Vec::new();
+    for stage in stages {
+        let Work::Tests(tests) = &stage.work else {
+            ready.push(stage);
+            continue;
+        };
+        println!("building {}", stage.name);
+        if let Some(lack) = tests.lack() {
+            println!("=== SKIPPED: {}: {lack}", stage.name);
+            report.add(stage.name, 0, Outcome::Skipped(lack));
+        } else if let Err(what) = tests.build(&plan.root) {
+            println!("=== {} FAILED: {what}", stage.name);
+            report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
+        } else {
+            ready.push(stage);
+        }
+    }
+    println!("built after {} s", began.elapsed().as_secs());
+
+    let total = Duration::from_secs(plan.minutes * 60);
+    for (index, stage) in ready.iter().enumerate() {
+        let rest: u32 = ready.iter().skip(index).map(|stage| stage.weight).sum();
+        let share = total.saturating_sub(began.elapsed()) * stage.weight / rest.max(1);
+        println!("\n=== {}, {} s", stage.name, share.as_secs());
+        let started = Instant::now();
+        let outcome = run_stage(plan, stage, share);
+        let seconds = started.elapsed().as_secs();
+        tell(plan, stage, seconds, &outcome);
+        report.add(stage.name, seconds, outcome);
+    }
+
+    println!("\n{}", report.text());
+    if let Some(out) = &plan.out {
+        fs::write(out, report.markdown()).map_err(|e| format!("{}: {e}", out.display()))?;
+    }
+    let (failed, skipped) = (report.failed(), report.skipped());
+    println!("{failed} failed, {skipped} SKIPPED, {} s", began.elapsed().as_secs());
+    Ok(failed == 0)
+}
+
+fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
+    let scratch = plan.scratch.join(stage.name.replace(' ', "-"));
+    if let Work::Cuts = stage.work {
+        cuts::release(&scratch);
+    }
+    let made = match fs::remove_dir_all(&scratch) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => fs::create_dir_all(&scratch),
+    };
+    if let Err(e) = made {
+        return Err(format!("{}: {e}", scratch.display())).into();
+    }
+    let binary = plan.target.join("release").join("cairn");
+    let context = Context { seed: plan.seed, scratch: &scratch, binary: &binary };
+    let outcome = match &stage.work {
+        Work::Tests(tests) => tests.run(&plan.root, &scratch, plan.seed, share),
+        Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
+        Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
+        Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
+    };
+    if !matches!(outcome, Outcome::Failed { .. }) {
+        // What a failed stage left is evidence.
+        let _ = fs::remove_dir_all(&scratch);
+    }
+    outcome
+}
+
+/// Half of the time each, and at least so many kills each.
+fn kill_both(context: &Context<'_>, share: Duration, least: u64) -> Result<Vec<Figure>, String> {
+    let embedded = kills::embedded(context, &Stop::after(share / 2), least)?;
+    let served = served::served(context, &Stop::after(share / 2), least)?;
+    let mut figures = vec![Figure::new("kills", embedded.kills + served.kills)];
+    for (who, kills) in [("embedded", embedded), ("served", served)] {
+        let mut add = |what: &str, value: u64| figures.push(Figure::new(&format!("{who}: {what}"), value));
+        add("kills", kills.kills);
+        add("kills before the opening was done", kills.while_opening);
+        add("writes acknowledged", kills.counts.acknowledged);
+        add("acknowledged writes checked", kills.counts.checked);
+        add("reads noted", kills.counts.reads);
+        add("refused batches", kills.counts.refused);
+        add("checks of all files", kills.checks);
+    }
+    figures.push(Figure::new("violations (a loss, hole, damage, panic or hang)", 0));
+    Ok(figures)
+}
+
+fn tell(plan: &Plan, stage: &Stage, seconds: u64, outcome: &Outcome) {
+    match outcome {
+        Outcome::Passed(figures) => {
+            for figure in figures {
+                println!("  {} = {}", figure.name, figure.value);
+            }
+            println!("--- {} passed in {seconds} s", stage.name);
+        }
+        Outcome::Skipped(reason) => println!("--- {} SKIPPED: {reason}", stage.name),
+        Outcome::Failed { what, replay, .. } => {
+            println!("{what}");
+            println!(
+                "--- {} FAILED after {seconds} s: seed {}, commit {}",
+                stage.name,
+                plan.seed,
+                report::commit(&plan.root)
+            );
+            let own =
+                format!("cargo xtask prove --seed {} --minutes {} --only '{}'", plan.seed, plan.minutes, stage.name);
+            println!("    again: {}", replay.as_deref().unwrap_or(&own));
+        }
+    }
+}
+
+#[cfg(test)]
+mod rules {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn stages_have_names_of_their_own_and_shares() {
+        let names: BTreeSet<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        assert_eq!(names.len(), STAGES.len());
+        assert!(STAGES.iter().all(|stage| stage.weight > 0));
+    }
+
+    #[test]
+    fn only_what_is_named_runs_and_what_is_unknown_is_refused() {
+        let mut plan = Plan {
+            seed: 1,
+            minutes: 1,
+            only: vec!["cuts".to_owned(), "crash".to_owned()],
+            scratch: PathBuf::new(),
+            out: None,
+            root: PathBuf::new(),
+            target: PathBuf::new(),
+        };
+        let names = |plan: &Plan| plan.stages().map(|stages| stages.iter().map(|stage| stage.name).collect::<Vec<_>>());
+        assert_eq!(names(&plan), Ok(vec!["crash", "cuts"]));
+        plan.only = vec!["cut".to_owned()];
+        assert!(names(&plan).unwrap_err().starts_with("there is no stage cut; there are crash, "));
+        plan.only.clear();
+        assert_eq!(names(&plan).unwrap().len(), STAGES.len());
+    }
+}

@@ -1,0 +1,236 @@
+//! The stage `cuts`: power cuts on a real file system.
+//!
+//! A victim writes to ext4 in a file behind a loop device. `EXT4_IOC_SHUTDOWN` stops that file system
+//! between two writes to the device, as a power cut would: with flag 2 what its journal had not
+//! committed is gone, with flag 1 the journal is committed first, and names arrive without their
+//! data. The victim is killed, the file system mounted again, and what is there is judged: everything
+//! acknowledged or shown as durable, and a prefix of the rest. Needs root and loop devices.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::ledger::{Counts, End, Ledger, pause_ms};
+use super::life::Life;
+use super::random::Random;
+use super::stage::{Context, Figure, Outcome, Scene, Stop};
+use super::victim::{DURABILITIES, Orders, SIZES};
+
+const WRITERS: usize = 4;
+/// Cuts of one directory.
+const CUTS_OF_ONE: u64 = 20;
+/// Then `cairn check` looks at what was left.
+const CHECK_EVERY: u64 = 5;
+const IMAGE_BYTES: u64 = 256 << 20;
+
+/// Cuts the power of the mount point `$ARGV[0]` with the flag `$ARGV[1]`. Perl, because an ioctl of
+/// one's own choice is `unsafe` in Rust, and Debian has no system without Perl.
+const SHUTDOWN: &str = r#"open(F, "<", $ARGV[0]) or die "$!"; ioctl(F, 0x8004587d, pack("L", $ARGV[1])) or die "$!";"#;
+
+/// The file system, unmounted when dropped; its loop device goes with the mount. The image stays: after
+/// a failure it is the evidence.
+struct Disk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+fn command(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output().map_err(|e| format!("{program}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or("a path that is not UTF-8")
+}
+
+impl Disk {
+    /// Makes and mounts it. An error means that this machine cannot.
+    fn make(scratch: &Path) -> Result<Disk, String> {
+        let disk = Disk { image: scratch.join("disk.img"), mount: scratch.join("mount") };
+        fs::create_dir_all(&disk.mount).map_err(|e| format!("{}: {e}", disk.mount.display()))?;
+        let image = File::create(&disk.image).and_then(|file| file.set_len(IMAGE_BYTES));
+        image.map_err(|e| format!("{}: {e}", disk.image.display()))?;
+        command("mkfs.ext4", &["-q", "-F", text(&disk.image)])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        command("mount", &["-t", "ext4", "-o", "loop", text(&self.image), text(&self.mount)])
+    }
+
+    fn cut(&self, flag: u64) -> Result<(), String> {
+        command("perl", &["-e", SHUTDOWN, text(&self.mount), &flag.to_string()])
+    }
+
+    fn unmount(&self) -> Result<(), String> {
+        let mut result = Ok(());
+        // A process that was killed lets go of its files a little later.
+        for _ in 0..100 {
+            result = command("umount", &[text(&self.mount)]);
+            if result.is_ok() {
+                break;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        result
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.unmount().is_err() {
+            let _ = command("umount", &["-l", text(&self.mount)]);
+        }
+    }
+}
+
+/// Unmounts what a run that was interrupted left mounted.
+pub(crate) fn release(scratch: &Path) {
+    let mount = scratch.join("mount");
+    if mount.is_dir() {
+        // Fails where nothing is mounted, as it should be.
+        let _ = command("umount", &[text(&mount)]);
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cuts {
+    cuts: u64,
+    with_journal: u64,
+    while_opening: u64,
+    checks: u64,
+    counts: Counts,
+}
+
+/// Cuts until the time is over, and at least `least` times.
+pub(crate) fn run(context: &Context<'_>, stop: &Stop, least: u64) -> Outcome {
+    let disk = match Disk::make(context.scratch) {
+        Ok(disk) => disk,
+        Err(e) => return Outcome::Skipped(format!("no file system of one's own to cut: {e}")),
+    };
+    if let Err(e) = disk.cut(2).and_then(|()| disk.unmount()).and_then(|()| disk.mount()) {
+        return Outcome::Skipped(format!("no EXT4_IOC_SHUTDOWN: {e}"));
+    }
+    let mut cuts = Cuts::default();
+    for round in 0.. {
+        if cuts.cuts >= least && stop.is_over() {
+            break;
+        }
+        let turn = usize::try_from(round).unwrap_or_default();
+        let mut directory = Directory {
+            context,
+            disk: &disk,
+            seed: Random::of(&[context.seed, 7, round]).next() >> 16,
+            // Below directories that do not exist either: their names are in the first cut too.
+            dir: disk.mount.join(format!("round{round}")).join("db"),
+            sizes: SIZES.get(turn % SIZES.len()).copied().unwrap_or("tiny"),
+            // Mixed first: it has most to go wrong.
+            durability: DURABILITIES.get((turn + 1) % DURABILITIES.len()).copied().unwrap_or("mixed"),
+            ledger: Ledger::new(WRITERS, End::Machine),
+        };
+        let done = directory.run(stop, least, &mut cuts);
+        cuts.counts.add(&directory.ledger.counts);
+        if let Err(e) = done {
+            let Directory { seed, sizes, durability, .. } = directory;
+            let what = format!("round {round} (seed {seed}, {sizes}, {durability}): {e}");
+            return Outcome::Failed { figures: figures(&cuts, 1), what, replay: None };
+        }
+    }
+    Outcome::Passed(figures(&cuts, 0))
+}
+
+fn figures(cuts: &Cuts, violations: u64) -> Vec<Figure> {
+    vec![
+        Figure::new("power cuts", cuts.cuts),
+        Figure::new("of them with the journal committed", cuts.with_journal),
+        Figure::new("of them before the opening was done", cuts.while_opening),
+        Figure::new("writes acknowledged", cuts.counts.acknowledged),
+        Figure::new("acknowledged writes checked", cuts.counts.checked),
+        Figure::new("buffered writes gone, as they may", cuts.counts.gone_with_machine),
+        Figure::new("reads noted", cuts.counts.reads),
+        Figure::new("checks of all files", cuts.checks),
+        Figure::new("violations (a loss, hole, damage, panic or hang)", violations),
+    ]
+}
+
+/// The victims of one directory.
+struct Directory<'a> {
+    context: &'a Context<'a>,
+    disk: &'a Disk,
+    seed: u64,
+    dir: PathBuf,
+    sizes: &'static str,
+    durability: &'static str,
+    ledger: Ledger,
+}
+
+impl Directory<'_> {
+    fn start(&self, steps: Option<u64>) -> Result<Life, String> {
+        let orders = Orders {
+            dir: self.dir.clone(),
+            seed: self.seed,
+            sizes: self.sizes.to_owned(),
+            durability: self.durability.to_owned(),
+            floors: self.ledger.floors().to_vec(),
+            ceilings: self.ledger.ceilings(),
+            steps,
+        };
+        Life::start(&[], &orders, self.context.scratch)
+    }
+
+    fn run(&mut self, stop: &Stop, least: u64, cuts: &mut Cuts) -> Result<(), String> {
+        let mut random = Random::of(&[self.seed, 8]);
+        for life in 1..=CUTS_OF_ONE {
+            if cuts.cuts >= least && stop.is_over() {
+                break;
+            }
+            let flag = 1 + cuts.cuts % 2;
+            let scene = Scene(format!("cut {life} with flag {flag}"));
+            let before = self.ledger.counts.recoveries;
+            self.live_and_be_cut(&mut random, flag).map_err(scene.at())?;
+            cuts.cuts += 1;
+            cuts.with_journal += flag % 2;
+            cuts.while_opening += u64::from(self.ledger.counts.recoveries == before);
+            if life % CHECK_EVERY == 0 && self.ledger.counts.recoveries > 0 {
+                self.context.check(&self.dir).map_err(scene.at())?;
+                cuts.checks += 1;
+            }
+        }
+        self.ledger.forget_errors();
+        self.start(Some(20))?.finish(&mut self.ledger)?;
+        match self.ledger.last_error() {
+            None => {
+                let above = self.dir.parent().unwrap_or(&self.dir);
+                fs::remove_dir_all(above).map_err(|e| format!("{}: {e}", above.display()))
+            }
+            Some(error) => Err(format!("an error on a sound disk: {error}")),
+        }
+    }
+
+    fn live_and_be_cut(&mut self, random: &mut Random, flag: u64) -> Result<(), String> {
+        self.ledger.forget_errors();
+        let mut victim = self.start(None)?;
+        if random.chance(4) {
+            victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 30)))?;
+        } else {
+            victim.until_found(&mut self.ledger)?;
+            victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 300)))?;
+        }
+        if let Some(error) = self.ledger.last_error() {
+            return Err(format!("an error before the cut: {error}"));
+        }
+        self.disk.cut(flag)?;
+        // The process learns of it in the middle of whatever it is doing, and must not panic.
+        victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 10)))?;
+        victim.kill(&mut self.ledger)?;
+        self.disk.unmount()?;
+        self.disk.mount()
+    }
+}
