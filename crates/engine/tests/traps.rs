@@ -171,13 +171,13 @@ fn a_read_that_meets_a_flush_finds_what_is_there() {
             let db = open(&env, no_compaction());
             db.put(b"k", b"0").unwrap();
             let reader = {
-                let (env, db) = (env.clone(), db.clone());
+                let (world, db) = (env.clone(), db.clone());
                 let read = move || {
                     for _ in 0..12 {
                         assert!(db.get(b"k").unwrap().is_some());
                         assert_eq!(db.iter().count(), 1);
                         // Somebody else's turn.
-                        drop(env.list("db".as_ref()).unwrap());
+                        drop(world.list("db".as_ref()).unwrap());
                     }
                 };
                 env.spawn("reader", read).unwrap()
