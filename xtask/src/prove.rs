@@ -55,10 +55,12 @@ const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static 
 }
 
 const STAGES: &[Stage] = &[
-    engine_test("crash", 16, &["test", "-p", "cairn", "--test", "crash"]),
-    engine_test("faults", 10, &["test", "-p", "cairn", "--test", "faults"]),
-    engine_test("model", 8, &["test", "-p", "cairn", "--test", "model"]),
-    engine_test("damage", 6, &["test", "-p", "cairn", "--test", "damage"]),
+    engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
+    engine_test("crash", 8, &["test", "-p", "cairn", "--test", "crash"]),
+    engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"]),
+    engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"]),
+    engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
+    engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
     engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
     engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
     engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),

@@ -84,8 +84,9 @@ impl Core {
                         self.compaction_wanted.notify_one();
                     }
                     Err(e) => {
-                        if e.kind() == ErrorKind::Io {
-                            // Nobody could write much longer, and would wait without end.
+                        if !matches!(e.kind(), ErrorKind::Full | ErrorKind::Closed) {
+                            // Nobody could write much longer, and would wait without end. A table that
+                            // reads back damaged is no better than one that cannot be written.
                             drop(jobs);
                             self.close_to_writes(&format!("a memtable could not be written to a table: {e}"));
                             jobs = self.jobs.lock();

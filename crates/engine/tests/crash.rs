@@ -7,18 +7,19 @@
 //! that was promised, and work on. For a sample the power goes again at every step of the recovery.
 //!
 //! `CAIRN_SEED=n` replays from a seed, `CAIRN_CRASH_SEEDS=n` takes so many seeds, `CAIRN_STEPS=n`
-//! makes the workload longer.
+//! makes the workload longer. With `CAIRN_PROOF_SECONDS` there are twenty seeds, or as many as fit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cairn::{Db, Durability, Env, Options};
-use cairn_env::{CrashPolicy, Op, SimDisk};
+use cairn_env::{CrashPolicy, SimDisk};
 use common::history::{Content, History, Recorder, SPACES, apply, existing};
 use common::workload::{self, DIR};
-use common::{Random, Scene, base_seed, number, tiny};
+use common::{Random, Scene, base_seed, moments, number, tiny};
 
 /// What an image holds, and what it must hold.
 struct Crash<'a> {
@@ -30,13 +31,6 @@ struct Crash<'a> {
     seed: u64,
 }
 
-/// What came up.
-struct Found {
-    /// The number of the last write.
-    seq: u64,
-    trace_hash: u64,
-}
-
 /// Counts for the report.
 #[derive(Default)]
 struct Report {
@@ -45,33 +39,36 @@ struct Report {
     images: u64,
     second_images: u64,
     prefixes: BTreeSet<(u64, u64)>,
-    traces: BTreeSet<u64>,
+    digests: BTreeSet<u64>,
 }
 
 impl Report {
-    fn count(&mut self, crash: &Crash<'_>, found: &Found) {
-        self.prefixes.insert((crash.seed, found.seq));
-        self.traces.insert(found.trace_hash);
+    fn count(&mut self, crash: &Crash<'_>, digest: u64, seq: u64) {
+        self.prefixes.insert((crash.seed, seq));
+        self.digests.insert(digest);
     }
 }
 
 impl Crash<'_> {
-    /// Brings the database up from an image and checks all that must hold of it.
-    fn recover(&self, image: &SimDisk, options: &Options, works_on: bool) -> Found {
+    /// Brings the database up from an image and checks all that must hold of it. Returns its last number.
+    fn recover(&self, image: &SimDisk, options: &Options, works_on: bool) -> u64 {
+        if !works_on {
+            // Opening takes one thread: no schedule, no difference, and a fraction of the time.
+            let env = Env::on_disk(image.clone());
+            return self.open(&env, image, options).1;
+        }
         let env = Env::simulated(self.seed ^ self.k, image.clone());
         let run = env.run(|| {
             let (db, seq, content, _) = self.open(&env, image, options);
-            if works_on {
-                let content = work_on(&db, content, self.k);
-                db.close().unwrap();
-                let db = Db::open_in(&env, DIR, options.clone()).unwrap();
-                self.history.check_content(&db, &content);
-                db.close().unwrap();
-            }
+            let content = work_on(&db, content, self.k);
+            db.close().unwrap();
+            let db = Db::open_in(&env, DIR, options.clone()).unwrap();
+            self.history.check_content(&db, &content);
+            db.close().unwrap();
             seq
         });
         assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
-        Found { seq: run.value, trace_hash: image.trace_hash() }
+        run.value
     }
 
     /// Opens, and checks that exactly a prefix is there that covers what was promised. Returns the
@@ -108,21 +105,14 @@ impl Crash<'_> {
             let _scene = Scene::set(format!("second crash before call {j} of the recovery, {policy:?}"));
             let second = image.before_step(j).unwrap().crash(policy);
             // What was only buffered has survived the process, and need not survive the machine.
+            let digest = second.digest();
             let found = Crash { powered: false, ..*self }.recover(&second, options, false);
             // What an open database has shown as durable stays.
-            assert!(j <= open_steps || found.seq == seq, "it was open with {seq}, and now ends at {}", found.seq);
+            assert!(j <= open_steps || found == seq, "it was open with {seq}, and now ends at {found}");
             report.second_images += 1;
-            report.count(self, &found);
+            report.count(self, digest, found);
         }
     }
-}
-
-/// The calls that change the disk, each the last of those between which it holds the same; and the end.
-fn moments(disk: &SimDisk) -> Vec<u64> {
-    let changes = |op: Op| !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List);
-    let steps = disk.trace();
-    let end = disk.steps() + 1;
-    steps.iter().filter(|step| changes(step.op)).map(|step| step.number).chain([end]).collect()
 }
 
 /// Some policy for the n-th image.
@@ -165,30 +155,45 @@ fn work_on(db: &Db, mut content: Content, k: u64) -> Content {
 
 #[test]
 fn a_crash_at_any_call_loses_nothing_that_was_promised() {
-    let base = base_seed();
+    let (base, clock) = (base_seed(), Env::real());
+    let seconds = number("CAIRN_PROOF_SECONDS", 0);
+    let count = number("CAIRN_CRASH_SEEDS", if seconds > 0 { 20 } else { 2 });
     let options = tiny();
     let mut report = Report::default();
-    for seed in base..base + number("CAIRN_CRASH_SEEDS", 2) {
-        crash_everywhere(seed, &options, &mut report);
+    let mut done = 0;
+    while done < count && (seconds == 0 || clock.now().as_secs() < seconds) {
+        crash_everywhere_or_shrink(base + done, &options, &mut report);
+        done += 1;
     }
-    println!(
-        "{} calls, {} moments, {} images recovered, {} second crashes, {} prefixes, {} distinct recoveries",
-        report.calls,
-        report.moments,
-        report.images,
-        report.second_images,
-        report.prefixes.len(),
-        report.traces.len()
-    );
+    println!("proof: long workloads = {done} of {count}");
+    println!("proof: long i/o calls = {}", report.calls);
+    println!("proof: long moments = {}", report.moments);
+    println!("proof: long crash images = {}", report.images + report.second_images);
+    println!("proof: long second crashes = {}", report.second_images);
+    println!("proof: long distinct prefixes = {}", report.prefixes.len());
+    println!("proof: long distinct images = {}", report.digests.len());
 }
 
-fn crash_everywhere(seed: u64, options: &Options, report: &mut Report) {
+/// On a failure, also looks for the shortest workload of this seed that fails.
+fn crash_everywhere_or_shrink(seed: u64, options: &Options, report: &mut Report) {
+    let steps = number("CAIRN_STEPS", 20);
+    let fails = |steps, report: &mut Report| {
+        catch_unwind(AssertUnwindSafe(|| crash_everywhere(seed, steps, options, report))).err()
+    };
+    if let Some(panic) = fails(steps, report) {
+        let shortest = (1..steps).find(|fewer| fails(*fewer, &mut Report::default()).is_some()).unwrap_or(steps);
+        eprintln!("the shortest that fails: CAIRN_SEED={seed} CAIRN_CRASH_SEEDS=1 CAIRN_STEPS={shortest}");
+        resume_unwind(panic);
+    }
+}
+
+fn crash_everywhere(seed: u64, steps: u64, options: &Options, report: &mut Report) {
     let disk = SimDisk::with_seed(seed);
     disk.start_history();
     disk.start_trace();
     let env = Env::simulated(seed, disk.clone());
     let recorder = Recorder::new(&disk);
-    let run = env.run(|| workload::run(&env, options, &recorder, seed, number("CAIRN_STEPS", 20)));
+    let run = env.run(|| workload::run(&env, options, &recorder, seed, steps));
     run.value.unwrap();
     let history = recorder.finish();
     println!(
@@ -226,8 +231,9 @@ fn crash_everywhere(seed: u64, options: &Options, report: &mut Report) {
             if random.chance(300) {
                 crash.crash_again(&image, options, report);
             } else {
+                let digest = image.digest();
                 let found = crash.recover(&image, options, works_on);
-                report.count(&crash, &found);
+                report.count(&crash, digest, found);
             }
         }
     }

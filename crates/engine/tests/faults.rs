@@ -6,20 +6,29 @@
 //! and without a power cut, exactly a prefix of what was not refused is there, and it covers what
 //! was promised. A failure that leaves log or manifest in doubt closes the database to writes.
 //!
-//! `CAIRN_SEED=n` replays from a seed.
+//! Where a program calls the disk is a site: what it asks, of which kind of file, and in the midst of
+//! what. Every site that a run without faults has meets every fault that applies to it, also those
+//! of a disk that lies: a flipped bit, a stale or misdirected read, a write lost or misdirected, a
+//! sync that does nothing. Of a disk that lies less can be asked: whatever a read returns was
+//! written, and what is lost after reopening is the end of a prefix, or is found.
+//!
+//! `CAIRN_SEED=n` replays from a seed; a failure at some call prints the variables that replay just it,
+//! in the shortest workload that shows it. With `CAIRN_PROOF_SECONDS` rounds with further seeds follow.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use cairn::{Db, Durability, Env, ErrorKind, Keyspace, Options};
-use cairn_env::{CrashPolicy, Fault, FaultKind, Op, SimDisk, Step};
+use cairn::{Db, Durability, Env, Error, ErrorKind, Keyspace, Options};
+use cairn_env::testing::set_stage;
+use cairn_env::{Coverage, CrashPolicy, Fault, FaultKind, Op, SimDisk, Site, Step};
 use common::history::{Content, Op as Change, SPACES, apply};
 use common::workload::DIR;
-use common::{Random, Scene, base_seed, tiny};
+use common::{Random, Scene, base_seed, number, tiny, varied};
 
 /// A batch that was handed over and not refused.
 struct Write {
@@ -37,7 +46,15 @@ struct Client {
     writes: Vec<Write>,
     /// So many of them were promised to survive a power cut.
     durable: usize,
+    /// The disk lies: damage may be found.
+    lied_to: bool,
+    /// Another handle closes the database at this step of the work.
+    closed_at: Option<u64>,
+    steps: u64,
 }
+
+/// What a call may fail with on a disk that fails.
+const FAILURES: [ErrorKind; 3] = [ErrorKind::Io, ErrorKind::Full, ErrorKind::Closed];
 
 fn sleep(env: &Env, duration: Duration) {
     let mutex = env.mutex(());
@@ -48,13 +65,22 @@ fn sleep(env: &Env, duration: Duration) {
     }
 }
 
-fn is_one_of(kind: ErrorKind, kinds: &[ErrorKind]) -> bool {
-    kinds.contains(&kind)
-}
-
 impl Client {
     fn new(env: &Env, seed: u64) -> Client {
-        Client { env: env.clone(), options: tiny(), random: Random::new(seed), writes: Vec::new(), durable: 0 }
+        Client {
+            env: env.clone(),
+            options: varied(tiny(), seed),
+            random: Random::new(seed),
+            writes: Vec::new(),
+            durable: 0,
+            lied_to: false,
+            closed_at: None,
+            steps: STEPS,
+        }
+    }
+
+    fn expect(&self, what: &str, e: &Error, kinds: &[ErrorKind]) {
+        assert!(kinds.contains(&e.kind()) || (self.lied_to && e.kind() == ErrorKind::Corrupt), "{what}: {e:?}");
     }
 
     /// The content after the first `count` writes.
@@ -72,17 +98,17 @@ impl Client {
 
     /// Opens, and gives up where the disk fails.
     fn open(&self) -> cairn::Result<(Db, [Keyspace; 2])> {
+        set_stage("open");
         let opened = Db::open_in(&self.env, DIR, self.options.clone()).and_then(|db| {
             let spaces = [db.keyspace(SPACES[0])?, db.keyspace(SPACES[1])?];
             Ok((db, spaces))
         });
-        opened.inspect_err(|e| {
-            assert!(is_one_of(e.kind(), &[ErrorKind::Io, ErrorKind::Full, ErrorKind::Closed]), "open: {e:?}");
-        })
+        opened.inspect_err(|e| self.expect("open", e, &FAILURES))
     }
 
     /// One to three batches, handed over together.
     fn write(&mut self, db: &Db, spaces: &[Keyspace; 2]) {
+        set_stage("write");
         let mut waiting = Vec::new();
         for _ in 0..1 + self.random.below(3) {
             let mut batch = db.batch();
@@ -99,7 +125,7 @@ impl Client {
             let durability = if self.random.chance(3) { Durability::Buffered } else { Durability::Commit };
             match db.submit(batch, durability) {
                 Ok(ticket) => waiting.push((ops, durability, ticket)),
-                Err(e) => assert_eq!(e.kind(), ErrorKind::Closed, "submit: {e:?}"),
+                Err(e) => self.expect("submit", &e, &[ErrorKind::Closed]),
             }
         }
         for (ops, durability, ticket) in waiting {
@@ -111,21 +137,22 @@ impl Client {
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::Unknown => self.writes.push(Write { ops, acknowledged: false }),
-                Err(e) => assert!(is_one_of(e.kind(), &[ErrorKind::Full, ErrorKind::Closed]), "write: {e:?}"),
+                Err(e) => self.expect("write", &e, &[ErrorKind::Full, ErrorKind::Closed]),
             }
         }
     }
 
     /// What is read is right, or an error that says that the disk failed.
     fn read(&self, db: &Db, spaces: &[Keyspace; 2]) {
+        set_stage("read");
         let mut found = Content::default();
         for (space, found) in spaces.iter().zip(&mut found) {
             for entry in space.iter() {
                 match entry {
                     Ok((key, value)) => found.insert(key, value),
                     Err(e) => {
-                        assert_eq!(e.kind(), ErrorKind::Io, "read: {e:?}");
-                        return;
+                        let closed = if self.closed_at.is_some() { ErrorKind::Closed } else { ErrorKind::Io };
+                        return self.expect("read", &e, &[ErrorKind::Io, closed]);
                     }
                 };
             }
@@ -140,30 +167,64 @@ impl Client {
 
     /// Works until the end, or until the database is closed to writes.
     fn work(&mut self, db: &Db, spaces: &[Keyspace; 2], steps: u64) {
+        let mut closing = None;
         for step in 0..steps {
+            if self.closed_at == Some(step) {
+                let (db, env, pause) = (db.clone(), self.env.clone(), Duration::from_micros(self.random.below(300)));
+                let close = move || {
+                    sleep(&env, pause);
+                    // Refused or not: what it fails with, other tests look at.
+                    let _ = db.close();
+                };
+                closing = self.env.spawn("closer", close).ok();
+            }
             self.write(db, spaces);
             self.read(db, spaces);
             let maintained = match step % 8 {
-                3 => db.flush(),
-                7 => db.compact(),
+                3 => {
+                    set_stage("flush");
+                    db.flush()
+                }
+                7 => {
+                    set_stage("compact");
+                    db.compact()
+                }
                 _ => Ok(()),
             };
             if let Err(e) = maintained {
-                assert!(is_one_of(e.kind(), &[ErrorKind::Io, ErrorKind::Full, ErrorKind::Closed]), "flush: {e:?}");
+                self.expect("maintenance", &e, &FAILURES);
             }
+        }
+        assert!(closing.is_none_or(|thread| thread.join()));
+    }
+
+    fn close(&self, db: Db) {
+        set_stage("close");
+        if let Err(e) = db.close() {
+            self.expect("close", &e, &FAILURES);
+        }
+    }
+
+    /// The check of the files, which tells damage from what it cannot read.
+    fn check(&self) {
+        set_stage("check");
+        if let Err(e) = cairn::check(&self.env, Path::new(DIR), &mut |_| {}) {
+            self.expect("check", &e, &[ErrorKind::Io, ErrorKind::NotFound]);
         }
     }
 
     /// After reopening: what was in doubt is there or not, and stays so. Whatever is there is durable.
     fn settle(&mut self, spaces: &[Keyspace; 2]) {
+        set_stage("read");
         let mut found = Content::default();
         for (space, found) in spaces.iter().zip(&mut found) {
             match space.iter().collect() {
                 Ok(all) => *found = all,
-                Err(e) => return assert_eq!(e.kind(), ErrorKind::Io, "read: {e:?}"),
+                Err(e) => return self.expect("read", &e, &[ErrorKind::Io]),
             }
         }
-        let fits = (self.durable..=self.writes.len()).rev().find(|&count| self.content(count) == found);
+        let least = if self.lied_to { 0 } else { self.durable };
+        let fits = (least..=self.writes.len()).rev().find(|&count| self.content(count) == found);
         let count = fits.expect("a prefix is there");
         self.writes.truncate(count);
         self.writes.iter_mut().for_each(|write| write.acknowledged = true);
@@ -186,7 +247,29 @@ impl Client {
         db.compact().unwrap();
         assert_eq!(db.get(b"still").unwrap().as_deref(), Some(&b"works"[..]));
         db.close().unwrap();
+        let report = cairn::check(&self.env, Path::new(DIR), &mut |_| {}).unwrap();
+        assert!(report.is_sound(), "{:?}", report.damages().collect::<Vec<_>>());
         count
+    }
+
+    /// After a disk has lied: damage is found, or there is a prefix. Says which.
+    fn check_lied_to(&self) -> &'static str {
+        let Ok((_db, spaces)) = self.open() else { return "found at the open" };
+        let mut found = Content::default();
+        for (space, found) in spaces.iter().zip(&mut found) {
+            match space.iter().collect() {
+                Ok(all) => *found = all,
+                Err(e) => {
+                    self.expect("read", &e, &[]);
+                    return "found at a read";
+                }
+            }
+        }
+        let count = (0..=self.writes.len()).rev().find(|&count| self.content(count) == found);
+        match count.expect("not a prefix, and no damage was found") {
+            count if count >= self.acknowledged() => "all there",
+            _ => "a prefix",
+        }
     }
 }
 
@@ -199,58 +282,105 @@ fn writable(db: &Db) -> bool {
 struct Report {
     runs: u64,
     fired: u64,
-    /// How runs ended: the health at the end by the operation that failed.
+    /// How runs ended, by the operation that failed.
     ends: BTreeMap<(FaultKind, Op, &'static str), u64>,
+    coverage: Coverage,
 }
 
 /// How long the workload is; about a hundred and fifty calls for each ten.
 const STEPS: u64 = 16;
 
-/// Runs the workload with one planned fault, then repairs the disk and reopens in every way.
-fn run_with(fault: Option<Fault>, seed: u64, report: &mut Report) {
-    let disk = SimDisk::with_seed(seed);
+/// How one thing goes wrong.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    kind: FaultKind,
+    /// From then on, or once.
+    forever: bool,
+    /// Another handle closes the database meanwhile.
+    closing: bool,
+    steps: u64,
+}
+
+/// A plan that broke a promise, and the call at which.
+struct Failure {
+    plan: Plan,
+    op: Op,
+    nth: u64,
+    why: String,
+}
+
+/// A workload that has come to its end.
+struct Ended {
+    client: Client,
+    how: &'static str,
+    /// Of all calls until the disk was repaired.
+    coverage: Coverage,
+}
+
+/// Runs the workload with the planned faults.
+fn work_with(disk: &SimDisk, faults: &[Fault], seed: u64, prepare: impl FnOnce(&mut Client)) -> Ended {
     disk.start_trace();
-    fault.into_iter().for_each(|fault| disk.inject(fault));
+    faults.iter().for_each(|fault| disk.inject(fault.clone()));
     let env = Env::simulated(seed, disk.clone());
     let mut client = Client::new(&env, seed);
+    prepare(&mut client);
+    let mut coverage = None;
     let run = env.run(|| {
-        let mut health = "no open";
-        if let Ok((db, spaces)) = client.open() {
-            client.work(&db, &spaces, STEPS);
-            if let Err(e) = db.close() {
-                assert!(is_one_of(e.kind(), &[ErrorKind::Io, ErrorKind::Full, ErrorKind::Closed]), "close: {e:?}");
-            }
-            if let Ok((db, spaces)) = client.open() {
-                client.settle(&spaces);
-                client.work(&db, &spaces, STEPS / 4);
-                // Space is back, if that was it.
-                disk.clear_faults();
-                sleep(&env, Duration::from_secs(3));
-                health = if writable(&db) { "open" } else { "closed" };
-                if health == "open" {
-                    let before = client.writes.len();
-                    client.write(&db, &spaces);
-                    assert!(client.writes.len() > before, "writes resume: {}", db.stats().health());
-                    assert_eq!(client.acknowledged(), client.writes.len());
-                    client.read(&db, &spaces);
-                }
-            }
+        let Ok((db, spaces)) = client.open() else { return "no open" };
+        client.work(&db, &spaces, client.steps);
+        client.close(db);
+        client.closed_at = None;
+        client.check();
+        let Ok((db, spaces)) = client.open() else { return "no open" };
+        client.settle(&spaces);
+        client.work(&db, &spaces, client.steps.div_ceil(4));
+        // Space is back, if that was it.
+        coverage = Some(disk.coverage());
+        disk.clear_faults();
+        sleep(&env, Duration::from_secs(3));
+        if disk.is_crashed() {
+            return "without power";
         }
-        health
+        if !writable(&db) {
+            return "closed";
+        }
+        let before = client.writes.len();
+        client.write(&db, &spaces);
+        assert!(client.lied_to || client.writes.len() > before, "writes resume: {}", db.stats().health());
+        assert!(client.lied_to || client.acknowledged() == client.writes.len());
+        client.read(&db, &spaces);
+        "open"
     });
     assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
-    report.runs += 1;
-    let fired: Vec<Step> = disk.trace().into_iter().filter(|step| step.fault.is_some()).collect();
-    if let Some((first, kind)) = fired.first().and_then(|step| Some((step, step.fault?))) {
-        report.fired += 1;
-        *report.ends.entry((kind, first.op, run.value)).or_default() += 1;
-    }
+    Ended { client, how: run.value, coverage: coverage.unwrap_or_else(|| disk.coverage()) }
+}
 
+impl Report {
+    /// Counts a run; returns the calls that went wrong.
+    fn count(&mut self, disk: &SimDisk, ended: &Ended) -> Vec<Step> {
+        self.runs += 1;
+        self.coverage.add(&ended.coverage);
+        let fired: Vec<Step> = disk.trace().into_iter().filter(|step| step.fault.is_some()).collect();
+        if let Some((first, kind)) = fired.first().and_then(|step| Some((step, step.fault?))) {
+            self.fired += 1;
+            *self.ends.entry((kind, first.op, ended.how)).or_default() += 1;
+        }
+        fired
+    }
+}
+
+/// Runs the workload with the planned faults, then repairs the disk and reopens in every way. Returns
+/// what was called and what went wrong.
+fn run_with(faults: &[Fault], seed: u64, prepare: impl FnOnce(&mut Client), report: &mut Report) -> Coverage {
+    let disk = SimDisk::with_seed(seed);
+    let ended = work_with(&disk, faults, seed, prepare);
+    let fired = report.count(&disk, &ended);
+    let mut client = ended.client;
     let _scene = Scene::set(format!("fault at {:?}", fired.first().map(Step::to_string)));
     disk.clear_faults();
-    let lost_by_sync = fired.iter().any(|step| {
-        matches!(step.fault, Some(FaultKind::SyncDrops | FaultKind::SyncDropsEvicted | FaultKind::SyncLies))
-    });
+    let lost_by_sync =
+        fired.iter().any(|step| matches!(step.fault, Some(FaultKind::SyncDrops | FaultKind::SyncDropsEvicted)));
     let survives_process = if lost_by_sync { client.durable } else { client.acknowledged() };
     let images = [
         (disk.kill(), survives_process),
@@ -263,68 +393,280 @@ fn run_with(fault: Option<Fault>, seed: u64, report: &mut Report) {
         let run = env.run(|| client.check_reopened(least));
         assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
     }
+    ended.coverage
 }
 
-/// Every call of one kind in the workload fails in one way, one run for each.
-fn each_call(kind: FaultKind, ops: &[Op], forever: bool, stride: usize) {
-    let seed = base_seed();
-    let mut report = Report::default();
-    for &op in ops {
-        for k in (1..).step_by(stride) {
-            let _scene = Scene::set(format!("CAIRN_SEED={seed}, {kind} at {op:?} number {k}, forever: {forever}"));
-            let fault = Fault::new(kind).on(op).nth(k);
-            let before = report.fired;
-            run_with(Some(if forever { fault.forever() } else { fault }), seed, &mut report);
-            if report.fired == before {
-                // The workload has no more calls of this kind.
-                break;
+/// As [`run_with`], when one of the faults is a lie.
+fn run_lied_to(faults: &[Fault], seed: u64, report: &mut Report) -> Coverage {
+    let disk = SimDisk::with_seed(seed);
+    let ended = work_with(&disk, faults, seed, |client| client.lied_to = true);
+    let fired = report.count(&disk, &ended);
+    let mut client = ended.client;
+    let _scene = Scene::set(format!("fault at {:?}", fired.first().map(Step::to_string)));
+    for image in [disk.kill(), disk.crash(CrashPolicy::DropAll)] {
+        let env = Env::simulated(seed, image);
+        client.env = env.clone();
+        let run = env.run(|| client.check_lied_to());
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+        if let Some((first, kind)) = fired.first().and_then(|step| Some((step, step.fault?))) {
+            *report.ends.entry((kind, first.op, run.value)).or_default() += 1;
+        }
+    }
+    ended.coverage
+}
+
+/// Calls `round` with seed after seed: once, or for this test's share of the time there is.
+fn rounds(mut round: impl FnMut(u64)) {
+    let share = number("CAIRN_PROOF_SECONDS", 0) / 10;
+    let clock = Env::real();
+    for seed in base_seed().. {
+        round(seed);
+        if clock.now().as_secs() >= share {
+            return;
+        }
+    }
+}
+
+impl Plan {
+    /// One call goes wrong, and perhaps all later ones. Whether there was such a call.
+    fn run(&self, op: Op, nth: u64, report: &mut Report) -> Result<bool, Failure> {
+        let fault = Fault::new(self.kind).on(op).nth(nth);
+        let fault = if self.forever { fault.forever() } else { fault };
+        let before = report.fired;
+        let prepare = |client: &mut Client| {
+            client.steps = self.steps;
+            client.closed_at = self.closing.then(|| Random::new(self.seed << 32 ^ nth).below(self.steps));
+        };
+        match catch_unwind(AssertUnwindSafe(|| run_with(&[fault], self.seed, prepare, report))) {
+            Ok(_) => Ok(report.fired > before),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let why = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                Err(Failure { plan: *self, op, nth, why: why.unwrap_or_default() })
             }
         }
     }
-    println!("{kind}, forever: {forever}: {} runs, {} with the fault", report.runs, report.fired);
+
+    /// Every call of this operation goes wrong, one run for each, until a run has no more of them. In the
+    /// short test errors from then on begin at every third.
+    fn run_all(&self, op: Op, report: &mut Report) -> Result<(), Failure> {
+        let short = number("CAIRN_PROOF_SECONDS", 0) == 0;
+        for nth in (1..).step_by(if short && self.forever { 3 } else { 1 }) {
+            if !self.run(op, nth, report)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Failure {
+    /// The shortest workload in which such a call breaks a promise.
+    fn shrunk(self) -> Failure {
+        let shorter = |steps| Plan { steps, ..self.plan }.run_all(self.op, &mut Report::default()).err();
+        (1..self.plan.steps).find_map(shorter).unwrap_or(self)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Plan { seed, kind, forever, closing, steps } = self.plan;
+        writeln!(f, "{}\n{kind}, forever: {forever}, while another handle closes: {closing}", self.why)?;
+        write!(f, "CAIRN_SEED={seed} CAIRN_STEPS={steps} CAIRN_OP={:?} CAIRN_CALL={}", self.op, self.nth)
+    }
+}
+
+/// Every call in the workload fails in one way, one run for each; or only that which a failure named.
+fn each_call(name: &str, kind: FaultKind, forever: bool, closing: bool) {
+    let named = std::env::var("CAIRN_OP").ok();
+    let steps = number("CAIRN_STEPS", STEPS);
+    let mut report = Report::default();
+    rounds(|seed| {
+        let plan = Plan { seed, kind, forever, closing, steps };
+        let wanted = |op: &Op| named.as_ref().is_none_or(|name| format!("{op:?}") == *name);
+        for op in Op::ALL.into_iter().filter(|op| kind.applies_to(*op)).filter(wanted) {
+            let done = match number("CAIRN_CALL", 0) {
+                0 => plan.run_all(op, &mut report),
+                nth => plan.run(op, nth, &mut report).map(drop),
+            };
+            if let Err(failure) = done {
+                eprintln!("{failure}\nshrinking...");
+                panic!("{}", failure.shrunk());
+            }
+        }
+    });
     for ((kind, op, end), count) in &report.ends {
         println!("  {kind} at {op:?}: {end} {count}");
     }
-    assert!(report.fired > 20);
+    println!("proof: {name} runs = {}", report.runs);
+    println!("proof: {name} injections = {}", report.coverage.injections());
+    assert!(report.fired > 20 || named.is_some());
 }
 
-/// The calls that fail when there is no space.
-const NEED_SPACE: [Op; 7] = [Op::Create, Op::Write, Op::Sync, Op::SetLen, Op::Rename, Op::CreateDir, Op::SyncDir];
+/// What these tests are worth: held to the promises of an honest disk, one that lies is found out, in the
+/// shortest workload that shows it, and again where the failure says.
+#[test]
+fn a_lie_is_found_shrunk_and_replayed() {
+    let plan = Plan { seed: base_seed(), kind: FaultKind::LoseWrite, forever: true, closing: false, steps: STEPS };
+    let found = plan.run_all(Op::Write, &mut Report::default()).expect_err("lost writes are found").shrunk();
+    println!("{found}");
+    assert!(found.plan.steps < STEPS, "{found}");
+    let again = found.plan.run(found.op, found.nth, &mut Report::default()).expect_err("it replays");
+    assert_eq!(again.to_string(), found.to_string());
+}
 
 #[test]
 fn an_io_error_at_any_call() {
-    each_call(FaultKind::Eio, &Op::ALL, false, 1);
+    each_call("i/o error once", FaultKind::Eio, false, false);
 }
 
 #[test]
 fn io_errors_from_any_call_on() {
-    each_call(FaultKind::Eio, &Op::ALL, true, 3);
+    each_call("i/o error from then on", FaultKind::Eio, true, false);
 }
 
 #[test]
 fn no_space_at_any_call() {
-    each_call(FaultKind::Enospc, &NEED_SPACE, false, 1);
+    each_call("no space once", FaultKind::Enospc, false, false);
 }
 
 #[test]
 fn no_space_from_any_call_on() {
-    each_call(FaultKind::Enospc, &NEED_SPACE, true, 3);
+    each_call("no space from then on", FaultKind::Enospc, true, false);
 }
 
 #[test]
-fn a_short_write_at_any_write() {
-    each_call(FaultKind::ShortWrite, &[Op::Write], false, 3);
-}
-
-#[test]
-fn a_short_read_at_any_read() {
-    each_call(FaultKind::ShortRead, &[Op::Read], false, 3);
+fn a_short_transfer_at_any_call() {
+    each_call("short write once", FaultKind::ShortWrite, false, false);
+    each_call("short writes from then on", FaultKind::ShortWrite, true, false);
+    each_call("short read once", FaultKind::ShortRead, false, false);
+    each_call("short reads from then on", FaultKind::ShortRead, true, false);
 }
 
 #[test]
 fn a_failed_sync_that_forgets_what_it_should_have_written() {
-    each_call(FaultKind::SyncDrops, &[Op::Sync, Op::SyncDir], false, 1);
-    each_call(FaultKind::SyncDropsEvicted, &[Op::Sync, Op::SyncDir], false, 1);
+    each_call("forgetful sync once", FaultKind::SyncDrops, false, false);
+    each_call("forgetful syncs from then on", FaultKind::SyncDrops, true, false);
+    each_call("evicting sync once", FaultKind::SyncDropsEvicted, false, false);
+    each_call("evicting syncs from then on", FaultKind::SyncDropsEvicted, true, false);
+}
+
+#[test]
+fn an_error_at_any_call_while_another_handle_closes() {
+    each_call("i/o error during a close", FaultKind::Eio, false, true);
+    each_call("forgetful sync during a close", FaultKind::SyncDrops, false, true);
+}
+
+/// The faults that the caller is not told of.
+const LIES: [FaultKind; 6] = [
+    FaultKind::SyncLies,
+    FaultKind::FlipBit,
+    FaultKind::Misdirect,
+    FaultKind::Stale,
+    FaultKind::LoseWrite,
+    FaultKind::MisdirectWrite,
+];
+
+/// A site, and how to come by it.
+struct Reached {
+    site: Site,
+    /// So many calls come from there.
+    calls: u64,
+    /// What must go wrong before: nothing, if a run without faults comes by.
+    way: Vec<Fault>,
+    /// Some of that is a lie.
+    lied_to: bool,
+}
+
+/// Gives every site every fault that applies to it, for one seed. Sites that only a run with faults
+/// comes by get theirs after those.
+struct Tour<'a> {
+    seed: u64,
+    report: &'a mut Report,
+    known: BTreeSet<Site>,
+    ahead: Vec<Reached>,
+    without_effect: BTreeSet<(FaultKind, Site)>,
+}
+
+impl Tour<'_> {
+    fn go(&mut self) {
+        let coverage = run_with(&[], self.seed, |_| {}, self.report);
+        self.note(&coverage, &[], false);
+        let mut random = Random::new(self.seed);
+        while let Some(reached) = self.ahead.pop() {
+            for kind in FaultKind::ALL.into_iter().filter(|kind| kind.applies_to(reached.site.op)) {
+                let way = if reached.way.is_empty() { "" } else { " after others" };
+                let _scene = Scene::set(format!("CAIRN_SEED={}, {kind} at {}{way}", self.seed, reached.site));
+                let some = 1 + random.below(reached.calls);
+                let fired = self.run(&reached, kind, 1, true) | self.run(&reached, kind, some, false);
+                // Not every call can go wrong in this way: the only sector of a file is no other's.
+                if !fired && !(1..=reached.calls).any(|nth| self.run(&reached, kind, nth, false)) {
+                    self.without_effect.insert((kind, reached.site.clone()));
+                }
+            }
+        }
+    }
+
+    /// Whether the fault was injected.
+    fn run(&mut self, reached: &Reached, kind: FaultKind, nth: u64, forever: bool) -> bool {
+        let fault = Fault::new(kind).at(&reached.site).nth(nth);
+        let fault = if forever { fault.forever() } else { fault };
+        // When several are due the first goes first: the way must not hide what it leads to.
+        let faults = [&[fault], &reached.way[..]].concat();
+        let lied_to = reached.lied_to || LIES.contains(&kind);
+        let coverage = if lied_to {
+            run_lied_to(&faults, self.seed, self.report)
+        } else {
+            run_with(&faults, self.seed, |_| {}, self.report)
+        };
+        self.note(&coverage, &faults, lied_to);
+        coverage.count_at(kind, &reached.site) > 0
+    }
+
+    fn note(&mut self, coverage: &Coverage, faults: &[Fault], lied_to: bool) {
+        for (site, calls) in coverage.sites() {
+            if self.known.insert(site.clone()) {
+                self.ahead.push(Reached { site: site.clone(), calls, way: faults.to_vec(), lied_to });
+            }
+        }
+    }
+}
+
+#[test]
+fn every_call_site_meets_every_fault_that_applies_to_it() {
+    let mut report = Report::default();
+    let mut all = BTreeSet::new();
+    let mut without_effect = BTreeSet::new();
+    rounds(|seed| {
+        let (known, ahead) = (BTreeSet::new(), Vec::new());
+        let mut tour = Tour { seed, report: &mut report, known, ahead, without_effect: BTreeSet::new() };
+        tour.go();
+        all.extend(tour.known);
+        without_effect.extend(tour.without_effect);
+    });
+    print!("{}", report.coverage);
+    for ((kind, op, end), count) in &report.ends {
+        println!("  {kind} at {op:?}: {end} {count}");
+    }
+    for (kind, site) in &without_effect {
+        println!("  without effect: {kind} at {site}");
+    }
+    let pairs = |kind| all.iter().filter(|site| FaultKind::applies_to(kind, site.op)).count();
+    println!("proof: call sites = {}", all.len());
+    println!("proof: fault kinds = {}", FaultKind::ALL.len());
+    println!("proof: call sites by kinds = {}", FaultKind::ALL.into_iter().map(pairs).sum::<usize>());
+    println!("proof: call sites by kinds without effect = {}", without_effect.len());
+    println!("proof: call site runs = {}", report.runs);
+    println!("proof: call site injections = {}", report.coverage.injections());
+    for kind in FaultKind::ALL {
+        let missed: Vec<_> = report.coverage.missed(kind).into_iter().filter(|site| all.contains(site)).collect();
+        let excused = missed.iter().filter(|site| without_effect.contains(&(kind, (*site).clone()))).count();
+        assert_eq!(missed.len(), excused, "{kind} was never injected at some of {missed:?}");
+        if matches!(kind, FaultKind::Eio | FaultKind::Enospc | FaultKind::Crash) {
+            assert_eq!(missed, [], "{kind} needs nothing to take effect");
+        }
+    }
+    assert!(all.len() > 40, "{} sites", all.len());
 }
 
 /// The story of a disk that runs full: refused, still readable, made room on, and full no more.
@@ -408,4 +750,27 @@ fn writers_do_not_wait_for_a_compaction_that_cannot_succeed() {
     });
     assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
     println!("{}", run.value);
+}
+
+/// A table that reads back damaged as soon as it is written was written again and again; whoever waited
+/// for the flush waited without end.
+#[test]
+fn a_flush_whose_table_reads_back_damaged_ends() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(base_seed(), disk.clone());
+    let run = env.run(|| {
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        db.put(b"key", b"value").unwrap();
+        disk.inject(Fault::new(FaultKind::FlipBit).on(Op::Read).file(".sst").forever());
+        let refused = db.flush().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Closed, "{refused:?}");
+        assert!(refused.to_string().contains("could not be written to a table"), "{refused}");
+        assert_eq!(db.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
+        disk.clear_faults();
+        drop(db);
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        assert_eq!(db.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
+        db.flush().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
 }

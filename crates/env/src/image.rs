@@ -1,17 +1,45 @@
 //! The content of a file kept in memory: sparse pages, cheap to copy.
 //!
 //! A copy shares its pages with the original until one of them writes, so that an image of a
-//! whole disk costs pointers, not bytes. Pages that were never written are zeros and take no room.
+//! whole disk costs pointers, not bytes. Pages of zeros take no room unless something else stood there.
+//! A page remembers its digest until it is written, so that comparing images costs pointers too.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use crate::rng::mix;
 
 const PAGE_BYTES: usize = 4096;
 
 /// The largest file. A page table for a file this long still fits in memory.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 36;
 
-type Page = [u8; PAGE_BYTES];
+struct Page {
+    bytes: [u8; PAGE_BYTES],
+    digest: OnceLock<u64>,
+}
+
+impl Clone for Page {
+    /// Copied to be written: the digest stays behind.
+    fn clone(&self) -> Page {
+        Page { bytes: self.bytes, digest: OnceLock::new() }
+    }
+}
+
+impl Page {
+    /// 0 for a page of zeros, which is the same as no page.
+    fn digest(&self) -> u64 {
+        let fold = |digest: u64, word: &[u8; 8]| mix(digest ^ u64::from_le_bytes(*word)).wrapping_add(1);
+        let words = || self.bytes.as_chunks::<8>().0;
+        *self.digest.get_or_init(|| if is_zero(&self.bytes) { 0 } else { words().iter().fold(1, fold) })
+    }
+}
+
+/// Whether there are only zeros.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}
 
 /// The bytes of one file. Cloning shares them.
 #[derive(Clone, Default)]
@@ -57,7 +85,7 @@ impl Image {
         for span in spans(offset, len) {
             let (part, tail) = rest.split_at_mut(span.len);
             match self.pages.get(span.page) {
-                Some(Some(page)) => part.copy_from_slice(&page[span.start..span.start + span.len]),
+                Some(Some(page)) => part.copy_from_slice(&page.bytes[span.start..span.start + span.len]),
                 _ => part.fill(0),
             }
             rest = tail;
@@ -81,12 +109,38 @@ impl Image {
         Ok(())
     }
 
-    fn page_mut(&mut self, index: usize) -> &mut Page {
+    /// Writes so many zeros, growing the file; whole pages of them are let go.
+    pub(crate) fn write_zeros(&mut self, len: usize, offset: u64) -> io::Result<()> {
+        let end = checked_len(offset.checked_add(len as u64))?;
+        for span in spans(offset, len) {
+            match self.pages.get_mut(span.page) {
+                Some(page) if span.len == PAGE_BYTES => *page = None,
+                Some(Some(_)) => self.page_mut(span.page)[span.start..span.start + span.len].fill(0),
+                Some(None) | None => {}
+            }
+        }
+        if len > 0 {
+            self.len = self.len.max(end);
+        }
+        Ok(())
+    }
+
+    /// Equal for equal content, and hardly ever for other.
+    pub(crate) fn digest(&self) -> u64 {
+        let pages = (1..).zip(&self.pages).filter_map(|(number, page)| Some((number, page.as_ref()?.digest())));
+        pages
+            .filter(|(_, page)| *page != 0)
+            .fold(mix(self.len), |digest, (number, page)| mix(digest ^ page ^ mix(number)))
+    }
+
+    fn page_mut(&mut self, index: usize) -> &mut [u8; PAGE_BYTES] {
         if self.pages.len() <= index {
             self.pages.resize(index + 1, None);
         }
-        let page = self.pages[index].get_or_insert_with(|| Arc::new([0; PAGE_BYTES]));
-        Arc::make_mut(page)
+        let empty = || Arc::new(Page { bytes: [0; PAGE_BYTES], digest: OnceLock::new() });
+        let page = Arc::make_mut(self.pages[index].get_or_insert_with(empty));
+        page.digest.take();
+        &mut page.bytes
     }
 
     /// Cuts, or grows with zeros.
@@ -96,11 +150,8 @@ impl Image {
             let whole = usize::try_from(len.div_ceil(PAGE_BYTES as u64)).unwrap_or(usize::MAX);
             self.pages.truncate(whole);
             let tail = usize::try_from(len % PAGE_BYTES as u64).unwrap_or(0);
-            if tail > 0
-                && self.pages.len() == whole
-                && let Some(Some(last)) = self.pages.last_mut()
-            {
-                Arc::make_mut(last)[tail..].fill(0);
+            if tail > 0 && self.pages.len() == whole && matches!(self.pages.last(), Some(Some(_))) {
+                self.page_mut(whole - 1)[tail..].fill(0);
             }
         }
         self.len = len;
@@ -135,19 +186,31 @@ mod tests {
         let mut plain: Vec<u8> = Vec::new();
         for step in 0..400u32 {
             let offset = rng.below(20_000);
-            if rng.below(4) == 0 {
+            let kind = rng.below(4);
+            if kind == 0 {
                 image.set_len(offset).unwrap();
                 plain.resize(usize::try_from(offset).unwrap(), 0);
             } else {
-                let data = vec![(step % 251) as u8 + 1; usize::try_from(rng.below(9_000)).unwrap() + 1];
+                let byte = if kind == 1 { 0 } else { (step % 251) as u8 + 1 };
+                let data = vec![byte; usize::try_from(rng.below(9_000)).unwrap() + 1];
                 let (start, before) = (usize::try_from(offset).unwrap(), image.clone());
-                let old = bytes(&before);
-                image.write(&data, offset).unwrap();
-                assert_eq!(bytes(&before), old, "a copy must not see later writes");
+                let (old, digest) = (bytes(&before), before.digest());
+                match kind {
+                    1 => image.write_zeros(data.len(), offset).unwrap(),
+                    _ => image.write(&data, offset).unwrap(),
+                }
+                assert_eq!((bytes(&before), before.digest()), (old, digest), "a copy must not see later writes");
                 plain.resize(plain.len().max(start + data.len()), 0);
                 plain[start..start + data.len()].copy_from_slice(&data);
             }
             assert_eq!(bytes(&image), plain, "step {step}");
+            let mut fresh = Image::default();
+            fresh.write(&plain, 0).unwrap();
+            assert_eq!(image.digest(), fresh.digest(), "step {step}: the digest is of the content alone");
+            if let Some(last) = plain.len().checked_sub(1) {
+                fresh.write(&[plain[last] ^ 1], last as u64).unwrap();
+                assert_ne!(image.digest(), fresh.digest(), "step {step}: every byte counts");
+            }
         }
     }
 

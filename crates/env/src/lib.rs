@@ -39,7 +39,7 @@ pub use error::{Error, Op, Result};
 pub use file::{DirEntry, File, FileLock, RawFile, RawFileSystem};
 pub use mutants::mutant;
 pub use schedule::Run;
-pub use sim_disk::{Coverage, CrashPolicy, Fault, FaultKind, SimDisk, Step};
+pub use sim_disk::{Coverage, CrashPolicy, Fault, FaultKind, SimDisk, Site, Step};
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};

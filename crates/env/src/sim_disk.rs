@@ -38,7 +38,8 @@ mod state;
 mod tests;
 
 pub use crash::CrashPolicy;
-pub use fault::{Coverage, Fault, FaultKind, Step};
+pub(crate) use fault::set_stage;
+pub use fault::{Coverage, Fault, FaultKind, Site, Step};
 
 use std::fmt;
 use std::io;
@@ -49,7 +50,7 @@ use crate::error::Op;
 use crate::file::{DirEntry, RawFile, RawFileSystem};
 use crate::memory::not_writable;
 use crate::rng::{Rng, mix};
-use state::{DirOp, FileNode, FileOp, Ino, Node, Tree};
+use state::{DirOp, FileNode, FileOp, Ino, Node, ROOT, Tree};
 
 /// A simulated disk. Clones are the same disk; [`SimDisk::crash`] and [`SimDisk::kill`] copy it.
 #[derive(Clone)]
@@ -154,6 +155,11 @@ impl SimDisk {
         self.state().hash
     }
 
+    /// A number that two disks share if they show the same names and contents, durable or not.
+    pub fn digest(&self) -> u64 {
+        self.state().tree.digest(ROOT)
+    }
+
     /// Logs the steps from now on.
     pub fn start_trace(&self) {
         self.state().log = Some(Vec::new());
@@ -184,7 +190,7 @@ impl SimDisk {
     /// see the old content from now on.
     pub fn drop_caches(&self) {
         for node in self.state().tree.nodes.values_mut() {
-            if let Node::File(file) = node {
+            if let Node::File(file) = Arc::make_mut(node) {
                 file.evict();
             }
         }
@@ -196,7 +202,7 @@ impl SimDisk {
             Node::File(file) => file.pending.len(),
             Node::Dir(dir) => dir.pending.len(),
         };
-        self.state().tree.nodes.values().map(count).sum()
+        self.state().tree.nodes.values().map(|node| count(node)).sum()
     }
 
     /// The changes that are not durable yet, in order, as text for messages.
@@ -271,10 +277,7 @@ impl SimDisk {
         state.record(&call, fault, error);
         drop(state);
         let mut coverage = self.coverage.lock().unwrap_or_else(PoisonError::into_inner);
-        coverage.call(call.op, call.path);
-        if let Some(kind) = fault {
-            coverage.fault(kind, call.op, call.path);
-        }
+        coverage.call(call.op, call.path, fault);
         result
     }
 
@@ -293,7 +296,7 @@ fn no_space() -> io::Error {
 }
 
 fn describe(tree: &Tree, seq: u64, ino: Ino) -> String {
-    match tree.nodes.get(&ino) {
+    match tree.nodes.get(&ino).map(Arc::as_ref) {
         Some(Node::File(file)) => match file.pending.iter().find(|pending| pending.seq == seq).map(|p| &p.op) {
             Some(FileOp::Write { offset, data }) => format!("file {ino}: write {offset}+{}", data.len()),
             Some(FileOp::SetLen(len)) => format!("file {ino}: resize to {len}"),
@@ -345,7 +348,9 @@ impl State {
     }
 
     fn fold_bytes(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
+        // A megabyte of zeros is common, and says little.
+        let zeros = crate::image::is_zero(bytes);
+        for chunk in bytes.chunks(8).filter(|_| !zeros) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
             self.fold(u64::from_le_bytes(word));
@@ -371,7 +376,8 @@ impl State {
             }
         }
         let end = if len == 0 { 0 } else { offset.saturating_add(len as u64) };
-        let growth = end.saturating_sub(self.tree.file(ino)?.live.len());
+        let before = self.tree.file_at(ino)?.live.len();
+        let growth = end.saturating_sub(before);
         let missing = growth - self.room(growth);
         if missing > 0 {
             len = len.saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX));
@@ -381,13 +387,37 @@ impl State {
             }
         }
         let (stored, _) = data.split_at(len);
-        self.tree.write(ino, stored, offset)?;
+        match *fault {
+            Some(FaultKind::LoseWrite) => self.grow(ino, before, offset + len as u64)?,
+            Some(FaultKind::MisdirectWrite) => {
+                let end = before.max(offset + len as u64);
+                let aim = crash::sector_of(offset);
+                // Any sector but the right one.
+                let others = [crash::sector_of(self.rng.below(end)), aim + crash::SECTOR_BYTES, 0];
+                match others.into_iter().find(|other| *other != aim && *other < end) {
+                    Some(other) => {
+                        self.grow(ino, before, end)?;
+                        let sector = stored.len().min(usize::try_from(crash::SECTOR_BYTES).unwrap_or(stored.len()));
+                        self.tree.write(ino, &stored[..sector], other)?;
+                    }
+                    None => {
+                        *fault = None;
+                        self.tree.write(ino, stored, offset)?;
+                    }
+                }
+            }
+            _ => self.tree.write(ino, stored, offset)?,
+        }
         self.fold_bytes(stored);
         Ok(len)
     }
 
+    fn grow(&mut self, ino: Ino, before: u64, len: u64) -> io::Result<()> {
+        if len > before { self.tree.set_len(ino, len) } else { Ok(()) }
+    }
+
     fn read(&mut self, ino: Ino, buf: &mut [u8], offset: u64, fault: &mut Option<FaultKind>) -> io::Result<usize> {
-        let file = self.tree.file(ino)?;
+        let file = self.tree.file_at(ino)?;
         let len = file.live.read(buf, offset);
         let (buf, _) = buf.split_at_mut(len);
         match *fault {
@@ -576,7 +606,7 @@ impl RawFile for Handle {
         let call = Call { op: Op::SetLen, path: &self.path, offset: len, len: 0 };
         self.disk.step(call, |state, fault| {
             self.check_writable()?;
-            let growth = len.saturating_sub(state.tree.file(self.ino)?.live.len());
+            let growth = len.saturating_sub(state.tree.file_at(self.ino)?.live.len());
             if state.room(growth) < growth {
                 *fault = Some(FaultKind::Enospc);
                 return Err(no_space());
@@ -586,6 +616,6 @@ impl RawFile for Handle {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.disk.step(on(Op::Stat, &self.path), |state, _| Ok(state.tree.file(self.ino)?.live.len()))
+        self.disk.step(on(Op::Stat, &self.path), |state, _| Ok(state.tree.file_at(self.ino)?.live.len()))
     }
 }

@@ -190,6 +190,11 @@ impl Env {
     #[track_caller]
     pub fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread> {
         let fail = |e| Error::new(Op::Spawn, name.as_ref(), e);
+        let stage = name.to_owned();
+        let body = move || {
+            crate::sim_disk::set_stage(&stage);
+            body();
+        };
         if let Some(schedule) = self.schedule() {
             let (handle, thread) = schedule.spawn(name, body, Location::caller()).map_err(fail)?;
             return Ok(Thread { handle, simulated: Some(thread) });

@@ -5,6 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use crate::rng::Rng;
 
+/// Says what this thread does from now on, for the table of [`Coverage`](crate::Coverage). A thread
+/// that an environment started does what its name says.
+pub fn set_stage(name: &str) {
+    crate::sim_disk::set_stage(name);
+}
+
 /// A fresh directory of the real file system, removed with all it holds on drop.
 #[derive(Debug)]
 pub struct TempDir {

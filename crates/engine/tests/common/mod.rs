@@ -5,11 +5,13 @@
 
 pub mod concurrent;
 pub mod history;
+pub mod short;
 pub mod workload;
 
 use std::time::Duration;
 
-use cairn::{Options, Visibility};
+use cairn::{CompactionStyle, Durability, Options, Visibility};
+use cairn_env::{Op, SimDisk};
 
 /// SplitMix64: one word of state, replays exactly from its seed.
 #[derive(Clone, Debug)]
@@ -64,6 +66,17 @@ pub fn tiny() -> Options {
     }
 }
 
+/// The seed decides how the log grows and who syncs it, and how memtables fill and compaction comes.
+pub fn varied(options: Options, seed: u64) -> Options {
+    match seed % 3 {
+        // The log is not allocated ahead, and buffered writes are synced in the background.
+        0 => Options { durability: Durability::Buffered, sync_interval: Some(Duration::from_millis(1)), ..options },
+        1 => options,
+        // A memtable holds two keys, and compaction comes after so many updates.
+        _ => Options { memtable_entries_max: Some(2), compaction: CompactionStyle::EveryUpdates(2), ..options },
+    }
+}
+
 /// Either visibility; both must agree when every write waits for its sync.
 pub fn visibility(random: &mut Random) -> Visibility {
     if random.chance(2) { Visibility::Applied } else { Visibility::Durable }
@@ -85,6 +98,14 @@ pub fn rounds(least: u64, tests: u64) -> impl Iterator<Item = u64> {
 /// A number from the environment.
 pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Before the calls that change the disk, each the last of those between which it holds the same; and the end.
+pub fn moments(disk: &SimDisk) -> Vec<u64> {
+    let changes = |op: Op| !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List);
+    let steps = disk.trace();
+    let end = disk.steps() + 1;
+    steps.iter().filter(|step| changes(step.op)).map(|step| step.number).chain([end]).collect()
 }
 
 /// Prints where a test stood when it failed.

@@ -1,13 +1,19 @@
 //! What a power cut leaves of a disk.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::state::{DirNode, FileNode, FileOp, Ino, Node, Pending, ROOT, Tree};
 use crate::image::Image;
 use crate::rng::{Rng, mix};
 
 /// What a disk writes whole, if it writes it.
-const SECTOR_BYTES: u64 = 512;
+pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// Where the sector begins that holds this byte.
+pub(super) fn sector_of(offset: u64) -> u64 {
+    offset - offset % SECTOR_BYTES
+}
 
 /// Which of the changes that were not yet durable a crash keeps.
 ///
@@ -28,7 +34,8 @@ pub enum CrashPolicy {
     /// was lost. Each directory keeps a beginning of its changes, independent of all others, so
     /// that names and content may disagree.
     Random(u64),
-    /// As [`CrashPolicy::Random`], and the bytes of a torn sector may be neither old nor new.
+    /// As [`CrashPolicy::Random`], and a sector may be torn: new at its beginning and old from somewhere
+    /// on, or neither old nor new.
     Garbage(u64),
 }
 
@@ -57,7 +64,7 @@ enum Fate {
 pub(super) fn pending_in_order(tree: &Tree) -> Vec<(u64, Ino)> {
     let mut all = Vec::new();
     for (ino, node) in &tree.nodes {
-        match node {
+        match node.as_ref() {
             Node::File(file) => all.extend(file.pending.iter().map(|pending| (pending.seq, *ino))),
             Node::Dir(dir) => all.extend(dir.pending.iter().map(|pending| (pending.seq, *ino))),
         }
@@ -77,12 +84,14 @@ pub(super) fn after_power_cut(tree: &Tree, policy: CrashPolicy) -> Tree {
         CrashPolicy::Random(seed) => Choice::Seeded { seed, garbage: false },
         CrashPolicy::Garbage(seed) => Choice::Seeded { seed, garbage: true },
     };
-    let survivor = |(ino, node): (&Ino, &Node)| {
-        let node = match node {
+    let survivor = |(ino, node): (&Ino, &Arc<Node>)| {
+        let after = match node.as_ref() {
+            Node::File(file) if file.is_at_rest() => return (*ino, node.clone()),
             Node::File(file) => Node::File(file_after(file, *ino, &choice)),
+            Node::Dir(dir) if dir.is_at_rest() => return (*ino, node.clone()),
             Node::Dir(dir) => Node::Dir(dir_after(dir, *ino, &choice)),
         };
-        (*ino, node)
+        (*ino, Arc::new(after))
     };
     let mut after =
         Tree { nodes: tree.nodes.iter().map(survivor).collect(), next_ino: tree.next_ino, next_seq: tree.next_seq };
@@ -160,16 +169,21 @@ fn partly(image: &mut Image, op: &FileOp, rng: &mut Rng, garbage: bool) {
     let grown = rng.one_in(2);
     // All lost in a quarter of the cases: zeros where the data should be, if the length was kept.
     let lost = rng.one_in(4);
+    let data = data.to_vec();
     let mut at = *offset;
-    let mut rest: &[u8] = data;
+    let mut rest: &[u8] = &data;
     while !rest.is_empty() && !lost {
         let in_sector = usize::try_from(SECTOR_BYTES - at % SECTOR_BYTES).unwrap_or(rest.len());
         let (part, tail) = rest.split_at(in_sector.min(rest.len()));
         if rng.one_in(2) {
             put(image, part, at);
         } else if garbage && rng.one_in(2) {
-            let noise: Vec<u8> = part.iter().map(|byte| byte ^ rng.next_u64().to_le_bytes()[0]).collect();
-            put(image, &noise, at);
+            if rng.one_in(2) {
+                put(image, &part[..rng.index(part.len())], at);
+            } else {
+                let noise: Vec<u8> = part.iter().map(|byte| byte ^ rng.next_u64().to_le_bytes()[0]).collect();
+                put(image, &noise, at);
+            }
         }
         at += part.len() as u64;
         rest = tail;
@@ -190,13 +204,15 @@ fn drop_unnamed(tree: &mut Tree) {
     let mut named = BTreeSet::from([ROOT]);
     let mut ahead = vec![ROOT];
     while let Some(ino) = ahead.pop() {
-        if let Some(Node::Dir(dir)) = tree.nodes.get(&ino) {
+        if let Some(Node::Dir(dir)) = tree.nodes.get(&ino).map(Arc::as_ref) {
             ahead.extend(dir.durable.values().copied().filter(|child| named.insert(*child)));
         }
     }
     tree.nodes.retain(|ino, _| named.contains(ino));
     for node in tree.nodes.values_mut() {
-        if let Node::File(file) = node {
+        if matches!(node.as_ref(), Node::File(file) if !file.linked)
+            && let Node::File(file) = Arc::make_mut(node)
+        {
             file.linked = true;
         }
     }

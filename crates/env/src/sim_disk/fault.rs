@@ -1,5 +1,6 @@
 //! What the simulated disk can be told to do wrong, and the tables that say what was tried.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -33,11 +34,15 @@ pub enum FaultKind {
     Misdirect,
     /// A read delivers what stood there before the last change.
     Stale,
+    /// A write says that all is well and stores nothing; the file has grown all the same.
+    LoseWrite,
+    /// A write says that all is well and has hit another sector of the file.
+    MisdirectWrite,
 }
 
 impl FaultKind {
     /// Every kind, for fault tables.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 13] = [
         FaultKind::Eio,
         FaultKind::Enospc,
         FaultKind::Crash,
@@ -49,13 +54,17 @@ impl FaultKind {
         FaultKind::FlipBit,
         FaultKind::Misdirect,
         FaultKind::Stale,
+        FaultKind::LoseWrite,
+        FaultKind::MisdirectWrite,
     ];
 
     /// Whether a call of this kind can go wrong in this way.
     pub fn applies_to(self, op: Op) -> bool {
         match self {
-            FaultKind::Eio | FaultKind::Enospc | FaultKind::Crash => true,
-            FaultKind::ShortWrite => op == Op::Write,
+            FaultKind::Eio | FaultKind::Crash => true,
+            // Removing too, where names are kept in a tree that is copied on write.
+            FaultKind::Enospc => !matches!(op, Op::Open | Op::Read | Op::Stat | Op::List),
+            FaultKind::ShortWrite | FaultKind::LoseWrite | FaultKind::MisdirectWrite => op == Op::Write,
             FaultKind::SyncDrops | FaultKind::SyncDropsEvicted | FaultKind::SyncLies => {
                 matches!(op, Op::Sync | Op::SyncDir)
             }
@@ -76,6 +85,8 @@ impl FaultKind {
             FaultKind::FlipBit => "flip-bit",
             FaultKind::Misdirect => "misdirect",
             FaultKind::Stale => "stale",
+            FaultKind::LoseWrite => "lose-write",
+            FaultKind::MisdirectWrite => "misdirect-write",
         }
     }
 }
@@ -99,6 +110,7 @@ pub struct Fault {
     kind: FaultKind,
     op: Option<Op>,
     file: Option<String>,
+    site: Option<Site>,
     nth: u64,
     forever: bool,
     seen: u64,
@@ -107,7 +119,7 @@ pub struct Fault {
 impl Fault {
     /// This fault at the next call it applies to, once.
     pub fn new(kind: FaultKind) -> Fault {
-        Fault { kind, op: None, file: None, nth: 1, forever: false, seen: 0 }
+        Fault { kind, op: None, file: None, site: None, nth: 1, forever: false, seen: 0 }
     }
 
     /// Only at calls of this kind; other calls are not counted either.
@@ -118,6 +130,11 @@ impl Fault {
     /// Only at files (or directories) whose name contains `text`; others are not counted either.
     pub fn file(self, text: &str) -> Fault {
         Fault { file: Some(text.to_owned()), ..self }
+    }
+
+    /// Only at calls from this place; others are not counted either.
+    pub fn at(self, site: &Site) -> Fault {
+        Fault { site: Some(site.clone()), ..self }
     }
 
     /// At the `nth` call that fits, counted from 1 and from the injection on.
@@ -135,7 +152,8 @@ impl Fault {
         let named = |text: &String| path.file_name().is_some_and(|name| name.to_string_lossy().contains(text));
         let fits = self.kind.applies_to(op)
             && self.op.is_none_or(|wanted| wanted == op)
-            && self.file.as_ref().is_none_or(named);
+            && self.file.as_ref().is_none_or(named)
+            && self.site.as_ref().is_none_or(|site| *site == Site::new(op, path));
         if !fits {
             return None;
         }
@@ -187,21 +205,59 @@ impl fmt::Display for Step {
     }
 }
 
-/// How many calls there were, and how many went wrong in which way, by operation and kind of file.
+/// A place from where a program calls the disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    /// What it asks.
+    pub op: Op,
+    /// The kind of file: the extension, or the name without its number; `/` for a directory.
+    pub file: String,
+    /// What the thread was doing; see [`crate::testing::set_stage`].
+    pub stage: String,
+}
+
+impl Site {
+    fn new(op: Op, path: &Path) -> Site {
+        Site { op, file: file_kind(op, path), stage: stage() }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let op = format!("{:?}", self.op);
+        write!(f, "{op:<10} {:<12} {:<14}", self.file, self.stage)
+    }
+}
+
+thread_local! {
+    static STAGE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn stage() -> String {
+    // While a thread's locals are being destroyed it does nothing that has a name.
+    STAGE.try_with(|stage| stage.borrow().clone()).unwrap_or_default()
+}
+
+/// Says what this thread does from now on.
+pub(crate) fn set_stage(name: &str) {
+    STAGE.with(|stage| name.clone_into(&mut stage.borrow_mut()));
+}
+
+/// How many calls there were, and how many went wrong in which way, by [`Site`].
 /// A disk and all its copies count into the same table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    calls: BTreeMap<(Op, String), u64>,
-    faults: BTreeMap<(FaultKind, Op, String), u64>,
+    calls: BTreeMap<Site, u64>,
+    faults: BTreeMap<(FaultKind, Site), u64>,
 }
 
 impl Coverage {
-    pub(super) fn call(&mut self, op: Op, path: &Path) {
-        *self.calls.entry((op, file_kind(op, path))).or_default() += 1;
-    }
-
-    pub(super) fn fault(&mut self, kind: FaultKind, op: Op, path: &Path) {
-        *self.faults.entry((kind, op, file_kind(op, path))).or_default() += 1;
+    pub(super) fn call(&mut self, op: Op, path: &Path, fault: Option<FaultKind>) {
+        let site = Site::new(op, path);
+        if let Some(kind) = fault {
+            *self.faults.entry((kind, site.clone())).or_default() += 1;
+        }
+        *self.calls.entry(site).or_default() += 1;
     }
 
     /// Counts another table's entries into this one.
@@ -214,27 +270,40 @@ impl Coverage {
         }
     }
 
-    /// How often `kind` was injected into `op`, over all files.
-    pub fn count(&self, kind: FaultKind, op: Op) -> u64 {
-        self.faults.iter().filter(|((k, o, _), _)| (*k, *o) == (kind, op)).map(|(_, count)| count).sum()
+    /// From where the disk was called, and how often.
+    pub fn sites(&self) -> impl Iterator<Item = (&Site, u64)> {
+        self.calls.iter().map(|(site, calls)| (site, *calls))
     }
 
-    /// The operations and kinds of file that were called and that `kind`, which applies to them,
-    /// never hit.
-    pub fn missed(&self, kind: FaultKind) -> Vec<(Op, String)> {
-        let hit = |(op, file): &(Op, String)| self.faults.contains_key(&(kind, *op, file.clone()));
-        self.calls.keys().filter(|call| kind.applies_to(call.0) && !hit(call)).cloned().collect()
+    /// How many calls went wrong.
+    pub fn injections(&self) -> u64 {
+        self.faults.values().sum()
+    }
+
+    /// How often `kind` was injected into `op`, over all files and stages.
+    pub fn count(&self, kind: FaultKind, op: Op) -> u64 {
+        self.faults.iter().filter(|((k, site), _)| (*k, site.op) == (kind, op)).map(|(_, count)| count).sum()
+    }
+
+    /// How often `kind` was injected at this site.
+    pub fn count_at(&self, kind: FaultKind, site: &Site) -> u64 {
+        self.faults.get(&(kind, site.clone())).copied().unwrap_or(0)
+    }
+
+    /// The sites that `kind`, which applies to them, never hit.
+    pub fn missed(&self, kind: FaultKind) -> Vec<Site> {
+        let missed = |site: &&Site| kind.applies_to(site.op) && self.count_at(kind, site) == 0;
+        self.calls.keys().filter(missed).cloned().collect()
     }
 }
 
 impl fmt::Display for Coverage {
-    /// One line for each operation and kind of file: the calls, then the faults injected there.
+    /// One line for each site: the calls, then the faults injected there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ((op, file), calls) in &self.calls {
-            let name = format!("{op:?}");
-            write!(f, "{name:<10} {file:<12} {calls:>10} calls")?;
+        for (site, calls) in &self.calls {
+            write!(f, "{site} {calls:>10} calls")?;
             for kind in FaultKind::ALL {
-                if let Some(count) = self.faults.get(&(kind, *op, file.clone())) {
+                if let Some(count) = self.faults.get(&(kind, site.clone())) {
                     write!(f, "  {kind} {count}")?;
                 }
             }

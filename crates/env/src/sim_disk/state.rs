@@ -16,15 +16,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::file::DirEntry;
-use crate::image::Image;
+use crate::image::{Image, is_zero};
 use crate::memory::{not_found, steps};
+use crate::rng::mix;
 
 pub(super) type Ino = u64;
 pub(super) const ROOT: Ino = 0;
 
+/// What a write brings. Files are often made of zeros first: they are counted, not kept.
+#[derive(Clone)]
+pub(super) enum Data {
+    Bytes(Arc<[u8]>),
+    Zeros(usize),
+}
+
 #[derive(Clone)]
 pub(super) enum FileOp {
-    Write { offset: u64, data: Arc<[u8]> },
+    Write { offset: u64, data: Data },
     SetLen(u64),
 }
 
@@ -82,19 +90,46 @@ pub(super) enum Node {
     Dir(DirNode),
 }
 
+/// A copy shares its nodes with the original until one of them changes.
 #[derive(Clone)]
 pub(super) struct Tree {
-    pub(super) nodes: BTreeMap<Ino, Node>,
+    pub(super) nodes: BTreeMap<Ino, Arc<Node>>,
     pub(super) next_ino: Ino,
     pub(super) next_seq: u64,
 }
 
+impl Data {
+    fn of(bytes: &[u8]) -> Data {
+        if is_zero(bytes) { Data::Zeros(bytes.len()) } else { Data::Bytes(Arc::from(bytes)) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Data::Bytes(bytes) => bytes.len(),
+            Data::Zeros(len) => *len,
+        }
+    }
+
+    /// A copy of all of it.
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        match self {
+            Data::Bytes(bytes) => bytes.to_vec(),
+            Data::Zeros(len) => vec![0; *len],
+        }
+    }
+}
+
 impl FileOp {
-    pub(super) fn apply(&self, image: &mut Image) {
-        let done = match self {
-            FileOp::Write { offset, data } => image.write(data, *offset),
+    fn try_apply(&self, image: &mut Image) -> io::Result<()> {
+        match self {
+            FileOp::Write { offset, data: Data::Bytes(bytes) } => image.write(bytes, *offset),
+            FileOp::Write { offset, data: Data::Zeros(len) } => image.write_zeros(*len, *offset),
             FileOp::SetLen(len) => image.set_len(*len),
-        };
+        }
+    }
+
+    pub(super) fn apply(&self, image: &mut Image) {
+        let done = self.try_apply(image);
         debug_assert!(done.is_ok(), "the live image took the same change");
     }
 }
@@ -134,10 +169,7 @@ fn error(kind: io::ErrorKind) -> io::Error {
 impl FileNode {
     /// Remembers a change, after showing it.
     fn change(&mut self, seq: u64, op: FileOp) -> io::Result<()> {
-        match &op {
-            FileOp::Write { offset, data } => self.live.write(data, *offset)?,
-            FileOp::SetLen(len) => self.live.set_len(*len)?,
-        }
+        op.try_apply(&mut self.live)?;
         self.pending.push(Pending { seq, op });
         Ok(())
     }
@@ -173,6 +205,11 @@ impl FileNode {
         }
     }
 
+    /// Whether a power cut leaves it as it is.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.pending.is_empty() && !self.diverged && self.handles == 0 && !self.locked
+    }
+
     /// What a disk that lost its last write would still deliver.
     pub(super) fn stale(&self) -> &Image {
         if self.pending.is_empty() { &self.before } else { &self.durable }
@@ -180,6 +217,12 @@ impl FileNode {
 }
 
 impl DirNode {
+    /// Whether a power cut leaves it as it is.
+    pub(super) fn is_at_rest(&self) -> bool {
+        // After a failed sync nothing may be pending and the disk not hold what is shown.
+        self.pending.is_empty() && self.live == self.durable
+    }
+
     fn change(&mut self, seq: u64, op: DirOp) {
         op.apply(&mut self.live);
         self.pending.push(Pending { seq, op });
@@ -192,7 +235,11 @@ impl DirNode {
 
 impl Default for Tree {
     fn default() -> Tree {
-        Tree { nodes: BTreeMap::from([(ROOT, Node::Dir(DirNode::default()))]), next_ino: ROOT + 1, next_seq: 0 }
+        Tree {
+            nodes: BTreeMap::from([(ROOT, Arc::new(Node::Dir(DirNode::default())))]),
+            next_ino: ROOT + 1,
+            next_seq: 0,
+        }
     }
 }
 
@@ -205,12 +252,17 @@ impl Tree {
     fn add(&mut self, node: Node) -> Ino {
         let ino = self.next_ino;
         self.next_ino += 1;
-        self.nodes.insert(ino, node);
+        self.nodes.insert(ino, Arc::new(node));
         ino
     }
 
+    /// A node about to change.
+    fn node(&mut self, ino: Ino) -> Option<&mut Node> {
+        self.nodes.get_mut(&ino).map(Arc::make_mut)
+    }
+
     pub(super) fn dir(&mut self, ino: Ino) -> io::Result<&mut DirNode> {
-        match self.nodes.get_mut(&ino) {
+        match self.node(ino) {
             Some(Node::Dir(dir)) => Ok(dir),
             Some(Node::File(_)) => Err(error(io::ErrorKind::NotADirectory)),
             None => Err(not_found()),
@@ -218,34 +270,51 @@ impl Tree {
     }
 
     pub(super) fn file(&mut self, ino: Ino) -> io::Result<&mut FileNode> {
-        match self.nodes.get_mut(&ino) {
+        match self.node(ino) {
             Some(Node::File(file)) => Ok(file),
             Some(Node::Dir(_)) => Err(error(io::ErrorKind::IsADirectory)),
             None => Err(not_found()),
         }
     }
 
-    fn walk(&mut self, steps: &[&OsStr]) -> io::Result<Ino> {
+    fn names(&self, ino: Ino) -> io::Result<&Names> {
+        match self.nodes.get(&ino).map(Arc::as_ref) {
+            Some(Node::Dir(dir)) => Ok(&dir.live),
+            Some(Node::File(_)) => Err(error(io::ErrorKind::NotADirectory)),
+            None => Err(not_found()),
+        }
+    }
+
+    /// A file as it is.
+    pub(super) fn file_at(&self, ino: Ino) -> io::Result<&FileNode> {
+        match self.nodes.get(&ino).map(Arc::as_ref) {
+            Some(Node::File(file)) => Ok(file),
+            Some(Node::Dir(_)) => Err(error(io::ErrorKind::IsADirectory)),
+            None => Err(not_found()),
+        }
+    }
+
+    fn walk(&self, steps: &[&OsStr]) -> io::Result<Ino> {
         let mut at = ROOT;
         for step in steps {
-            at = *self.dir(at)?.live.get(*step).ok_or_else(not_found)?;
+            at = *self.names(at)?.get(*step).ok_or_else(not_found)?;
         }
         Ok(at)
     }
 
     /// The directory `path` names.
-    pub(super) fn dir_at(&mut self, path: &Path) -> io::Result<Ino> {
+    pub(super) fn dir_at(&self, path: &Path) -> io::Result<Ino> {
         let ino = self.walk(&steps(path)?)?;
-        self.dir(ino)?;
+        self.names(ino)?;
         Ok(ino)
     }
 
     /// The directory that `path` is in, its last name, and what that leads to.
-    fn place(&mut self, path: &Path) -> io::Result<(Ino, OsString, Option<Ino>)> {
+    fn place(&self, path: &Path) -> io::Result<(Ino, OsString, Option<Ino>)> {
         let steps = steps(path)?;
         let (name, above) = steps.split_last().ok_or_else(|| error(io::ErrorKind::IsADirectory))?;
         let dir = self.walk(above)?;
-        let found = self.dir(dir)?.live.get(*name).copied();
+        let found = self.names(dir)?.get(*name).copied();
         Ok((dir, (*name).to_owned(), found))
     }
 
@@ -267,10 +336,10 @@ impl Tree {
         }
     }
 
-    pub(super) fn open(&mut self, path: &Path) -> io::Result<Ino> {
+    pub(super) fn open(&self, path: &Path) -> io::Result<Ino> {
         let (_, _, found) = self.place(path)?;
         let ino = found.ok_or_else(not_found)?;
-        self.file(ino)?;
+        self.file_at(ino)?;
         Ok(ino)
     }
 
@@ -303,12 +372,12 @@ impl Tree {
         if steps(from)? == steps(to)? {
             return Ok(());
         }
-        let is_dir = matches!(self.nodes.get(&ino), Some(Node::Dir(_)));
+        let is_dir = self.names(ino).is_ok();
         if is_dir && steps(to)?.starts_with(&steps(from)?) {
             return Err(error(io::ErrorKind::InvalidInput));
         }
         let (to_dir, to_name, replaced) = self.place(to)?;
-        match replaced.and_then(|replaced| self.nodes.get_mut(&replaced)) {
+        match replaced.and_then(|replaced| self.node(replaced)) {
             Some(Node::Dir(_)) if !is_dir => return Err(error(io::ErrorKind::IsADirectory)),
             Some(Node::File(_)) if is_dir => return Err(error(io::ErrorKind::NotADirectory)),
             Some(Node::Dir(dir)) if !dir.live.is_empty() => {
@@ -333,31 +402,44 @@ impl Tree {
     pub(super) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
         let mut at = ROOT;
         for step in steps(path)? {
-            at = match self.dir(at)?.live.get(step).copied() {
+            at = match self.names(at)?.get(step).copied() {
                 Some(found) => found,
                 None => self.link(at, step.to_owned(), Node::Dir(DirNode::default()))?,
             };
         }
-        self.dir(at)?;
+        self.names(at)?;
         Ok(())
     }
 
-    pub(super) fn list(&mut self, path: &Path) -> io::Result<Vec<DirEntry>> {
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let ino = self.dir_at(path)?;
-        let names = self.dir(ino)?.live.clone();
-        let entry = |(name, ino): (OsString, Ino)| {
-            let (len, is_dir) = match self.nodes.get(&ino) {
-                Some(Node::File(file)) => (file.live.len(), false),
-                Some(Node::Dir(_)) | None => (0, true),
+        let entry = |(name, ino): (&OsString, &Ino)| {
+            let (len, is_dir) = match self.file_at(*ino) {
+                Ok(file) => (file.live.len(), false),
+                Err(_) => (0, true),
             };
             DirEntry { name: name.to_string_lossy().into_owned(), len, is_dir }
         };
-        Ok(names.into_iter().map(entry).collect())
+        Ok(self.names(ino)?.iter().map(entry).collect())
+    }
+
+    /// Equal for disks that show the same names and contents.
+    pub(super) fn digest(&self, ino: Ino) -> u64 {
+        let fold = |digest: u64, value: u64| mix(digest ^ value).wrapping_add(1);
+        match self.nodes.get(&ino).map(Arc::as_ref) {
+            Some(Node::File(file)) => file.live.digest(),
+            Some(Node::Dir(dir)) => dir.live.iter().fold(1, |digest, (name, child)| {
+                let name = name.as_encoded_bytes();
+                let digest = name.iter().fold(digest, |digest, byte| fold(digest, u64::from(*byte)));
+                fold(fold(digest, name.len() as u64), self.digest(*child))
+            }),
+            None => 0,
+        }
     }
 
     pub(super) fn write(&mut self, ino: Ino, data: &[u8], offset: u64) -> io::Result<()> {
         let seq = self.seq();
-        self.file(ino)?.change(seq, FileOp::Write { offset, data: Arc::from(data) })
+        self.file(ino)?.change(seq, FileOp::Write { offset, data: Data::of(data) })
     }
 
     pub(super) fn set_len(&mut self, ino: Ino, len: u64) -> io::Result<()> {
@@ -377,7 +459,7 @@ impl Tree {
     /// Makes everything durable.
     pub(super) fn settle(&mut self) {
         for node in self.nodes.values_mut() {
-            match node {
+            match Arc::make_mut(node) {
                 Node::File(file) => file.sync(),
                 Node::Dir(dir) => dir.sync(),
             }
@@ -389,7 +471,9 @@ impl Tree {
     pub(super) fn after_kill(&self) -> Tree {
         let mut tree = self.clone();
         for node in tree.nodes.values_mut() {
-            if let Node::File(file) = node {
+            if matches!(node.as_ref(), Node::File(file) if file.handles > 0 || file.locked)
+                && let Node::File(file) = Arc::make_mut(node)
+            {
                 (file.handles, file.locked) = (0, false);
             }
         }
@@ -403,18 +487,18 @@ impl Tree {
             Node::File(file) if file.linked || file.handles > 0 => file.live.len(),
             Node::File(_) | Node::Dir(_) => 0,
         };
-        self.nodes.values().map(used).sum()
+        self.nodes.values().map(|node| used(node)).sum()
     }
 
     /// Lets go of removed files that no crash can bring back.
     pub(super) fn forget_unreachable(&mut self) {
         let gone = |node: &Node| matches!(node, Node::File(file) if !file.linked && file.handles == 0);
-        if !self.nodes.values().any(gone) {
+        if !self.nodes.values().any(|node| gone(node)) {
             return;
         }
         let mut named = BTreeSet::new();
         for node in self.nodes.values() {
-            if let Node::Dir(dir) = node {
+            if let Node::Dir(dir) = node.as_ref() {
                 named.extend(dir.durable.values().copied());
                 named.extend(dir.pending.iter().map(|pending| pending.op.ino()));
             }

@@ -208,6 +208,12 @@ fn an_overwrite_mixes_old_and_new_sectors_and_garbage_only_on_request() {
     assert_eq!(outcomes(&disk, 0..200, sectors), BTreeSet::from([(1, 1), (1, 2), (2, 1), (2, 2)]));
     let garbage: BTreeSet<_> = (0..200).map(|seed| sectors(&disk.crash(CrashPolicy::Garbage(seed)))).collect();
     assert!(garbage.contains(&(99, 2)) && garbage.contains(&(1, 99)), "{garbage:?}");
+    let torn = |seed| {
+        let bytes = content(&disk.crash(CrashPolicy::Garbage(seed)), "a").unwrap();
+        let new = bytes.iter().take_while(|byte| **byte == 2).count();
+        new % 512 != 0 && bytes[new..new.next_multiple_of(512)].iter().all(|byte| *byte == 1)
+    };
+    assert!((0..200).any(torn), "never new at the beginning of a sector and old at its end");
 }
 
 #[test]
@@ -447,6 +453,7 @@ fn a_failed_directory_sync_may_lose_the_names() {
     env.create(&at("a")).unwrap();
     disk.inject(Fault::new(FaultKind::SyncDrops));
     env.sync_dir(Path::new("/d")).unwrap_err();
+    assert_eq!((names(&disk), names(&disk.crash(CrashPolicy::KeepAll))), ("a".into(), "".into()));
     env.sync_dir(Path::new("/d")).unwrap();
     env.create(&at("b")).unwrap();
     env.sync_dir(Path::new("/d")).unwrap();
@@ -501,6 +508,52 @@ fn reads_can_lie() {
     file.read_exact_at(&mut seen, 10).unwrap();
     assert_eq!(seen, plain[10..110], "what it held, after the sync");
     assert_eq!(disk.coverage().count(FaultKind::Stale, Op::Read), 3);
+}
+
+#[test]
+fn writes_can_lie() {
+    let (disk, env) = with_dir();
+    let file = durable_file(&env, "a", &[1; 2000]);
+    let write = |kind, data: &[u8], offset| {
+        disk.inject(Fault::new(kind));
+        file.write_all_at(data, offset).unwrap();
+        let got = content(&disk, "a").unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk.crash(CrashPolicy::DropAll), "a").unwrap(), got, "it stays so");
+        got
+    };
+    assert_eq!(write(FaultKind::LoseWrite, &[2; 100], 1950), [vec![1; 2000], vec![0; 50]].concat());
+
+    // A file of one sector has no other.
+    let small = durable_file(&env, "b", &[1; 100]);
+    disk.inject(Fault::new(FaultKind::MisdirectWrite));
+    small.write_all_at(&[3; 4], 0).unwrap();
+    assert_eq!(disk.coverage().count(FaultKind::MisdirectWrite, Op::Write), 0);
+    assert_eq!(content(&disk, "b").unwrap()[..4], [3; 4]);
+
+    file.write_all_at(&[1; 2050], 0).unwrap();
+    let got = write(FaultKind::MisdirectWrite, &[4; 10], 2048);
+    let hit = got.iter().position(|byte| *byte == 4).unwrap();
+    assert!(hit < 2048 && hit % 512 == 0, "another sector is hit, from its beginning");
+    assert_eq!((got.len(), got[hit..].iter().filter(|byte| **byte == 4).count()), (2058, 10));
+    assert_eq!(got[2048..], [1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "the right one is not");
+    assert_eq!(disk.coverage().count(FaultKind::LoseWrite, Op::Write), 1);
+}
+
+#[test]
+fn a_digest_tells_what_disks_show() {
+    let (disk, env) = with_dir();
+    let empty = disk.digest();
+    let file = durable_file(&env, "a", b"1");
+    let one = disk.digest();
+    file.write_all_at(b"2", 0).unwrap();
+    let two = disk.digest();
+    assert!(empty != one && one != two);
+    assert_eq!((disk.crash(CrashPolicy::DropAll).digest(), disk.crash(CrashPolicy::KeepAll).digest()), (one, two));
+    env.rename(&at("a"), &at("b")).unwrap();
+    assert_ne!(disk.digest(), two, "names count");
+    env.rename(&at("b"), &at("a")).unwrap();
+    assert_eq!((disk.digest(), disk.kill().digest()), (two, two), "how it came to be does not");
 }
 
 #[test]
@@ -587,15 +640,35 @@ fn the_trace_and_its_hash_tell_runs_apart() {
 fn coverage_says_what_was_never_hit() {
     let (disk, env) = with_dir();
     disk.inject(Fault::new(FaultKind::Eio).on(Op::Create).file("wal"));
+    crate::testing::set_stage("making");
     env.create(&at("000001.wal")).unwrap_err();
     env.create(&at("000001.wal")).unwrap();
     env.create(&at("MANIFEST-000001")).unwrap();
+    crate::testing::set_stage("");
+    let builder = env.clone();
+    let built = env.spawn("builder", move || drop(builder.create(&at("000002.sst")).unwrap())).unwrap();
+    assert!(built.join());
     disk.crash(CrashPolicy::DropAll).crash_at(1);
     let coverage = disk.coverage();
-    assert_eq!(coverage.missed(FaultKind::Eio), [(Op::Create, "MANIFEST".to_owned()), (Op::CreateDir, "/".to_owned())]);
+    let missed: Vec<_> = coverage.missed(FaultKind::Eio).iter().map(|site| site.to_string()).collect();
+    let [manifest, table, dir] = missed.as_slice() else { panic!("{missed:?}") };
+    assert_eq!(manifest, "Create     MANIFEST     making        ");
+    assert_eq!(table, "Create     sst          builder       ");
+    assert_eq!(dir.trim_end(), "CreateDir  /");
     assert_eq!(coverage.missed(FaultKind::ShortWrite), []);
+    assert_eq!((coverage.sites().count(), coverage.injections()), (4, 1));
+    let (site, _) = coverage.sites().find(|(site, _)| site.file == "wal").unwrap();
+    disk.inject(Fault::new(FaultKind::Eio).at(site).forever());
+    env.create(&at("000003.wal")).unwrap();
+    crate::testing::set_stage("making");
+    env.create(&at("000004.sst")).unwrap();
+    env.create(&at("000004.wal")).unwrap_err();
+    crate::testing::set_stage("");
+    assert_eq!((coverage.count_at(FaultKind::Eio, site), disk.coverage().count_at(FaultKind::Eio, site)), (1, 2));
+    disk.clear_faults();
     let text = coverage.to_string();
-    assert!(text.contains("Create     wal                   2 calls  eio 1\n"), "{text}");
+    assert!(text.contains("Create     wal          making                  2 calls  eio 1\n"), "{text}");
+    assert!(text.contains("Create     sst          builder                 1 calls\n"), "{text}");
 
     // A copy counts into the same table.
     let copy = disk.crash(CrashPolicy::DropAll);
