@@ -89,7 +89,6 @@ impl fmt::Display for Verdict {
 struct Run<'a> {
     built: &'a Built,
     scratch: &'a Path,
-    seed: u64,
     /// How long each test takes without a defect, or that it does not pass.
     sound: BTreeMap<Catcher, OnceLock<Result<Duration, String>>>,
 }
@@ -101,7 +100,7 @@ pub(crate) fn run(built: &Built, scratch: &Path, seed: u64, share: Duration) -> 
     Random::of(&[seed]).shuffle(&mut order);
     let catchers = MUTANTS.iter().flat_map(|mutant| mutant.catchers);
     let sound = catchers.map(|catcher| (*catcher, OnceLock::new())).collect();
-    let run = Run { built, scratch, seed, sound };
+    let run = Run { built, scratch, sound };
     let (next, verdicts) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     println!("| planted defect | caught by | seconds |\n|---|---|---|");
     std::thread::scope(|scope| {
@@ -180,7 +179,8 @@ impl Run<'_> {
         let program = self.built.binaries.get(binary).ok_or_else(|| format!("cargo built no test binary {binary}"))?;
         let log = self.scratch.join(format!("{}-{binary}-{filter}", mutant.unwrap_or("sound")));
         let mut command = Command::new(program);
-        command.arg(filter).env("CAIRN_SEED", self.seed.to_string()).env_remove("CAIRN_MUTANT");
+        // Their own seed: what they catch does not depend on the order of the defects.
+        command.arg(filter).env_remove("CAIRN_SEED").env_remove("CAIRN_PROOF_SECONDS").env_remove("CAIRN_MUTANT");
         if let Some(mutant) = mutant {
             command.env("CAIRN_MUTANT", mutant);
         }

@@ -22,7 +22,9 @@ const MODEL: Catcher = ("model", "databases_of_any_options");
 const HISTORIES: Catcher = ("histories", "concurrent_histories");
 const BAD_DISK: Catcher = ("cairn_wal", "on_a_bad_disk");
 const REPLAY: Catcher = ("cairn_wal", "replay");
-const TABLE: Catcher = ("cairn_table", "tests");
+const CURSOR: Catcher = ("cairn_table", "cursor::tests");
+const SEAL: Catcher = ("cairn_table", "seal::tests");
+const ONE_WINS: Catcher = ("traps", "of_four_writers");
 const DAMAGE: Catcher = ("damage", "damage_after_a_clean_close");
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -37,7 +39,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("renamed-before-sync", &[CRASH]),
     mutant("replayed-log-not-synced", &[CRASH]),
     mutant("acknowledged-before-sync", &[CRASH]),
-    mutant("durable-before-sync", &[CRASH, HISTORIES]),
+    mutant("durable-before-sync", &[HISTORIES]),
     mutant("flushed-before-log-synced", &[CRASH]),
     mutant("snapshots-listed-before-sync", &[("durable_snapshots", "a_snapshot_of_the_durable")]),
     mutant("log-removed-before-edit", &[CRASH]),
@@ -51,11 +53,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("refused-group-left-behind", &[BAD_DISK]),
     // Damage.
     mutant("log-checksum-skipped", &[DAMAGE, REPLAY]),
-    mutant("salt-of-segment-skipped", &[REPLAY, ("cairn_wal", "tests")]),
-    mutant("table-checksum-skipped", &[DAMAGE, TABLE]),
-    mutant("block-not-bound-to-its-place", &[("check", "missing_and_swapped"), TABLE]),
+    mutant("salt-of-segment-skipped", &[("cairn_wal", "format::tests")]),
+    mutant("table-checksum-skipped", &[DAMAGE, SEAL]),
+    mutant("block-not-bound-to-its-place", &[SEAL]),
     mutant("checksum-of-current-skipped", &[DAMAGE, ("cairn", "current_golden_bytes")]),
-    mutant("damaged-middle-cut", &[DAMAGE, REPLAY]),
+    mutant("damaged-middle-cut", &[("damage", "damage_after_a_kill"), REPLAY]),
     mutant("lost-end-of-log-accepted", &[("check", "closed_log_lost_its_end")]),
     // Recovery.
     mutant("last-group-of-segment-skipped", &[CRASH, REPLAY]),
@@ -76,14 +78,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("level0-oldest-first", &[("traps", "flushed_tombstone"), MODEL]),
     mutant("last-key-of-table-missed", &[("traps", "the_last_key")]),
     mutant("filter-without-tombstones", &[("traps", "a_flushed_tombstone")]),
-    mutant("separator-off-by-one", &[TABLE, MODEL]),
-    mutant("split-versions-not-separated", &[TABLE, MODEL]),
-    mutant("seek-ends-with-its-block", &[TABLE, MODEL]),
+    mutant("separator-off-by-one", &[MODEL, CURSOR]),
+    mutant("split-versions-not-separated", &[MODEL, CURSOR]),
+    mutant("seek-ends-with-its-block", &[MODEL, CURSOR]),
     mutant("cached-block-of-another-table", &[MODEL]),
     // Conditions.
-    mutant("condition-decided-too-early", &[("traps", "of_two_writers"), HISTORIES]),
-    mutant("condition-decided-within-its-group", &[HISTORIES]),
-    mutant("condition-off-by-one", &[("traps", "of_two_writers"), HISTORIES]),
+    mutant("condition-decided-too-early", &[ONE_WINS, HISTORIES]),
+    mutant("condition-decided-within-its-group", &[ONE_WINS, HISTORIES]),
+    mutant("condition-off-by-one", &[ONE_WINS, HISTORIES]),
     mutant("condition-guessed", &[("traps", "a_condition_about_a_moment")]),
     // What flush and compaction keep.
     mutant("tombstone-dropped-under-a-snapshot", &[MODEL, ("cairn", "retain")]),
@@ -91,7 +93,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("snapshots-forgotten", &[("traps", "a_snapshot_and_an_iterator")]),
     mutant("merge-picks-older", &[("traps", "flush_and_compaction_at_once"), MODEL]),
     mutant("overlapping-tables-not-merged", &[("traps", "a_tombstone_is_kept"), MODEL]),
-    mutant("compaction-undoes-a-flush", &[("traps", "flush_and_compaction_at_once"), HISTORIES, MODEL]),
+    mutant("compaction-undoes-a-flush", &[HISTORIES, MODEL]),
     mutant("pinned-file-removed", &[("traps", "the_file_that_an_iterator_pins")]),
     mutant("pinned-blocks-not-counted", &[("traps", "what_readers_pin")]),
     // The server.
