@@ -180,6 +180,7 @@ impl Run<'_> {
         let log = self.scratch.join(format!("{}-{binary}-{filter}", mutant.unwrap_or("sound")));
         let mut command = Command::new(program);
         // Their own seed: what they catch does not depend on the order of the defects.
+        command.env("CAIRN_SHRINK", "0");
         command.arg(filter).env_remove("CAIRN_SEED").env_remove("CAIRN_PROOF_SECONDS").env_remove("CAIRN_MUTANT");
         if let Some(mutant) = mutant {
             command.env("CAIRN_MUTANT", mutant);
