@@ -17,6 +17,7 @@ mod survey;
 mod tables;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -321,8 +322,8 @@ impl Target {
 
     /// Makes the keyspace that stands for the old one with this id.
     fn keyspace(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
-        if !self.keyspaces.contains_key(&id) {
-            self.keyspaces.insert(id, self.db.keyspace(name)?);
+        if let Entry::Vacant(vacant) = self.keyspaces.entry(id) {
+            vacant.insert(self.db.keyspace(name)?);
         }
         Ok(())
     }

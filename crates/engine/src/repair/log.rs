@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use cairn_codec::hash64;
 use cairn_table::{Lookup, Read, Table};
-use cairn_wal::{Damage, Group, Item, KIND_CLOSING, Position, ReplayError, Scan, replay};
+use cairn_wal::{Group, Item, KIND_CLOSING, Position, ReplayError, Scan, replay};
 
 use crate::batch::{Op, Ops};
 use crate::commit::GROUP_KIND;
@@ -53,7 +53,7 @@ impl Repair<'_> {
     pub(super) fn log(&mut self, survey: &mut Survey, target: &mut Target) -> Result<()> {
         let mut walk = Walk::default();
         let mut open = OpenTables::default();
-        if survey.manifest && self.replays(survey)? {
+        if survey.manifest && self.replays(survey) {
             let (env, dir) = (self.env, self.dir);
             replay(env, dir, LOG, survey.log_start, |group| {
                 let path = LOG.path(dir, group.position.segment);
@@ -92,11 +92,10 @@ impl Repair<'_> {
     }
 
     /// Whether the log is sound from the manifest's start to its end.
-    fn replays(&self, survey: &Survey) -> Result<bool> {
+    fn replays(&self, survey: &Survey) -> bool {
         match replay(self.env, self.dir, LOG, survey.log_start, |_| Ok::<(), Infallible>(())) {
-            Ok(replayed) => Ok(!survey.log_closed || replayed.closing_groups > 0),
-            Err(ReplayError::Log(e @ cairn_wal::Error::Newer { .. })) => Err(wal_error(e)),
-            Err(ReplayError::Log(_)) => Ok(false),
+            Ok(replayed) => !survey.log_closed || replayed.closing_groups > 0,
+            Err(ReplayError::Log(_)) => false,
             Err(ReplayError::Visit(never)) => match never {},
         }
     }
@@ -120,13 +119,9 @@ impl Repair<'_> {
                 return Ok(());
             }
         };
-        match scan.header() {
-            Ok(header) => self.before_segment(header.previous, ids, walk),
-            Err(Damage::Newer { version }) => {
-                return Err(wal_error(cairn_wal::Error::Newer { path: path.to_path_buf(), version }));
-            }
-            // The groups say themselves where they belong.
-            Err(_) => {}
+        // Without a header the groups say themselves where they belong.
+        if let Ok(header) = scan.header() {
+            self.before_segment(header.previous, ids, walk);
         }
         loop {
             match scan.next() {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use cairn_env::Env;
 use cairn_table::Table;
-use cairn_wal::{Item, KIND_CLOSING, Scan};
+use cairn_wal::{Damage, Item, KIND_CLOSING, Naming, Scan};
 
 use crate::check::contradictions;
 use crate::edit::{self, Change, State};
@@ -30,10 +31,12 @@ impl Repair<'_> {
             }
         };
         for entry in self.entries {
+            let path = self.dir.join(&entry.name);
             match classify(&entry.name) {
-                FileKind::Log(id) if id >= survey.log_start => self.bytes_total += entry.len,
-                _ => {}
+                FileKind::Log(id) if id >= survey.log_start => refuse_newer(self.env, &path, LOG)?,
+                _ => continue,
             }
+            self.bytes_total += entry.len;
         }
         let parts = survey.spaces.values().flat_map(|space| &space.parts);
         self.bytes_total += parts.map(|part| part.file_bytes).sum::<u64>();
@@ -148,10 +151,8 @@ impl Repair<'_> {
     /// The changes of all whole edits of a manifest. Which of them are in force nobody knows.
     fn readable_edits(&self, path: &Path) -> Result<Vec<Change>> {
         let mut changes = Vec::new();
+        refuse_newer(self.env, path, MANIFEST)?;
         let Ok(mut scan) = Scan::open(self.env, path, MANIFEST) else { return Ok(changes) };
-        if let Err(cairn_wal::Damage::Newer { version }) = scan.header() {
-            return Err(wal_error(cairn_wal::Error::Newer { path: path.to_path_buf(), version }));
-        }
         while let Ok(Some(item)) = scan.next() {
             let Item::Group(group) = item else { continue };
             if group.kind != KIND_CLOSING {
@@ -182,5 +183,16 @@ impl Repair<'_> {
         part.smallest_key.clone_from(&summary.smallest_key);
         part.largest_key.clone_from(&summary.largest_key);
         Ok((owner, summary.largest_seq, part))
+    }
+}
+
+/// A segment in a newer format is no damage, and nothing to repair.
+fn refuse_newer(env: &Env, path: &Path, naming: Naming) -> Result<()> {
+    match Scan::open(env, path, naming).map(|scan| scan.header()) {
+        Ok(Err(Damage::Newer { version })) => {
+            Err(wal_error(cairn_wal::Error::Newer { path: path.to_path_buf(), version }))
+        }
+        // What else may be wrong is told when it is read.
+        _ => Ok(()),
     }
 }
