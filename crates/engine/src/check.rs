@@ -292,8 +292,7 @@ impl<'a> Check<'a> {
     ) -> Option<TableRef> {
         let path = table_path(self.dir, meta.id);
         let removals = Arc::new(RemovalQueue::default());
-        let opened =
-            recovery::open_table(self.env, self.dir, id, meta.clone(), hash_seed, &self.cache, &self.memory, removals);
+        let opened = recovery::open_table(self.env, self.dir, id, meta.clone(), hash_seed, &self.cache, removals);
         let table = match opened {
             Ok(table) => table,
             Err(e) => {

@@ -188,7 +188,6 @@ impl Core {
             meta,
             self.hash_seed,
             &self.cache,
-            &self.memory,
             self.removals.clone(),
         )
     }

@@ -79,7 +79,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table = open_table(env, dir, id, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, id, meta.clone(), state.hash_seed, &cache, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -283,9 +283,9 @@ pub(crate) fn open_table(
     meta: TableMeta,
     hash_seed: u64,
     cache: &Arc<Cache>,
-    memory: &Arc<Memory>,
     removals: Arc<RemovalQueue>,
 ) -> Result<TableRef> {
+    let memory = cache.memory();
     let path = table_path(dir, meta.id);
     let file = env.open(&path).map_err(|e| {
         if e.is_not_found() {

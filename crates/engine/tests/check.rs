@@ -6,10 +6,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cairn::{Db, Durability, Env, ErrorKind, Options, Report, check, inspect};
 use cairn_env::SimDisk;
-use common::{Random, tiny};
+use common::{Random, base_seed, number, tiny};
 
 const DIR: &str = "data";
 
@@ -252,11 +253,14 @@ fn every_flipped_bit_is_found() {
             file.write_all_at(&[*byte], at as u64).unwrap();
         }
     }
+    println!("proof: check bits flipped one by one = {flips}");
+    println!("proof: check flipped bits found = {flips}");
     println!("{flips} bits in {:?}", whole.iter().map(|(name, content)| (name, content.len())).collect::<Vec<_>>());
     assert_eq!(report(&env).findings, []);
 }
 
-/// Over a database of many tables and several segments, zeros written ahead behind the log's end.
+/// Over a database of many tables and several segments, zeros written ahead behind the log's end: 600
+/// bits, or as many as `CAIRN_PROOF_SECONDS` allow, from `CAIRN_SEED`.
 #[test]
 fn flipped_bits_of_a_larger_database_are_found() {
     let env = Env::memory();
@@ -265,8 +269,11 @@ fn flipped_bits_of_a_larger_database_are_found() {
     assert!(names(&whole, "log-").len() > 1 && names(&whole, "table-").len() > 20, "{:?}", whole.keys());
     let covered: Vec<_> =
         whole.iter().filter(|(name, bytes)| !UNCOVERED.contains(&name.as_str()) && !bytes.is_empty()).collect();
-    let mut random = Random::new(12);
-    for round in 0..600 {
+    println!("CAIRN_SEED={}", base_seed());
+    let mut random = Random::new(base_seed() + 11);
+    let (clock, mut round) = (Env::real(), 0);
+    let until = clock.now() + Duration::from_secs(number("CAIRN_PROOF_SECONDS", 0));
+    while round < 600 || clock.now() < until {
         // Every file gets its share, however small it is beside the log.
         let (name, content) = covered[round % covered.len()];
         let (at, bit) = (random.below(content.len() as u64), random.below(8));
@@ -279,7 +286,9 @@ fn flipped_bits_of_a_larger_database_are_found() {
             "bit {bit} of byte {at} of {name}: {report:#?}"
         );
         file.write_all_at(&[byte], at).unwrap();
+        round += 1;
     }
+    println!("proof: check bits flipped at random = {round}");
     assert_eq!(report(&env).findings, []);
 }
 

@@ -42,6 +42,7 @@ struct Recipe {
     name: &'static str,
     options: fn() -> Options,
     rounds: u64,
+    value_bytes_max: u64,
     /// Copied while open, as a killed process leaves it.
     killed: bool,
 }
@@ -52,25 +53,34 @@ fn small() -> Options {
 }
 
 const RECIPES: [Recipe; 6] = [
-    Recipe { name: "empty", options: small, rounds: 0, killed: false },
-    Recipe { name: "levels", options: small, rounds: 160, killed: false },
+    Recipe { name: "empty", options: small, rounds: 0, value_bytes_max: 60, killed: false },
+    Recipe { name: "levels", options: small, rounds: 400, value_bytes_max: 300, killed: false },
     Recipe {
         name: "killed",
         options: || Options { durability: Durability::Commit, ..small() },
         rounds: 90,
+        value_bytes_max: 60,
         killed: true,
     },
     Recipe {
         name: "no-compression",
         options: || Options { compression: Compression::None, ..small() },
         rounds: 60,
+        value_bytes_max: 60,
         killed: false,
     },
-    Recipe { name: "no-filter", options: || Options { filter_bits_per_key: 0, ..small() }, rounds: 60, killed: false },
+    Recipe {
+        name: "no-filter",
+        options: || Options { filter_bits_per_key: 0, ..small() },
+        rounds: 60,
+        value_bytes_max: 60,
+        killed: false,
+    },
     Recipe {
         name: "series",
         options: || Options { memtable_entries_max: Some(20), table_entries_max: Some(30), ..series() },
         rounds: 60,
+        value_bytes_max: 60,
         killed: false,
     },
 ];
@@ -116,6 +126,13 @@ fn dump(db: &Db) -> String {
     text
 }
 
+/// Half of it repeats, so that compression has something to do and does not do away with all.
+fn value(random: &mut Random, length: usize) -> Vec<u8> {
+    let letter = |random: &mut Random| b'a' + random.below(26) as u8;
+    let repeated = letter(random);
+    (0..length).map(|i| if i % 2 == 0 { repeated } else { letter(random) }).collect()
+}
+
 /// Makes the database of a recipe: its files, and its content.
 fn make(recipe: &Recipe) -> (Files, String) {
     let disk = SimDisk::new();
@@ -129,10 +146,10 @@ fn make(recipe: &Recipe) -> (Files, String) {
             for _ in 0..1 + random.below(3) {
                 let keyspace = if random.chance(3) { &other } else { &db.default_keyspace() };
                 let key = random.key();
-                let length = random.below(60) as usize;
+                let length = random.below(recipe.value_bytes_max) as usize;
                 match random.chance(4) {
                     true => batch.delete(keyspace, &key),
-                    false => batch.put(keyspace, &key, &vec![b'a' + (round % 26) as u8; length]),
+                    false => batch.put(keyspace, &key, &value(&mut random, length)),
                 }
             }
             db.write(batch, (recipe.options)().durability).unwrap();
@@ -235,6 +252,19 @@ fn every_build_opens_what_an_earlier_one_wrote() {
     assert!(opened >= RECIPES.len());
     println!("proof: golden databases opened = {opened}");
     println!("proof: golden versions opened = {versions}");
+}
+
+/// What the recipe called "levels" is for: it would be of little use if it had one.
+#[test]
+fn the_levels_are_several() {
+    let env = world(&files(&Env::real(), &home().join(format!("v{VERSION}/levels"))));
+    let db = Db::open_in(&env, DIR, Options { log_bytes_max: 1 << 20, ..Options::default() }).unwrap();
+    let stats = db.stats();
+    for keyspace in ["default", "other"] {
+        let levels = stats.levels().iter().filter(|level| level.keyspace == keyspace).count();
+        assert!(levels >= 2, "{keyspace}: {:#?}", stats.levels());
+    }
+    assert!(stats.levels().iter().map(|level| level.tables).sum::<u64>() > 8, "{:#?}", stats.levels());
 }
 
 /// A directory that a later build wrote is refused with a message that says so; it is not taken for
