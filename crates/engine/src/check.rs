@@ -153,14 +153,12 @@ struct Check<'a> {
     progress: &'a mut dyn FnMut(Progress<'_>),
     bytes_done: u64,
     bytes_total: u64,
-    memory: Arc<Memory>,
     cache: Arc<Cache>,
 }
 
 impl<'a> Check<'a> {
     fn new(env: &'a Env, dir: &'a Path, progress: &'a mut dyn FnMut(Progress<'_>)) -> Check<'a> {
-        let memory = Memory::new(MEMORY_BYTES);
-        let cache = Arc::new(Cache::new(memory.clone(), Arc::new(Counters::default())));
+        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES), Arc::new(Counters::default())));
         Check {
             env,
             dir,
@@ -169,7 +167,6 @@ impl<'a> Check<'a> {
             progress,
             bytes_done: 0,
             bytes_total: 0,
-            memory,
             cache,
         }
     }

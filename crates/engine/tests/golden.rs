@@ -283,8 +283,8 @@ fn what_a_later_build_wrote_is_refused() {
             let body = body.split_once(" check").unwrap().0;
             *bytes = format!("{body} check {:016x}\n", checksum64(body.as_bytes())).into_bytes();
         }),
-        (log, newer_segment),
-        (manifest, newer_segment),
+        (log, |bytes| newer_segment(bytes)),
+        (manifest, |bytes| newer_segment(bytes)),
         (table, |bytes| {
             let footer = bytes.len() - 96;
             let place = {
@@ -312,7 +312,7 @@ fn what_a_later_build_wrote_is_refused() {
 }
 
 /// The header of a segment, one version on.
-fn newer_segment(bytes: &mut Vec<u8>) {
+fn newer_segment(bytes: &mut [u8]) {
     bytes[8..12].copy_from_slice(&(cairn_wal::FORMAT_VERSION + 1).to_le_bytes());
     let mut half = Vec::new();
     half.put_u64(checksum64(&bytes[..12]));
