@@ -234,7 +234,12 @@ fn a_manifest_that_contradicts_itself() {
     let mut db = Database::new();
     let meta = db.table(0, 1, 5, &["a 40"]).clone();
     db.keyspace(1).tables.insert(5, (3, meta));
-    db.is_damaged(manifest(), "table 5 is in the keyspaces \"default\" and \"users\"");
+    db.write();
+    let findings = db.findings();
+    let [twice, owner] = findings.as_slice() else { panic!("{findings:#?}") };
+    assert_eq!((&twice.path, &owner.path), (&manifest(), &table(5)));
+    assert!(twice.what.contains("table 5 is in the keyspaces \"default\" and \"users\""), "{twice}");
+    assert!(owner.what.contains("it belongs to keyspace 0, and the manifest says to keyspace 1"), "{owner}");
     let mut db = Database::new();
     db.table(0, 1, 5, &["a 40", "c 30"]);
     db.table(0, 1, 4, &["b 20"]);
