@@ -59,6 +59,8 @@ const STAGES: &[Stage] = &[
     engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
     engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
     engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
+    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"]),
+    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"]),
     engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
     engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
     Stage {

@@ -33,7 +33,7 @@ impl Core {
         if let Some(largest) = buffer.memtable.largest_seq() {
             self.sync_through(SeqNo(largest))?;
         }
-        let mut output = Output::new(self, 0, self.snapshots.list());
+        let mut output = Output::new(self, id, 0, self.snapshots.list());
         let tables = self.write_tables(&buffer, &mut output);
         let bytes = output.bytes();
         match tables.and_then(|tables| self.install_flush(id, &buffer, tables)) {
