@@ -9,6 +9,7 @@ mod http;
 mod kills;
 mod ledger;
 mod life;
+mod mutants;
 mod random;
 mod report;
 mod served;
@@ -45,6 +46,8 @@ enum Work {
     Syscalls,
     /// Here: power cuts on a real file system.
     Cuts,
+    /// By test binaries with defects planted under them.
+    Mutants,
 }
 
 const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
@@ -75,6 +78,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "kills", weight: 12, work: Work::Kills },
     Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
     Stage { name: "cuts", weight: 8, work: Work::Cuts },
+    Stage { name: "mutants", weight: 8, work: Work::Mutants },
 ];
 
 /// From so many minutes on a run is a long one, with its own least numbers.
@@ -109,6 +113,12 @@ impl Plan {
         let wanted = |stage: &&Stage| self.only.is_empty() || self.only.iter().any(|name| name == stage.name);
         Ok(STAGES.iter().filter(wanted).collect())
     }
+
+    /// Whether any stage starts the release binaries.
+    pub(crate) fn needs_release(&self) -> bool {
+        let starts = |stage: &&Stage| matches!(stage.work, Work::Kills | Work::Syscalls | Work::Cuts);
+        self.stages().is_ok_and(|stages| stages.iter().any(starts))
+    }
 }
 
 /// What a victim does that a stage started: see [`victim`].
@@ -134,19 +144,25 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
     // All builds come first, so that what is left of the time is for proving.
     let mut ready = Vec::new();
     for stage in stages {
-        let Work::Tests(tests) = &stage.work else {
-            ready.push(stage);
-            continue;
-        };
         println!("building {}", stage.name);
-        if let Some(lack) = tests.lack() {
-            println!("=== SKIPPED: {}: {lack}", stage.name);
-            report.add(stage.name, 0, Outcome::Skipped(lack));
-        } else if let Err(what) = tests.build(&plan.root) {
-            println!("=== {} FAILED: {what}", stage.name);
-            report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
-        } else {
-            ready.push(stage);
+        let built = match &stage.work {
+            Work::Tests(tests) => match tests.lack() {
+                Some(lack) => {
+                    println!("=== SKIPPED: {}: {lack}", stage.name);
+                    report.add(stage.name, 0, Outcome::Skipped(lack));
+                    continue;
+                }
+                None => tests.build(&plan.root),
+            },
+            Work::Mutants => mutants::build(&plan.root, &plan.target).map(drop),
+            Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
+        };
+        match built {
+            Ok(()) => ready.push(stage),
+            Err(what) => {
+                println!("=== {} FAILED: {what}", stage.name);
+                report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
+            }
         }
     }
     println!("built after {} s", began.elapsed().as_secs());
@@ -191,6 +207,10 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
         Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
+        Work::Mutants => match mutants::build(&plan.root, &plan.target) {
+            Ok(built) => mutants::run(&built, &scratch, plan.seed, share),
+            Err(what) => Err(what).into(),
+        },
     };
     if !matches!(outcome, Outcome::Failed { .. }) {
         // What a failed stage left is evidence.

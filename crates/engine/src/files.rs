@@ -147,7 +147,7 @@ fn parse_current_text(bytes: &[u8]) -> std::result::Result<u64, Refused> {
     };
     let version: u32 = version.parse().map_err(|_| malformed())?;
     let id: u64 = id.parse().map_err(|_| malformed())?;
-    if current_text(version, id) != text {
+    if current_text(version, id) != text && !cairn_env::mutant("checksum-of-current-skipped") {
         return Err(Refused::Damaged("its checksum does not match"));
     }
     if version > FORMAT_VERSION { Err(Refused::Newer(version)) } else { Ok(id) }

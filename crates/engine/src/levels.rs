@@ -122,6 +122,9 @@ impl TableHandle {
     /// Says that a durable edit no longer lists it: the file goes with the last reference.
     pub(crate) fn mark_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+        if cairn_env::mutant("pinned-file-removed") {
+            self.removals.push(self.path.clone());
+        }
     }
 }
 
@@ -193,7 +196,11 @@ impl Levels {
     pub(crate) fn find(&self, level: usize, key: &[u8]) -> Option<&TableRef> {
         debug_assert!(level > 0);
         let tables = self.level(level);
-        let at = tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
+        let misses = cairn_env::mutant("last-key-of-table-missed");
+        let at = tables.partition_point(|t| {
+            let largest = t.meta.largest_key.as_slice();
+            largest < key || (misses && largest == key)
+        });
         tables.get(at).filter(|t| t.meta.smallest_key.as_slice() <= key)
     }
 
@@ -228,6 +235,9 @@ fn sort(level: usize, tables: &mut [TableRef]) {
     if level == 0 {
         // One memtable may become several tables with disjoint keys; their order does not matter.
         tables.sort_by_key(|table| std::cmp::Reverse((table.meta.largest_seq, table.meta.id)));
+        if cairn_env::mutant("level0-oldest-first") {
+            tables.reverse();
+        }
     } else {
         tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
         debug_assert!(

@@ -62,6 +62,8 @@ mod types;
 
 pub use batch::Batch;
 pub use cairn_env::Env;
+#[doc(hidden)]
+pub use cairn_env::mutant;
 pub use check::{Finding, Progress, Report, Severity, check};
 pub use cursor::{Cursor, Iter, KeyValue};
 pub use db::{Db, Keyspace};

@@ -155,7 +155,14 @@ impl Manifest {
             cairn_wal::Error::NoSpace(_) => EditError::Refused(wal_error(e)),
             e => EditError::InDoubt(wal_error(e)),
         })?;
-        self.syncer.sync().map_err(|e| EditError::InDoubt(wal_error(e)))?;
+        if !cairn_env::mutant("manifest-not-synced") {
+            self.syncer.sync().map_err(|e| match e {
+                cairn_wal::Error::Io(ref io) if io.is_no_space() && cairn_env::mutant("doubtful-edit-refused") => {
+                    EditError::Refused(wal_error(e))
+                }
+                e => EditError::InDoubt(wal_error(e)),
+            })?;
+        }
         self.edits += 1;
         self.state = state;
         Ok(())

@@ -62,7 +62,7 @@ impl<'a> Output<'a> {
             core,
             keyspace,
             level,
-            retainer: Retainer::new(snapshots),
+            retainer: Retainer::new(if cairn_env::mutant("snapshots-forgotten") { Vec::new() } else { snapshots }),
             current: None,
             finished: Vec::new(),
             charge: core.memory.charge(Use::Compaction, 0),
@@ -142,12 +142,14 @@ impl<'a> Output<'a> {
         if self.finished.is_empty() {
             return Ok(Vec::new());
         }
-        self.core.env.sync_dir(&self.core.dir).inspect_err(|e| {
-            // It may have thrown away names that others made and take for durable soon.
-            if !e.is_no_space() {
-                self.core.close_to_writes(&format!("the directory could not be synced: {e}"));
-            }
-        })?;
+        if !cairn_env::mutant("directory-not-synced") {
+            self.core.env.sync_dir(&self.core.dir).inspect_err(|e| {
+                // It may have thrown away names that others made and take for durable soon.
+                if !e.is_no_space() {
+                    self.core.close_to_writes(&format!("the directory could not be synced: {e}"));
+                }
+            })?;
+        }
         self.finished.iter().map(|(meta, _)| self.core.open_table(self.keyspace, meta.clone())).collect()
     }
 

@@ -106,7 +106,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         removals,
         visible: AtomicU64::new(0),
         durable: AtomicU64::new(0),
-        next_table: AtomicU64::new(state.next_table),
+        next_table: AtomicU64::new(if cairn_env::mutant("table-number-reused") { 1 } else { state.next_table }),
         log_space: LogSpace::default(),
         lead: env.mutex(Lead::new(log)),
         syncer,
@@ -130,7 +130,12 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         None => Ok(SeqNo(0)),
     };
     let last = replayed
-        .and_then(|last| core.syncer.sync().map(|_| last).map_err(wal_error))
+        .and_then(|last| {
+            if cairn_env::mutant("replayed-log-not-synced") {
+                return Ok(last);
+            }
+            core.syncer.sync().map(|_| last).map_err(wal_error)
+        })
         .inspect_err(|_| core.remove_new_log(next_segment))?;
     let mut state = state;
     let position = core.lead.lock().log()?.position();
@@ -234,6 +239,9 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
 /// left by an opening that was interrupted before it could make them durable.
 fn create_dir(env: &Env, dir: &Path) -> Result<()> {
     env.create_dir_all(dir)?;
+    if cairn_env::mutant("new-directory-not-synced") {
+        return Ok(());
+    }
     for parent in dir.ancestors().skip(1) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match env.sync_dir(parent) {
@@ -316,7 +324,7 @@ pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
 impl Core {
     /// Reads the old log into memtables and the new log; returns the last number there is.
     fn replay_log(&self, state: &State, last_flushed: SeqNo, old_log: &OldLog) -> Result<SeqNo> {
-        let mut last = last_flushed;
+        let mut last = if cairn_env::mutant("flushed-numbers-forgotten") { SeqNo(0) } else { last_flushed };
         let mut lead = self.lead.lock();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
             let path = LOG.path(&self.dir, group.position.segment);
@@ -342,6 +350,8 @@ impl Core {
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
+                        let mixed_up = cairn_env::mutant("keyspace-mixed-up-at-replay");
+                        let op = if mixed_up { Op { keyspace: DEFAULT_KEYSPACE_ID, ..op } } else { op };
                         inserts.push((seq, op));
                     }
                     seq += 1;
@@ -370,7 +380,7 @@ impl Core {
             Ok(())
         })
         .map_err(log_error)?;
-        if old_log.closed && replayed.closing_groups == 0 {
+        if old_log.closed && replayed.closing_groups == 0 && !cairn_env::mutant("lost-end-of-log-accepted") {
             let path = LOG.path(&self.dir, replayed.end.segment);
             return Err(Error::corrupt(path, Some(replayed.end.offset), LOST_END));
         }
@@ -399,7 +409,7 @@ impl Core {
     /// Makes everything up to `last` the state to go on from: it is applied and synced.
     fn start_from(&self, last: SeqNo) {
         let mut lead = self.lead.lock();
-        lead.next_seq = last.0 + 1;
+        lead.next_seq = last.0 + u64::from(!cairn_env::mutant("number-reused-after-reopen"));
         self.visible.store(last.0, std::sync::atomic::Ordering::Release);
         self.durable.store(last.0, std::sync::atomic::Ordering::Release);
     }

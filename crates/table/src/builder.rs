@@ -112,7 +112,9 @@ impl TableBuilder {
         if new_key {
             self.last_hash = hash64(key, self.options.hash_seed);
         }
-        self.partitions.add_key(self.last_hash, new_key);
+        if kind != 0 || !cairn_env::mutant("filter-without-tombstones") {
+            self.partitions.add_key(self.last_hash, new_key);
+        }
         if self.summary.entries == 0 {
             self.summary.smallest_key = key.to_vec();
         }
@@ -166,7 +168,9 @@ impl TableBuilder {
         let properties = self.append(&described.encode())?;
         self.out.extend_from_slice(&Footer { table_id, hash_seed, data_end, index, properties }.encode());
         self.write_out()?;
-        self.file.sync_all()?;
+        if !cairn_env::mutant("table-not-synced") {
+            self.file.sync_all()?;
+        }
         Ok(TableSummary { file_bytes: self.written, ..described.summary })
     }
 
