@@ -57,17 +57,19 @@ pub(crate) enum FileKind {
 
 /// The path of a table.
 pub(crate) fn table_path(dir: &Path, id: TableId) -> PathBuf {
-    dir.join(format!("{TABLE_PREFIX}{id:010}{TABLE_SUFFIX}"))
+    dir.join(table_name(id))
+}
+
+fn table_name(id: TableId) -> String {
+    format!("{TABLE_PREFIX}{id:010}{TABLE_SUFFIX}")
 }
 
 /// Reads a name.
 pub(crate) fn classify(name: &str) -> FileKind {
     let table = || {
-        let digits = name.strip_prefix(TABLE_PREFIX)?.strip_suffix(TABLE_SUFFIX)?;
-        if digits.len() < 10 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        digits.parse().ok()
+        let id = name.strip_prefix(TABLE_PREFIX)?.strip_suffix(TABLE_SUFFIX)?.parse().ok()?;
+        // One name per table: with a zero more it is not ours.
+        (table_name(id) == name).then_some(id)
     };
     match name {
         CURRENT => FileKind::Current,
@@ -93,7 +95,7 @@ pub(crate) fn classify(name: &str) -> FileKind {
 
 /// The text of `CURRENT`. Every version keeps its form, so that an older build can tell a newer
 /// directory from a damaged one.
-fn current_text(version: u32, manifest: u64) -> String {
+pub(crate) fn current_text(version: u32, manifest: u64) -> String {
     let body = format!("cairn format {version} manifest {manifest}");
     let check = checksum64(body.as_bytes());
     format!("{body} check {check:016x}\n")
@@ -133,12 +135,12 @@ fn parse_current(path: &Path, bytes: &[u8]) -> Result<u64> {
 
 /// Why the text of `CURRENT` was refused.
 #[derive(Debug, PartialEq, Eq)]
-enum Refused {
+pub(crate) enum Refused {
     Damaged(&'static str),
     Newer(u32),
 }
 
-fn parse_current_text(bytes: &[u8]) -> std::result::Result<u64, Refused> {
+pub(crate) fn parse_current_text(bytes: &[u8]) -> std::result::Result<u64, Refused> {
     let malformed = || Refused::Damaged("it is not the line that names the manifest");
     let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -170,6 +172,7 @@ mod tests {
             ("RESERVE", FileKind::Reserve),
             ("table-1.sst", FileKind::Foreign),
             ("table-+000000001.sst", FileKind::Foreign),
+            ("table-00000000031.sst", FileKind::Foreign),
             ("notes.txt", FileKind::Foreign),
         ] {
             assert_eq!(classify(name), kind, "{name}");

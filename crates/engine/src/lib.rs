@@ -39,6 +39,9 @@ mod edit;
 mod error;
 mod files;
 mod flush;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod jobs;
 mod levels;

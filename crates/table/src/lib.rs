@@ -28,6 +28,9 @@ mod describe;
 mod error;
 mod filter;
 mod footer;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod options;
 mod partition;

@@ -157,7 +157,11 @@ impl Properties {
             },
             filter_bits_per_key: number(r.varint()?),
             filter_hashes: Some(number(r.varint()?)).filter(|k| *k > 0),
-            hash_index: r.u8()? != 0,
+            hash_index: match r.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(r.error("a hash index that is neither there nor not")),
+            },
         };
         if options.check().is_err() {
             return Err(r.error("options in the properties are out of bounds"));
