@@ -6,7 +6,6 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use cairn::{Db, Durability, Env, ErrorKind, Options, Report, check, inspect};
 use cairn_env::SimDisk;
