@@ -5,6 +5,7 @@
 //! machine cannot run is SKIPPED with the reason and never counts as passed.
 
 mod cuts;
+mod fuzz;
 mod http;
 mod kills;
 mod ledger;
@@ -48,11 +49,38 @@ enum Work {
     Cuts,
     /// By test binaries with defects planted under them.
     Mutants,
+    /// Here: libFuzzer over every target.
+    Fuzz,
+}
+
+impl Work {
+    /// Why this machine cannot do it, as far as that shows before it begins.
+    fn lack(&self) -> Option<String> {
+        match self {
+            Work::Tests(tests) => tests.lack(),
+            Work::Fuzz => fuzz::lack(),
+            Work::Mutants | Work::Kills | Work::Syscalls | Work::Cuts => None,
+        }
+    }
+
+    /// Compiles what it needs beyond the release binaries.
+    fn build(&self, root: &Path, target: &Path) -> Result<(), String> {
+        match self {
+            Work::Tests(tests) => tests.build(root),
+            Work::Mutants => mutants::build(root, target).map(drop),
+            Work::Fuzz => fuzz::build(root),
+            Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
+        }
+    }
 }
 
 const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
     Stage { name, weight, work: Work::Tests(Tests::of(cargo)) }
 }
+
+/// The standard library is instrumented too: else its own synchronisation is taken for races.
+const THREADS_INSTRUMENTED: &[&str] =
+    &["+nightly", "test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "cairn", "--test", "threads"];
 
 const STAGES: &[Stage] = &[
     engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
@@ -62,6 +90,8 @@ const STAGES: &[Stage] = &[
     engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
     engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
     engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
+    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"]),
+    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"]),
     engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
     engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
     Stage {
@@ -69,10 +99,35 @@ const STAGES: &[Stage] = &[
         weight: 3,
         work: Work::Tests(Tests {
             filter: &["interleavings"],
-            environment: &[("RUSTFLAGS", "--cfg loom"), ("LOOM_MAX_PREEMPTIONS", "3")],
+            // Without a bound on preemptions: every interleaving.
+            environment: &[("RUSTFLAGS", "--cfg loom"), ("RUST_BACKTRACE", "0")],
             ..Tests::of(&["test", "-p", "cairn", "--lib"])
         }),
     },
+    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"]),
+    Stage {
+        name: "miri",
+        weight: 4,
+        work: Work::Tests(Tests {
+            filter: &["memtable::tests"],
+            environment: &[("RUST_BACKTRACE", "0"), ("MIRIFLAGS", "-Zmiri-disable-isolation")],
+            needs: Some((&["cargo", "+nightly", "miri", "--version"], "there is no nightly toolchain with miri")),
+            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"])
+        }),
+    },
+    Stage {
+        name: "thread sanitizer",
+        weight: 4,
+        work: Work::Tests(Tests {
+            environment: &[("RUSTFLAGS", "-Zsanitizer=thread"), ("TSAN_OPTIONS", "halt_on_error=1")],
+            needs: Some((
+                &["sh", "-c", "test -d \"$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/std\""],
+                "there is no nightly toolchain with rust-src, to instrument the standard library too",
+            )),
+            ..Tests::of(THREADS_INSTRUMENTED)
+        }),
+    },
+    Stage { name: "fuzz", weight: 9, work: Work::Fuzz },
     Stage { name: "kills", weight: 12, work: Work::Kills },
     Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
     Stage { name: "cuts", weight: 8, work: Work::Cuts },
@@ -143,24 +198,14 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
     let mut ready = Vec::new();
     for stage in stages {
         println!("building {}", stage.name);
-        let built = match &stage.work {
-            Work::Tests(tests) => match tests.lack() {
-                Some(lack) => {
-                    println!("=== SKIPPED: {}: {lack}", stage.name);
-                    report.add(stage.name, 0, Outcome::Skipped(lack));
-                    continue;
-                }
-                None => tests.build(&plan.root),
-            },
-            Work::Mutants => mutants::build(&plan.root, &plan.target).map(drop),
-            Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
-        };
-        match built {
-            Ok(()) => ready.push(stage),
-            Err(what) => {
-                println!("=== {} FAILED: {what}", stage.name);
-                report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
-            }
+        if let Some(lack) = stage.work.lack() {
+            println!("=== SKIPPED: {}: {lack}", stage.name);
+            report.add(stage.name, 0, Outcome::Skipped(lack));
+        } else if let Err(what) = stage.work.build(&plan.root, &plan.target) {
+            println!("=== {} FAILED: {what}", stage.name);
+            report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
+        } else {
+            ready.push(stage);
         }
     }
     println!("built after {} s", began.elapsed().as_secs());
@@ -209,6 +254,7 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
             Ok(built) => mutants::run(&built, &scratch, plan.seed, share),
             Err(what) => Err(what).into(),
         },
+        Work::Fuzz => fuzz::run(&plan.root, &plan.target, &context, share),
     };
     if !matches!(outcome, Outcome::Failed { .. }) {
         // What a failed stage left is evidence.

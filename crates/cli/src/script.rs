@@ -237,4 +237,6 @@ impl fmt::Display for ParseError {
 }
 
 #[cfg(test)]
+// The fuzz targets compile this file from elsewhere too.
+#[path = "script/tests.rs"]
 mod tests;

@@ -87,6 +87,11 @@ impl Cache {
         }
     }
 
+    /// The budget that it shares.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Bytes of the blocks in it.
     pub(crate) fn weight(&self) -> u64 {
         self.blocks.weight()

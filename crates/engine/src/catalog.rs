@@ -14,6 +14,10 @@
 //!    therefore drop versions that are hidden from every registered snapshot and from everyone
 //!    who loads the number later.
 
+#[cfg(test)]
+#[cfg(loom)]
+mod interleavings;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;

@@ -27,7 +27,7 @@ impl Core {
             return Ok(());
         }
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
-        let mut output = Output::new(self, plan.output_level, self.snapshots.list());
+        let mut output = Output::new(self, id, plan.output_level, self.snapshots.list());
         let tables = self.merge_inputs(&tree.levels, plan, &mut output);
         drop(tree);
         let (bytes, dropped) = (output.bytes(), output.dropped);

@@ -36,7 +36,7 @@ impl Core {
         {
             self.sync_through(SeqNo(largest))?;
         }
-        let mut output = Output::new(self, 0, early.unwrap_or_else(|| self.snapshots.list()));
+        let mut output = Output::new(self, id, 0, early.unwrap_or_else(|| self.snapshots.list()));
         let tables = self.write_tables(&buffer, &mut output);
         let bytes = output.bytes();
         match tables.and_then(|tables| self.install_flush(id, &buffer, tables)) {

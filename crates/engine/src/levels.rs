@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cairn_table::{Table, TableSummary};
 
 use crate::memory::Charge;
-use crate::types::{SeqNo, TableId, shown};
+use crate::types::{KeyspaceId, SeqNo, TableId, shown};
 
 /// The number of levels. With a factor of ten between them, seven hold more than a disk.
 pub(crate) const LEVEL_COUNT: usize = 7;
@@ -43,8 +43,14 @@ impl TableMeta {
         self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
     }
 
-    /// Where a table and what the manifest says of it differ, if they do.
-    pub(crate) fn disagreement(&self, table: &TableSummary) -> Option<String> {
+    /// Where a table and what the manifest says of it, in this keyspace, differ, if they do.
+    pub(crate) fn disagreement(&self, keyspace: KeyspaceId, table: &TableSummary) -> Option<String> {
+        if table.owner != u64::from(keyspace) {
+            return Some(format!(
+                "it belongs to keyspace {}, and the manifest says to keyspace {keyspace}",
+                table.owner
+            ));
+        }
         let numbers = [
             ("bytes", self.file_bytes, table.file_bytes),
             ("entries", self.entries, table.entries),

@@ -203,7 +203,7 @@ pub(crate) fn wal_error(e: cairn_wal::Error) -> Error {
         cairn_wal::Error::Io(e) | cairn_wal::Error::NoSpace(e) => e.into(),
         cairn_wal::Error::Corrupt { ref path, offset, .. } => Error::corrupt(path, Some(offset), corrupt_text(&e)),
         cairn_wal::Error::Newer { ref path, .. } => {
-            Error::corrupt(path, Some(0), "it was written by a newer version: use a newer cairn")
+            Error::newer(path, "it was written by a newer version: use a newer cairn")
         }
         cairn_wal::Error::Missing { ref path } => {
             Error::corrupt(path, None, "it is missing, and the manifest needs it")

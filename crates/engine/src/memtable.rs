@@ -32,6 +32,8 @@ mod node;
 mod path;
 mod publish;
 mod record;
+#[cfg(loom)]
+mod shadow;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
@@ -43,7 +45,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arena::{Arena, Bump};
-use atomics::{AtomicU64, Ordering};
+use atomics::{AtomicU64, Needed, Ordering, order};
 use path::Path;
 use publish::{At, Slot};
 use record::{Leaf, VersionRecord};
@@ -224,13 +226,13 @@ impl Memtable {
     /// The smallest sequence number inserted, if any was.
     pub(crate) fn smallest_seq(&self) -> Option<u64> {
         // The count is stored last, with release: who sees it sees the numbers.
-        let any = self.versions.load(Ordering::Acquire) > 0;
+        let any = self.versions.load(order(Needed::VersionsLoad)) > 0;
         any.then(|| self.seq_smallest.load(Ordering::Relaxed))
     }
 
     /// The largest sequence number inserted, if any was.
     pub(crate) fn largest_seq(&self) -> Option<u64> {
-        let any = self.versions.load(Ordering::Acquire) > 0;
+        let any = self.versions.load(order(Needed::VersionsLoad)) > 0;
         any.then(|| self.seq_largest.load(Ordering::Relaxed))
     }
 
@@ -272,7 +274,7 @@ impl MemtableWriter {
             table.seq_smallest.store(seq, Ordering::Relaxed);
         }
         table.seq_largest.store(seq, Ordering::Relaxed);
-        table.versions.store(table.versions() + 1, Ordering::Release);
+        table.versions.store(table.versions() + 1, order(Needed::VersionsPublish));
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ use crate::catalog::{Catalog, CatalogCell, Tree};
 use crate::commit::{CommitState, GROUP_KIND, Lead};
 use crate::core::{Core, Health};
 use crate::edit::{Change, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::{self, FileKind, LOCK, LOG, MANIFEST, classify, table_path};
 use crate::jobs::Jobs;
 use crate::levels::{Levels, RemovalQueue, TableHandle, TableMeta, TableRef};
@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, NUMBER_MAX, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, NUMBER_MAX, SeqNo};
 
 /// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
 /// In proportion, so that small databases come by it too.
@@ -79,7 +79,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table = open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, id, meta.clone(), state.hash_seed, &cache, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -178,6 +178,37 @@ pub(crate) fn lock(env: &Env, dir: &Path) -> Result<FileLock> {
     })
 }
 
+/// The directory of a database that nobody has open while this lives.
+pub(crate) struct AtRest {
+    /// What the directory holds.
+    pub(crate) entries: Vec<DirEntry>,
+    /// The lock, or why it could not be taken though nobody is known to hold it. None where there is
+    /// no file of it: taking it would create one, and nobody ever opened this copy.
+    pub(crate) lock: Option<Result<FileLock>>,
+}
+
+/// Takes hold of a database without opening it: `Busy` if somebody has it open, `NotFound` if there
+/// is none. Changes nothing.
+pub(crate) fn at_rest(env: &Env, dir: &Path) -> Result<AtRest> {
+    let entries = env.list(dir)?;
+    // What only a database has.
+    let is_data = |entry: &DirEntry| match classify(&entry.name) {
+        FileKind::Current | FileKind::Manifest(_) | FileKind::Log(_) | FileKind::Table(_) => !entry.is_dir,
+        FileKind::Lock | FileKind::Reserve | FileKind::LogSpare | FileKind::Temporary | FileKind::Foreign => false,
+    };
+    if !entries.iter().any(is_data) {
+        return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
+    }
+    let lock = entries.iter().any(|entry| entry.name == LOCK).then(|| lock(env, dir));
+    if let Some(Err(e)) = &lock
+        && e.kind() == ErrorKind::Busy
+    {
+        return Err(e.clone());
+    }
+    // Again, now that nobody changes it.
+    Ok(AtRest { entries: env.list(dir)?, lock })
+}
+
 /// Lists the directory, making it if it may be made.
 fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     let entries = match env.list(dir) {
@@ -256,12 +287,13 @@ fn new_state(env: &Env) -> State {
 pub(crate) fn open_table(
     env: &Env,
     dir: &Path,
+    keyspace: KeyspaceId,
     meta: TableMeta,
     hash_seed: u64,
     cache: &Arc<Cache>,
-    memory: &Arc<Memory>,
     removals: Arc<RemovalQueue>,
 ) -> Result<TableRef> {
+    let memory = cache.memory();
     let path = table_path(dir, meta.id);
     let file = env.open(&path).map_err(|e| {
         if e.is_not_found() {
@@ -274,7 +306,7 @@ pub(crate) fn open_table(
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
     let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
-    if let Some(what) = meta.disagreement(table.summary()) {
+    if let Some(what) = meta.disagreement(keyspace, table.summary()) {
         return Err(Error::corrupt(path, None, what));
     }
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);

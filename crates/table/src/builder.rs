@@ -30,7 +30,7 @@ const WRITE_BYTES: usize = 256 << 10;
 /// # env.create_dir_all(&dir)?;
 /// # let path = dir.join("000001.sst");
 /// # let _ = env.remove(&path);
-/// let mut builder = TableBuilder::new(env.create(&path)?, 1, TableOptions::default())?;
+/// let mut builder = TableBuilder::new(env.create(&path)?, 1, 0, TableOptions::default())?;
 /// builder.add(b"ada", 7, 1, b"countess")?;
 /// builder.add(b"grace", 9, 1, b"admiral")?;
 /// let summary = builder.finish()?;
@@ -64,18 +64,19 @@ impl std::fmt::Debug for TableBuilder {
 }
 
 impl TableBuilder {
-    /// Starts table `id` in `file`, which must be empty.
+    /// Starts table `id` in `file`, which must be empty. `owner` is told to who opens the table, for
+    /// whom the file may be all there is.
     ///
     /// # Errors
     /// [`Error::Invalid`] if an option is out of bounds.
-    pub fn new(file: File, id: u64, options: TableOptions) -> Result<TableBuilder> {
+    pub fn new(file: File, id: u64, owner: u64, options: TableOptions) -> Result<TableBuilder> {
         options.check()?;
         Ok(TableBuilder {
             sealer: Sealer::new(Seal::new(id, options.hash_seed)),
             block: BlockBuilder::new(options.restart_interval, options.hash_index),
             partitions: PartitionsBuilder::new(id, &options),
             last_hash: 0,
-            summary: TableSummary::new(id),
+            summary: TableSummary::new(id, owner),
             out: Vec::new(),
             written: 0,
             file,

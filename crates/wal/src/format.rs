@@ -61,9 +61,9 @@ pub const KIND_CLOSING: u8 = 0;
 pub(crate) const SEGMENT_HEADER_LEN: usize = SEGMENT_HEADER_BYTES as usize;
 pub(crate) const GROUP_HEADER_LEN: usize = 80;
 pub(crate) const GROUP_ALIGNMENT: usize = 8;
-const TABLE_ENTRY_LEN: usize = 12;
-const SEGMENT_MAGIC: &[u8; 8] = b"CAIRNLOG";
-const GROUP_MAGIC: &[u8; 4] = b"CGRP";
+pub(crate) const TABLE_ENTRY_LEN: usize = 12;
+pub(crate) const SEGMENT_MAGIC: &[u8; 8] = b"CAIRNLOG";
+pub(crate) const GROUP_MAGIC: &[u8; 4] = b"CGRP";
 const FLAG_RECYCLED: u32 = 1;
 
 // A group's length is a u32, and offsets that a search visits start at the first group's.
@@ -497,7 +497,7 @@ impl<'a> Iterator for Bodies<'a> {
 
 impl ExactSizeIterator for Bodies<'_> {}
 
-fn low_half(checksum: u64) -> u32 {
+pub(crate) fn low_half(checksum: u64) -> u32 {
     let [a, b, c, d, ..] = checksum.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }

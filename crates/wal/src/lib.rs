@@ -45,6 +45,9 @@
 
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod naming;
 mod replay;
 mod scan;

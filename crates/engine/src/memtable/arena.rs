@@ -73,6 +73,8 @@ pub(super) struct Arena {
     chunks: [AtomicPtr<u64>; CHUNK_COUNT_MAX],
     allocated_bytes: AtomicU64,
     unused_bytes: AtomicU64,
+    #[cfg(loom)]
+    shadow: super::shadow::Shadow,
 }
 
 /// The writer's side: where the next record goes. Unique for its arena.
@@ -95,6 +97,8 @@ impl Arena {
             chunks: from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             allocated_bytes: AtomicU64::new(0),
             unused_bytes: AtomicU64::new(0),
+            #[cfg(loom)]
+            shadow: super::shadow::Shadow::default(),
         };
         let bump = Bump {
             chunk_count: 0,
@@ -120,6 +124,8 @@ impl Arena {
     /// The record at an address.
     #[inline]
     pub(super) fn get<T: Record>(&self, at: At<T>) -> &T {
+        #[cfg(loom)]
+        self.shadow.read(at.unit());
         // SAFETY: an `At<T>` exists only for a finished `T` of this arena (`At::new`, invariant 3), which
         // stays where it is while `self` lives (invariant 1) and changes only in its atomics (2).
         unsafe { &*self.address(at.unit()).cast::<T>() }
@@ -141,6 +147,8 @@ impl Arena {
         let bytes = size_of::<T>().max(T::TAIL_AT + tail.len());
         let unit = self.reserve(bump, bytes)?;
         let start = self.address(unit);
+        #[cfg(loom)]
+        self.shadow.write(unit);
         // SAFETY: `reserve` answered a unit that begins `bytes` bytes nobody else was given, aligned to
         // eight; header and tail lie within them, the tail not before the header's last field.
         unsafe {

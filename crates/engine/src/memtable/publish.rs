@@ -18,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
-use super::atomics::{AtomicU8, AtomicU32, Ordering};
+use super::atomics::{AtomicU8, AtomicU32, Needed, Ordering, order};
 
 /// The place of a record of type `T` in its arena, in units of eight bytes.
 pub(super) struct At<T> {
@@ -80,12 +80,12 @@ impl<T> Slot<T> {
 
     #[inline]
     pub(super) fn load(&self) -> Option<At<T>> {
-        NonZeroU32::new(self.unit.load(Ordering::Acquire)).map(|unit| At { unit, of: PhantomData })
+        NonZeroU32::new(self.unit.load(order(Needed::SlotLoad))).map(|unit| At { unit, of: PhantomData })
     }
 
     #[inline]
     pub(super) fn publish(&self, at: At<T>) {
-        self.unit.store(at.unit.get(), Ordering::Release);
+        self.unit.store(at.unit.get(), order(Needed::SlotPublish));
     }
 }
 
@@ -100,12 +100,12 @@ impl Mark {
 
     #[inline]
     pub(super) fn load(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
+        self.0.load(order(Needed::MarkLoad))
     }
 
     #[inline]
     pub(super) fn publish(&self, value: u8) {
-        self.0.store(value, Ordering::Release);
+        self.0.store(value, order(Needed::MarkPublish));
     }
 }
 
