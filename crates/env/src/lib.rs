@@ -136,6 +136,23 @@ impl Env {
         Env::new(Box::new(disk.clone()), Source::Simulated(schedule, disk))
     }
 
+    /// The same, with another way to choose who runs: each thread has a priority, the highest runs as
+    /// long as it can, and a few times the running one falls below all others. Finds what needs one
+    /// thread to be far ahead of another, which drawing at every call seldom brings about.
+    pub fn simulated_by_priorities(seed: u64, disk: SimDisk) -> Env {
+        let schedule = Arc::new(Schedule::by_priorities(seed));
+        Env::new(Box::new(disk.clone()), Source::Simulated(schedule, disk))
+    }
+
+    /// Plants a mistake: of the wakes of a condition that somebody waits for, the `n`th (from 1) is lost.
+    /// For tests of tests, which must notice it; does nothing outside simulation.
+    #[doc(hidden)]
+    pub fn lose_wake(&self, n: u64) {
+        if let Some(schedule) = self.schedule() {
+            schedule.lose_wake(n);
+        }
+    }
+
     /// Runs `body` under the simulated schedule, as the first of its threads, and then the threads
     /// it started until they end. In other worlds it only calls `body`.
     ///

@@ -16,6 +16,7 @@
 //! A thread that waits for another by other means than `env`'s stops the simulation for good; a
 //! line on the standard error says so after a minute.
 
+mod priorities;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,18 @@ type Locked<'a> = MutexGuard<'a, State>;
 impl Schedule {
     pub(crate) fn new(seed: u64) -> Schedule {
         Schedule { seed, state: Mutex::new(State::new(seed)) }
+    }
+
+    /// The same, but who is next is decided by priorities (see `priorities`).
+    pub(crate) fn by_priorities(seed: u64) -> Schedule {
+        let schedule = Schedule::new(seed);
+        schedule.state().by_priorities();
+        schedule
+    }
+
+    /// Has the `n`th wake that somebody waits for go to nobody.
+    pub(crate) fn lose_wake(&self, n: u64) {
+        self.state().lose_wake(n);
     }
 
     fn state(&self) -> Locked<'_> {
@@ -285,7 +298,9 @@ impl Schedule {
 
     pub(crate) fn notify(&self, condition: u64, all: bool) {
         let mut state = self.state();
-        if all {
+        if state.is_lost(condition) {
+            // Nobody hears it.
+        } else if all {
             state.wake(On::Signal(condition));
         } else {
             state.wake_one(On::Signal(condition));

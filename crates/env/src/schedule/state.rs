@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::sync::{Arc, Condvar};
 use std::time::Duration;
 
+use super::priorities::Priorities;
 use crate::rng::{Rng, mix};
 
 /// A task's number, never used again.
@@ -74,6 +75,10 @@ pub(super) struct State {
     /// The turn is drawn anew at one in so many points, so that some seeds switch at every call
     /// and others let a thread run far ahead.
     stride: u64,
+    /// Decide instead, if they are there.
+    priorities: Option<Priorities>,
+    /// Of the wakes that somebody waits for, this one is lost, counted down to 1; 0 for none.
+    lost_wake: u64,
     pub(super) hash: u64,
     pub(super) points: u64,
     pub(super) switches: u64,
@@ -103,6 +108,8 @@ impl State {
             choices,
             randoms,
             stride,
+            priorities: None,
+            lost_wake: 0,
             hash: mix(seed),
             points: 0,
             switches: 0,
@@ -110,6 +117,24 @@ impl State {
             broken: None,
             unfinished: Vec::new(),
         }
+    }
+
+    pub(super) fn by_priorities(&mut self) {
+        self.priorities = Some(Priorities::new(mix(self.seed)));
+    }
+
+    /// Has the `n`th wake that somebody waits for go to nobody.
+    pub(super) fn lose_wake(&mut self, n: u64) {
+        self.lost_wake = n;
+    }
+
+    /// Whether this wake of a condition is the one to be lost.
+    pub(super) fn is_lost(&mut self, condition: u64) -> bool {
+        if self.lost_wake == 0 || self.waiters(|waits| waits == On::Signal(condition)).is_empty() {
+            return false;
+        }
+        self.lost_wake -= 1;
+        self.lost_wake == 0
     }
 
     /// Begins a run; returns the number of its first thread.
@@ -282,7 +307,7 @@ impl State {
         self.fire_timers();
         let me = self.current;
         let i_am_ready = self.tasks.get(me).is_some_and(|task| task.status == Status::Ready);
-        if i_am_ready && !self.choices.one_in(self.stride) {
+        if self.priorities.is_none() && i_am_ready && !self.choices.one_in(self.stride) {
             return Some(me);
         }
         let mut ready = self.ready();
@@ -291,7 +316,10 @@ impl State {
             self.fire_timers();
             ready = self.ready();
         }
-        self.pick(&ready)
+        match &mut self.priorities {
+            Some(priorities) => priorities.pick(&ready, self.points),
+            None => self.pick(&ready),
+        }
     }
 
     fn ready(&self) -> Vec<TaskId> {

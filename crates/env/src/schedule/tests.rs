@@ -281,29 +281,73 @@ fn a_lock_taken_twice_is_a_deadlock() {
 }
 
 /// The flag is set without the lock, so that the wake may come between the look and the wait.
+fn lose_a_wake(env: &Env) -> Option<String> {
+    failure(env, || {
+        let shared = Arc::new((env.mutex(()), env.condvar(), AtomicBool::new(false)));
+        let s = shared.clone();
+        let thread = env.spawn("setter", move || {
+            s.2.store(true, Ordering::Relaxed);
+            s.1.notify_all();
+        });
+        let mut guard = shared.0.lock();
+        while !shared.2.load(Ordering::Relaxed) {
+            guard = shared.1.wait(guard);
+        }
+        drop(guard);
+        assert!(thread.unwrap().join());
+    })
+}
+
 #[test]
 fn a_lost_wake_is_found() {
-    let lost = |seed| {
-        let env = simulated(seed);
-        failure(&env, || {
-            let shared = Arc::new((env.mutex(()), env.condvar(), AtomicBool::new(false)));
-            let s = shared.clone();
-            let thread = env.spawn("setter", move || {
-                s.2.store(true, Ordering::Relaxed);
-                s.1.notify_all();
-            });
-            let mut guard = shared.0.lock();
-            while !shared.2.load(Ordering::Relaxed) {
-                guard = shared.1.wait(guard);
-            }
-            drop(guard);
-            assert!(thread.unwrap().join());
-        })
-    };
+    let lost = |seed| lose_a_wake(&simulated(seed));
     let found: Vec<u64> = (0..200).filter(|seed| lost(*seed).is_some()).collect();
     println!("seeds {found:?}");
     assert!(!found.is_empty() && found.len() < 100);
     assert!(lost(found[0]).unwrap().contains("for condition 2 (made at "));
+}
+
+#[test]
+fn a_lost_wake_is_found_by_priorities_too_and_one_seed_is_one_trace() {
+    let lost = |seed| lose_a_wake(&Env::simulated_by_priorities(seed, SimDisk::new()));
+    let found: Vec<u64> = (0..2_000).filter(|seed| lost(*seed).is_some()).collect();
+    println!("seeds {found:?}");
+    assert!(!found.is_empty() && found.len() < 1_000);
+    assert_eq!(lost(found[0]), lost(found[0]));
+    let traces: BTreeSet<u64> = (0..50)
+        .map(|seed| {
+            let trace = || {
+                let env = Env::simulated_by_priorities(seed, SimDisk::new());
+                let counter = Arc::new(AtomicU64::new(0));
+                let run = env.run(|| {
+                    let (env_of_all, counter) = (env.clone(), counter.clone());
+                    all(&env, 3, move |_| (0..5).for_each(|_| count_up(&env_of_all, &counter)));
+                });
+                run.trace_hash
+            };
+            assert_eq!(trace(), trace(), "seed {seed}");
+            trace()
+        })
+        .collect();
+    assert!(traces.len() > 25, "{} traces", traces.len());
+}
+
+/// A thread that polls what another is to do gets the turn only so often.
+#[test]
+fn one_that_polls_does_not_keep_the_others_from_running() {
+    for seed in 0..50 {
+        let env = Env::simulated_by_priorities(seed, SimDisk::new());
+        let done = Arc::new(AtomicBool::new(false));
+        let run = env.run(|| {
+            let done_there = done.clone();
+            let thread = env.spawn("setter", move || done_there.store(true, Ordering::Relaxed)).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                env.now();
+            }
+            assert!(thread.join());
+        });
+        assert!(run.points < 10_000, "seed {seed}: {} calls", run.points);
+    }
 }
 
 #[test]
