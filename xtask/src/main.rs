@@ -119,7 +119,7 @@ fn run_prove(arguments: &[&str]) -> ExitCode {
     }
     // The processes that are killed are release builds of the engine: a debug build of this
     // program builds the release one, and hands over to it.
-    if cfg!(debug_assertions) {
+    if cfg!(debug_assertions) && plan.needs_release() {
         let handed = prove::build_release(&root()).and_then(|()| {
             let program = target().join("release").join("xtask");
             let status = Command::new(&program).arg("prove").args(arguments).status();

@@ -10,6 +10,7 @@ mod http;
 mod kills;
 mod ledger;
 mod life;
+mod mutants;
 mod random;
 mod report;
 mod served;
@@ -46,6 +47,8 @@ enum Work {
     Syscalls,
     /// Here: power cuts on a real file system.
     Cuts,
+    /// By test binaries with defects planted under them.
+    Mutants,
     /// Here: libFuzzer over every target.
     Fuzz,
 }
@@ -56,14 +59,15 @@ impl Work {
         match self {
             Work::Tests(tests) => tests.lack(),
             Work::Fuzz => fuzz::lack(),
-            Work::Kills | Work::Syscalls | Work::Cuts => None,
+            Work::Mutants | Work::Kills | Work::Syscalls | Work::Cuts => None,
         }
     }
 
     /// Compiles what it needs beyond the release binaries.
-    fn build(&self, root: &Path) -> Result<(), String> {
+    fn build(&self, root: &Path, target: &Path) -> Result<(), String> {
         match self {
             Work::Tests(tests) => tests.build(root),
+            Work::Mutants => mutants::build(root, target).map(drop),
             Work::Fuzz => fuzz::build(root),
             Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
         }
@@ -86,6 +90,8 @@ const STAGES: &[Stage] = &[
     engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
     engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
     engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
+    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"]),
+    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"]),
     engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
     engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
     Stage {
@@ -125,6 +131,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "kills", weight: 12, work: Work::Kills },
     Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
     Stage { name: "cuts", weight: 8, work: Work::Cuts },
+    Stage { name: "mutants", weight: 8, work: Work::Mutants },
 ];
 
 /// From so many minutes on a run is a long one, with its own least numbers.
@@ -159,6 +166,12 @@ impl Plan {
         let wanted = |stage: &&Stage| self.only.is_empty() || self.only.iter().any(|name| name == stage.name);
         Ok(STAGES.iter().filter(wanted).collect())
     }
+
+    /// Whether any stage starts the release binaries.
+    pub(crate) fn needs_release(&self) -> bool {
+        let starts = |stage: &&Stage| matches!(stage.work, Work::Kills | Work::Syscalls | Work::Cuts);
+        self.stages().is_ok_and(|stages| stages.iter().any(starts))
+    }
 }
 
 /// What a victim does that a stage started: see [`victim`].
@@ -188,7 +201,7 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
         if let Some(lack) = stage.work.lack() {
             println!("=== SKIPPED: {}: {lack}", stage.name);
             report.add(stage.name, 0, Outcome::Skipped(lack));
-        } else if let Err(what) = stage.work.build(&plan.root) {
+        } else if let Err(what) = stage.work.build(&plan.root, &plan.target) {
             println!("=== {} FAILED: {what}", stage.name);
             report.add(stage.name, 0, Outcome::Failed { figures: Vec::new(), what, replay: None });
         } else {
@@ -237,6 +250,10 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
         Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
+        Work::Mutants => match mutants::build(&plan.root, &plan.target) {
+            Ok(built) => mutants::run(&built, &scratch, plan.seed, share),
+            Err(what) => Err(what).into(),
+        },
         Work::Fuzz => fuzz::run(&plan.root, &plan.target, &context, share),
     };
     if !matches!(outcome, Outcome::Failed { .. }) {

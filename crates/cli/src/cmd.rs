@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod get;
 pub(crate) mod inspect;
 pub(crate) mod put;
+pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod serve;
 pub(crate) mod stats;

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use cairn_client::ScanLine;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
@@ -29,15 +29,22 @@ pub(crate) fn json_line(entry: ScanLine) -> Result<(), Failure> {
 
 /// Writes what a put or delete did to standard output, as a line of JSON.
 pub(crate) fn json_written(key: &[u8], value_bytes: Option<usize>) -> Result<(), Failure> {
-    // The key in the form that entries have: `key`, or `key_base64` where it is not UTF-8.
-    let entry = ScanLine { key: key.to_vec(), value: Vec::new() };
-    let mut written =
-        serde_json::to_value(entry).map_err(|error| Failure::new(format!("cannot write a key as JSON: {error}")))?;
+    let mut written = json_key(key)?;
     if let Some(fields) = written.as_object_mut() {
-        fields.remove("value");
         fields.extend(value_bytes.map(|bytes| ("value_bytes".to_owned(), json!(bytes))));
     }
     line(&written.to_string())
+}
+
+/// A key in the form that entries have: `key`, or `key_base64` where it is not UTF-8.
+pub(crate) fn json_key(key: &[u8]) -> Result<Value, Failure> {
+    let entry = ScanLine { key: key.to_vec(), value: Vec::new() };
+    let mut object =
+        serde_json::to_value(entry).map_err(|error| Failure::new(format!("cannot write a key as JSON: {error}")))?;
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("value");
+    }
+    Ok(object)
 }
 
 /// Many lines to standard output, gathered into few writes.

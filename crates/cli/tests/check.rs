@@ -1,4 +1,4 @@
-//! `cairn check` and `cairn inspect` on directories of the real file system.
+//! `cairn check`, `cairn repair` and `cairn inspect` on directories of the real file system.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -91,6 +91,57 @@ fn damage_is_exit_code_1_with_file_and_offset() {
     let checked = run(&["check", dir.path().to_str().unwrap()]);
     assert_eq!(checked.code, Some(1));
     assert!(checked.stderr.ends_with("holds no cairn database\n"), "{}", checked.stderr);
+}
+
+/// The keys and values of a database, as `cairn scan` prints them.
+fn content(db: &str) -> String {
+    let scanned = run(&["scan", "--dir", db, "--json"]);
+    assert_eq!((scanned.code, scanned.stderr.as_str()), (Some(0), ""));
+    scanned.stdout
+}
+
+#[test]
+fn a_repair_of_a_sound_database_is_exit_code_0_and_loses_nothing() {
+    let dir = TempDir::new();
+    let (db, new) = (database(&dir), dir.join("new"));
+    let repaired = run(&["repair", &db, "--to", &new]);
+    assert_eq!((repaired.code, repaired.stderr.as_str()), (Some(0), ""));
+    assert_eq!(
+        repaired.stdout,
+        format!(
+            "saved to {new}: 1 keyspaces, 2 entries of 1 tables, then 1 operations of the log; 30 B\nnothing is lost\n"
+        )
+    );
+    assert_eq!(run(&["check", &new]).code, Some(0));
+    assert_eq!(content(&new), content(&db));
+    let again = run(&["repair", &db, "--to", &new]);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(1), ""));
+    assert!(again.stderr.contains("is not empty: name a new or an empty directory"), "{}", again.stderr);
+}
+
+#[test]
+fn a_repair_that_loses_something_is_exit_code_1_and_says_which_keys() {
+    let dir = TempDir::new();
+    let (db, new) = (database(&dir), dir.join("new"));
+    let table = file(&db, ".sst");
+    let mut bytes = std::fs::read(&table).unwrap();
+    bytes[3] ^= 4;
+    std::fs::write(&table, bytes).unwrap();
+    let repaired = run(&["repair", &db, "--to", &new]);
+    assert_eq!((repaired.code, repaired.stderr.as_str()), (Some(1), ""));
+    let lost = format!(
+        "lost: {table} at byte 0: block checksum does not match (byte 0 of the block); keys \"alpha\" .. \"beta\" of \
+         keyspace \"default\" may be missing, older than they were, or back after a delete\n"
+    );
+    assert!(repaired.stdout.starts_with(&lost), "{}", repaired.stdout);
+    assert_eq!(repaired.last_line(), "1 loss");
+    assert_eq!(run(&["check", &new]).code, Some(0));
+    assert_eq!(content(&new), "{\"key\":\"gamma\\n\",\"value\":\"value\"}\n");
+    let told = run(&["repair", &db, "--to", &dir.join("other"), "--json"]);
+    assert_eq!(told.code, Some(1));
+    let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!((&json["log_operations"], &json["lost"][0]["file"]), (&1.into(), &table.into()));
+    assert_eq!(json["lost"][0]["range"], serde_json::json!({ "from": { "key": "alpha" }, "to": { "key": "beta" } }));
 }
 
 #[test]

@@ -12,8 +12,10 @@ mod common;
 
 use common::{TempDir, run};
 
-const COMMANDS: [&str; 12] =
-    ["serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "validate", "generate", "bench"];
+const COMMANDS: [&str; 13] = [
+    "serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "repair", "validate", "generate",
+    "bench",
+];
 
 #[test]
 fn help_lists_every_command_and_every_command_has_help() {
@@ -33,7 +35,7 @@ fn help_lists_every_command_and_every_command_has_help() {
 /// The surface that scripts of others call: each of these is in its command's help.
 #[test]
 fn the_stable_options_are_there() {
-    let surface: [(&str, &[&str]); 12] = [
+    let surface: [(&str, &[&str]); 13] = [
         (
             "serve",
             &[
@@ -54,6 +56,7 @@ fn the_stable_options_are_there() {
         ("compact", &["[DIR|URL]", "--json"]),
         ("check", &["<DIR>", "--json"]),
         ("inspect", &["<FILE>"]),
+        ("repair", &["<DIR>", "--to <NEW>", "--json"]),
         ("validate", &["<FILE>", "--url", "--connections", "--retry", "--json"]),
         ("generate", &["put-delete-scan", "concurrency", "--seed", "--lines", "--out"]),
         ("bench", &["--dir", "--url", "--workload", "--keys", "--value-bytes", "--durability", "--json"]),
@@ -83,6 +86,7 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["serve", "--durability", "interval:1"],
         &["serve", "--memory", "much"],
         &["bench", "--workload", "nothing"],
+        &["repair", &path],
     ] {
         let finished = run(arguments);
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""), "{arguments:?}");

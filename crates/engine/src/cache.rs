@@ -17,6 +17,10 @@ use crate::stats::{Counters, add};
 /// A table and an offset in it.
 type Key = (u64, u64);
 
+fn key(table: u64, offset: u64) -> Key {
+    if cairn_env::mutant("cached-block-of-another-table") { (0, offset) } else { (table, offset) }
+}
+
 #[derive(Clone, Debug)]
 struct ByBytes;
 
@@ -83,6 +87,11 @@ impl Cache {
         }
     }
 
+    /// The budget that it shares.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Bytes of the blocks in it.
     pub(crate) fn weight(&self) -> u64 {
         self.blocks.weight()
@@ -103,17 +112,20 @@ impl Cache {
 
 impl BlockCache for Cache {
     fn get(&self, table: u64, offset: u64) -> Option<Arc<Block>> {
-        let found = self.blocks.get(&(table, offset));
+        let found = self.blocks.get(&key(table, offset));
         add(if found.is_some() { &self.counters.cache_hits_count } else { &self.counters.cache_misses_count }, 1);
         found
     }
 
     fn insert(&self, table: u64, offset: u64, block: Arc<Block>) {
         self.follow_budget();
-        self.blocks.insert((table, offset), block);
+        self.blocks.insert(key(table, offset), block);
     }
 
     fn charge(&self, bytes: usize) -> Charge {
+        if cairn_env::mutant("pinned-blocks-not-counted") {
+            return Charge::none();
+        }
         Charge::new(self.memory.charge(Use::Blocks, bytes as u64))
     }
 }

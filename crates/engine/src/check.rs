@@ -25,7 +25,7 @@ use cairn_table::{Load, Table};
 
 use crate::cache::Cache;
 use crate::edit::{KeyspaceState, State};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::files::{self, CURRENT, FileKind, LOCK, MANIFEST, RESERVE, classify, table_path};
 use crate::levels::{RemovalQueue, TableMeta, TableRef};
 use crate::manifest::{self, Contents};
@@ -33,7 +33,7 @@ use crate::memory::Memory;
 use crate::output::table_error;
 use crate::recovery;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KeyspaceId};
 
 /// Filters and indexes beyond a quarter of this are read when needed instead of held.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -134,30 +134,14 @@ impl Report {
 /// `Busy` if the database is open, `NotFound` if the directory holds none, `Io` if it cannot be
 /// listed. Damage, and files that cannot be read, are no errors but what the report tells.
 pub fn check(env: &Env, dir: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report> {
-    let held = env.list(dir)?;
-    if !held.iter().any(|entry| !entry.is_dir && is_data(classify(&entry.name))) {
-        return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
-    }
+    let at_rest = recovery::at_rest(env, dir)?;
     let mut check = Check::new(env, dir, progress);
-    // Taking the lock creates its file; where there is none, nobody ever opened this copy.
-    let lock = if held.iter().any(|entry| entry.name == LOCK) { Some(recovery::lock(env, dir)) } else { None };
-    match &lock {
-        Some(Err(e)) if e.kind() == ErrorKind::Busy => return Err(e.clone()),
-        Some(Err(e)) => check.note(&dir.join(LOCK), format!("whether the database is in use is not known: {e}")),
-        Some(Ok(_)) | None => {}
+    if let Some(Err(e)) = &at_rest.lock {
+        check.note(&dir.join(LOCK), format!("whether the database is in use is not known: {e}"));
     }
-    // Again, now that nobody changes it.
-    check.entries = env.list(dir)?;
+    check.entries.clone_from(&at_rest.entries);
     check.run();
     Ok(check.report)
-}
-
-/// Whether only a database has such a file.
-fn is_data(kind: FileKind) -> bool {
-    match kind {
-        FileKind::Current | FileKind::Manifest(_) | FileKind::Log(_) | FileKind::Table(_) => true,
-        FileKind::Lock | FileKind::Reserve | FileKind::LogSpare | FileKind::Temporary | FileKind::Foreign => false,
-    }
 }
 
 /// One check under way.
@@ -169,14 +153,12 @@ struct Check<'a> {
     progress: &'a mut dyn FnMut(Progress<'_>),
     bytes_done: u64,
     bytes_total: u64,
-    memory: Arc<Memory>,
     cache: Arc<Cache>,
 }
 
 impl<'a> Check<'a> {
     fn new(env: &'a Env, dir: &'a Path, progress: &'a mut dyn FnMut(Progress<'_>)) -> Check<'a> {
-        let memory = Memory::new(MEMORY_BYTES);
-        let cache = Arc::new(Cache::new(memory.clone(), Arc::new(Counters::default())));
+        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES), Arc::new(Counters::default())));
         Check {
             env,
             dir,
@@ -185,7 +167,6 @@ impl<'a> Check<'a> {
             progress,
             bytes_done: 0,
             bytes_total: 0,
-            memory,
             cache,
         }
     }
@@ -262,10 +243,10 @@ impl<'a> Check<'a> {
         for what in contradictions(state) {
             self.damage(&path, None, what);
         }
-        for keyspace in state.keyspaces.values() {
+        for (&id, keyspace) in &state.keyspaces {
             let mut sound = Vec::new();
             for (level, meta) in keyspace.tables.values() {
-                if let Some(table) = self.listed_table(keyspace, meta, state.hash_seed) {
+                if let Some(table) = self.listed_table(id, keyspace, meta, state.hash_seed) {
                     sound.push((*level, table));
                 }
             }
@@ -299,11 +280,16 @@ impl<'a> Check<'a> {
     }
 
     /// Checks a table that the manifest lists; returns it if it is sound.
-    fn listed_table(&mut self, keyspace: &KeyspaceState, meta: &TableMeta, hash_seed: u64) -> Option<TableRef> {
+    fn listed_table(
+        &mut self,
+        id: KeyspaceId,
+        keyspace: &KeyspaceState,
+        meta: &TableMeta,
+        hash_seed: u64,
+    ) -> Option<TableRef> {
         let path = table_path(self.dir, meta.id);
         let removals = Arc::new(RemovalQueue::default());
-        let opened =
-            recovery::open_table(self.env, self.dir, meta.clone(), hash_seed, &self.cache, &self.memory, removals);
+        let opened = recovery::open_table(self.env, self.dir, id, meta.clone(), hash_seed, &self.cache, removals);
         let table = match opened {
             Ok(table) => table,
             Err(e) => {
@@ -401,7 +387,7 @@ impl<'a> Check<'a> {
 }
 
 /// What no single edit shows and [`State::check`] does not look at.
-fn contradictions(state: &State) -> Vec<String> {
+pub(crate) fn contradictions(state: &State) -> Vec<String> {
     let mut found = Vec::new();
     let default = state.keyspaces.get(&DEFAULT_KEYSPACE_ID);
     if default.is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {

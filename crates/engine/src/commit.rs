@@ -176,7 +176,7 @@ impl Core {
             return Err(Error::busy(text));
         }
         let ticket = self.push(&mut state, batch, durability, false)?;
-        if !state.leading {
+        if !state.leading && !cairn_env::mutant("submitted-batch-not-told") {
             self.append_wanted.notify_one();
         }
         Ok(ticket)
@@ -185,11 +185,15 @@ impl Core {
     /// A batch as it is queued, or what is wrong with it. That a key required absent was found while the
     /// batch was made refuses it like a condition that the leader decides, and is counted with those.
     pub(crate) fn finish(&self, batch: Batch) -> Result<EncodedBatch> {
-        batch.finish(self.instance).inspect_err(|e| {
+        let mut batch = batch.finish(self.instance).inspect_err(|e| {
             if e.kind() == ErrorKind::Conflict {
                 add(&self.counters.conflicts_count, 1);
             }
-        })
+        })?;
+        if cairn_env::mutant("condition-decided-too-early") {
+            batch.conditions.drain(..).try_for_each(|condition| self.check_condition(&condition))?;
+        }
+        Ok(batch)
     }
 
     /// Queues a batch and waits for it.
@@ -357,7 +361,9 @@ impl Core {
         if state.unsynced_unattended() || state.closing {
             self.sync_wanted.notify_one();
         }
-        self.commit_changed.notify_all();
+        if !cairn_env::mutant("group-follower-not-woken") {
+            self.commit_changed.notify_all();
+        }
     }
 
     fn take_group(&self) -> Vec<Pending> {
@@ -367,7 +373,9 @@ impl Core {
         let mut bytes = 0;
         while let Some(next) = state.pending.front() {
             let len = next.batch.body.bytes().len();
-            let begins_its_own = !group.is_empty() && !next.batch.conditions.is_empty();
+            let begins_its_own = !group.is_empty()
+                && !next.batch.conditions.is_empty()
+                && !cairn_env::mutant("condition-decided-within-its-group");
             let too_much = !group.is_empty() && (bytes + len > GROUP_BYTES_MAX || group.len() >= GROUP_BATCHES_MAX);
             if begins_its_own || too_much {
                 break;
@@ -412,6 +420,10 @@ impl Core {
         let first = lead.next_seq;
         let bodies: Vec<cairn_wal::Body<'_>> =
             group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
+        if cairn_env::mutant("visible-before-applied") {
+            let count: u64 = group.iter().map(|p| u64::from(p.batch.count)).sum();
+            self.visible.store(first - 1 + count, Ordering::Release);
+        }
         let appended = if bodies.is_empty() {
             lead.log().map(|log| log.position())
         } else {
@@ -443,6 +455,9 @@ impl Core {
         for pending in group {
             seq += u64::from(pending.batch.count);
             match pending.durability {
+                Durability::Commit if cairn_env::mutant("acknowledged-before-sync") => {
+                    written.done.push((pending.ticket, SeqNo(seq)));
+                }
                 Durability::Buffered => written.done.push((pending.ticket, SeqNo(seq))),
                 Durability::Commit => {
                     written.tickets.push((pending.ticket, SeqNo(seq)));
@@ -584,7 +599,16 @@ impl Core {
     /// Syncs the log and resolves what that covers. The caller has set `syncing`.
     fn sync_log(&self) {
         add(&self.counters.log_syncs_count, 1);
-        let result = self.syncer.sync();
+        if cairn_env::mutant("durable-before-sync") {
+            self.durable.store(self.visible.load(Ordering::Acquire), Ordering::Release);
+        }
+        let result = if cairn_env::mutant("log-not-synced") {
+            Ok(self.syncer.appended())
+        } else if cairn_env::mutant("failed-sync-acknowledged") {
+            self.syncer.sync().or_else(|_| Ok(self.syncer.appended()))
+        } else {
+            self.syncer.sync()
+        };
         let mut state = self.commit.lock();
         state.syncing = false;
         match result {
@@ -599,7 +623,9 @@ impl Core {
                 if state.unsynced_unattended() || state.closing {
                     self.sync_wanted.notify_one();
                 }
-                self.commit_changed.notify_all();
+                if !cairn_env::mutant("sync-waiter-not-woken") {
+                    self.commit_changed.notify_all();
+                }
             }
             Err(e) => {
                 drop(state);
@@ -612,7 +638,9 @@ impl Core {
     pub(crate) fn fail_pending(&self, why: &str) {
         let mut state = self.commit.lock();
         state.failed = Some(why.to_owned());
-        self.visible.store(self.durable.load(Ordering::Acquire), Ordering::Release);
+        if !cairn_env::mutant("lost-writes-stay-visible") {
+            self.visible.store(self.durable.load(Ordering::Acquire), Ordering::Release);
+        }
         let unknown = Error::unknown(unknown_text(why));
         for unsynced in state.unsynced.drain(..) {
             for (ticket, _) in unsynced.tickets {

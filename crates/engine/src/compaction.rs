@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::core::Core;
 use crate::edit::Change;
 use crate::error::{Error, Result};
+use crate::files::table_path;
 use crate::levels::{Levels, TableRef};
 use crate::merge::{Merge, Source};
 use crate::output::Output;
@@ -26,7 +27,7 @@ impl Core {
             return Ok(());
         }
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
-        let mut output = Output::new(self, plan.output_level, self.snapshots.list());
+        let mut output = Output::new(self, id, plan.output_level, self.snapshots.list());
         let tables = self.merge_inputs(&tree.levels, plan, &mut output);
         drop(tree);
         let (bytes, dropped) = (output.bytes(), output.dropped);
@@ -77,6 +78,10 @@ impl Core {
             meta: table.meta.clone(),
         }));
         changes.push(Change::NextTable(self.next_table.load(Ordering::Relaxed)));
+        let stale = if cairn_env::mutant("compaction-undoes-a-flush") { self.catalog.tree(id) } else { None };
+        if cairn_env::mutant("input-removed-before-edit") && !plan.trivial_move {
+            removed.iter().for_each(|&table| drop(self.env.remove(&table_path(&self.dir, table))));
+        }
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         self.commit_edit(manifest, &changes)?;
@@ -85,7 +90,10 @@ impl Core {
                 table.mark_obsolete();
             }
         }
-        self.catalog.update(id, |tree| tree.levels = tree.levels.with(&removed, &added));
+        self.catalog.update(id, |tree| {
+            let levels = stale.as_ref().map_or(&tree.levels, |stale| &stale.levels);
+            tree.levels = levels.with(&removed, &added);
+        });
         Ok(())
     }
 }

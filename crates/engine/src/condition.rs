@@ -27,11 +27,14 @@ impl Core {
         let Some(tree) = catalog.tree(id) else {
             return Err(Error::not_found("a condition is about a keyspace that does not exist"));
         };
-        let changed = |buffer: &Arc<Buffer>| newest_in(buffer).is_some_and(|seq| SeqNo(seq) > since);
+        let changed = |buffer: &Arc<Buffer>| {
+            let missed = u64::from(cairn_env::mutant("condition-off-by-one"));
+            newest_in(buffer).is_some_and(|seq| SeqNo(seq) > SeqNo(since.0 + missed))
+        };
         if tree.buffers().any(changed) || tree.history.iter().any(changed) {
             return Err(Error::conflict(key, "it was changed since it was read"));
         }
-        if since < tree.history_floor {
+        if since < tree.history_floor && !cairn_env::mutant("condition-guessed") {
             return Err(Error::conflict(key, "it was read too long ago to tell whether it was changed; read it again"));
         }
         Ok(())

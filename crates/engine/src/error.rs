@@ -24,7 +24,8 @@ pub enum ErrorKind {
     Full,
     /// The write may or may not exist: look again after reopening.
     Unknown,
-    /// A file is damaged: restore it from a backup.
+    /// A file is damaged, or of a format that only a newer build reads: restore it from a backup, or
+    /// save what is left of it with [`crate::repair()`].
     Corrupt,
     /// The operating system failed a call.
     Io,
@@ -59,11 +60,23 @@ pub struct Error {
 pub(crate) enum Repr {
     Invalid(String),
     NotFound(String),
-    Conflict { key: Vec<u8>, why: &'static str },
+    Conflict {
+        key: Vec<u8>,
+        why: &'static str,
+    },
     Busy(String),
     Full(String),
     Unknown(String),
-    Corrupt { path: PathBuf, offset: Option<u64>, what: String },
+    Corrupt {
+        path: PathBuf,
+        offset: Option<u64>,
+        what: String,
+    },
+    /// Sound, as far as this build can tell, and in a format that it does not read.
+    Newer {
+        path: PathBuf,
+        what: String,
+    },
     Env(cairn_env::Error),
     Closed(String),
 }
@@ -107,10 +120,20 @@ impl Error {
         Repr::Corrupt { path: path.into(), offset, what: what.into() }.into()
     }
 
+    pub(crate) fn newer(path: impl Into<PathBuf>, what: impl Into<String>) -> Error {
+        Repr::Newer { path: path.into(), what: what.into() }.into()
+    }
+
+    /// Whether it is no damage, but what a newer build wrote.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(&*self.repr, Repr::Newer { .. })
+    }
+
     /// The parts of a [`ErrorKind::Corrupt`].
     pub(crate) fn corrupt_parts(&self) -> Option<(&Path, Option<u64>, &str)> {
         match &*self.repr {
             Repr::Corrupt { path, offset, what } => Some((path, *offset, what)),
+            Repr::Newer { path, what } => Some((path, None, what)),
             _ => None,
         }
     }
@@ -124,7 +147,7 @@ impl Error {
             Repr::Busy(_) => ErrorKind::Busy,
             Repr::Full(_) => ErrorKind::Full,
             Repr::Unknown(_) => ErrorKind::Unknown,
-            Repr::Corrupt { .. } => ErrorKind::Corrupt,
+            Repr::Corrupt { .. } | Repr::Newer { .. } => ErrorKind::Corrupt,
             Repr::Env(e) if e.is_no_space() => ErrorKind::Full,
             Repr::Env(_) => ErrorKind::Io,
             Repr::Closed(_) => ErrorKind::Closed,
@@ -155,6 +178,7 @@ impl fmt::Display for Error {
                 write!(f, "{} is damaged at byte {offset}: {what}", path.display())
             }
             Repr::Corrupt { path, offset: None, what } => write!(f, "{} is damaged: {what}", path.display()),
+            Repr::Newer { path, what } => write!(f, "{} cannot be read: {what}", path.display()),
             Repr::Env(e) => e.fmt(f),
         }
     }

@@ -30,10 +30,13 @@ impl Core {
         // A batch may span keyspaces: no part of it may be durable in a table while another part
         // could still be lost with the log. And before the list of snapshots is read: one of the
         // durable that is taken later is then at least as new as all that is flushed.
-        if let Some(largest) = buffer.memtable.largest_seq() {
+        let early = cairn_env::mutant("snapshots-listed-before-sync").then(|| self.snapshots.list());
+        if let Some(largest) = buffer.memtable.largest_seq()
+            && !cairn_env::mutant("flushed-before-log-synced")
+        {
             self.sync_through(SeqNo(largest))?;
         }
-        let mut output = Output::new(self, 0, self.snapshots.list());
+        let mut output = Output::new(self, id, 0, early.unwrap_or_else(|| self.snapshots.list()));
         let tables = self.write_tables(&buffer, &mut output);
         let bytes = output.bytes();
         match tables.and_then(|tables| self.install_flush(id, &buffer, tables)) {
@@ -72,7 +75,8 @@ impl Core {
     }
 
     fn install_flush(&self, id: KeyspaceId, buffer: &Arc<Buffer>, tables: Vec<TableRef>) -> Result<()> {
-        let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0));
+        let too_high = u64::from(cairn_env::mutant("flushed-one-too-high"));
+        let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0) + too_high);
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         let log_start = self.log_start(Some(buffer)).max(manifest.state().log_start);
@@ -81,7 +85,14 @@ impl Core {
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
         changes.push(Change::Flushed { keyspace: id, seq: flushed });
         changes.push(Change::LogStart(log_start));
+        if cairn_env::mutant("log-removed-before-edit") {
+            self.remove_log_before(log_start);
+        }
         self.commit_edit(manifest, &changes)?;
+        if cairn_env::mutant("memtable-gone-before-its-tables") {
+            self.catalog.update(id, |tree| tree.sealed.retain(|sealed| !Arc::ptr_eq(sealed, buffer)));
+            drop(self.jobs.lock());
+        }
         let history_bytes_max = self.options.memtable_bytes_max;
         self.catalog.update(id, |tree| {
             let added: Vec<(usize, TableRef)> = tables.into_iter().map(|table| (0, table)).collect();

@@ -68,7 +68,7 @@ pub fn names(input: &[u8]) {
     let body = input.split(|b| *b == b'\n').next().unwrap_or_default();
     let text = [body, format!(" check {:016x}\n", checksum64(body)).as_bytes()].concat();
     if let Ok(manifest) = files::parse_current_text(&text) {
-        assert_eq!(files::current_text(manifest).as_bytes(), text, "CURRENT has one encoding");
+        assert_eq!(files::current_text(files::FORMAT_VERSION, manifest).as_bytes(), text, "CURRENT has one encoding");
     }
     let Ok(name) = std::str::from_utf8(input) else { return };
     let canonical = match classify(name) {
@@ -262,6 +262,6 @@ pub fn batch_seeds() -> Vec<Vec<u8>> {
 /// Real names.
 pub fn names_seeds() -> Vec<Vec<u8>> {
     let names = ["table-0000000031.sst", "log-0000000002.wal", "manifest-0000000001.log", "CURRENT.tmp"];
-    let current = files::current_text(7).replace(" check ", "\n");
+    let current = files::current_text(files::FORMAT_VERSION, 7).replace(" check ", "\n");
     names.iter().map(|name| name.as_bytes().to_vec()).chain([current.into_bytes()]).collect()
 }

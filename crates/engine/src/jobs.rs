@@ -98,7 +98,9 @@ impl Core {
                         }
                     }
                 }
-                self.jobs_changed.notify_all();
+                if !cairn_env::mutant("end-of-flush-not-told") {
+                    self.jobs_changed.notify_all();
+                }
             } else {
                 drop(jobs);
                 self.remove_obsolete();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cairn_table::{Table, TableSummary};
 
 use crate::memory::Charge;
-use crate::types::{SeqNo, TableId, shown};
+use crate::types::{KeyspaceId, SeqNo, TableId, shown};
 
 /// The number of levels. With a factor of ten between them, seven hold more than a disk.
 pub(crate) const LEVEL_COUNT: usize = 7;
@@ -43,8 +43,14 @@ impl TableMeta {
         self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
     }
 
-    /// Where a table and what the manifest says of it differ, if they do.
-    pub(crate) fn disagreement(&self, table: &TableSummary) -> Option<String> {
+    /// Where a table and what the manifest says of it, in this keyspace, differ, if they do.
+    pub(crate) fn disagreement(&self, keyspace: KeyspaceId, table: &TableSummary) -> Option<String> {
+        if table.owner != u64::from(keyspace) {
+            return Some(format!(
+                "it belongs to keyspace {}, and the manifest says to keyspace {keyspace}",
+                table.owner
+            ));
+        }
         let numbers = [
             ("bytes", self.file_bytes, table.file_bytes),
             ("entries", self.entries, table.entries),
@@ -116,6 +122,9 @@ impl TableHandle {
     /// Says that a durable edit no longer lists it: the file goes with the last reference.
     pub(crate) fn mark_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+        if cairn_env::mutant("pinned-file-removed") {
+            self.removals.push(self.path.clone());
+        }
     }
 }
 
@@ -187,7 +196,11 @@ impl Levels {
     pub(crate) fn find(&self, level: usize, key: &[u8]) -> Option<&TableRef> {
         debug_assert!(level > 0);
         let tables = self.level(level);
-        let at = tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
+        let misses = cairn_env::mutant("last-key-of-table-missed");
+        let at = tables.partition_point(|t| {
+            let largest = t.meta.largest_key.as_slice();
+            largest < key || (misses && largest == key)
+        });
         tables.get(at).filter(|t| t.meta.smallest_key.as_slice() <= key)
     }
 
@@ -222,6 +235,9 @@ fn sort(level: usize, tables: &mut [TableRef]) {
     if level == 0 {
         // One memtable may become several tables with disjoint keys; their order does not matter.
         tables.sort_by_key(|table| std::cmp::Reverse((table.meta.largest_seq, table.meta.id)));
+        if cairn_env::mutant("level0-oldest-first") {
+            tables.reverse();
+        }
     } else {
         tables.sort_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
         debug_assert!(

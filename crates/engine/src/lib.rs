@@ -23,7 +23,7 @@
 //! the memtable, `flush` makes tables of full memtables, `compaction` merges them, the manifest
 //! (`manifest`, `edit`) records what is in force. The walk of a read: `catalog`, then `read` for
 //! one key or `cursor` and `merge` for many. `recovery` opens. ARCHITECTURE.md draws both. Beside them
-//! stand [`check()`] and [`inspect()`], for files at rest.
+//! stand [`check()`], [`inspect()`] and [`repair()`], for files at rest.
 
 mod batch;
 mod cache;
@@ -55,6 +55,7 @@ mod output;
 mod picker;
 mod read;
 mod recovery;
+mod repair;
 mod retain;
 mod room;
 mod snapshot;
@@ -64,6 +65,8 @@ mod types;
 
 pub use batch::Batch;
 pub use cairn_env::Env;
+#[doc(hidden)]
+pub use cairn_env::mutant;
 pub use check::{Finding, Progress, Report, Severity, check};
 pub use cursor::{Cursor, Iter, KeyValue};
 pub use db::{Db, Keyspace};
@@ -71,6 +74,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use inspect::inspect;
 pub use options::{CompactionStyle, Compression, Options};
 pub use read::{Pinned, Reader, Resident};
+pub use repair::{Lost, Repaired, repair};
 pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Metric, MetricKind, Stats};
 pub use ticket::{Commit, Ticket};

@@ -155,7 +155,14 @@ impl Manifest {
             cairn_wal::Error::NoSpace(_) => EditError::Refused(wal_error(e)),
             e => EditError::InDoubt(wal_error(e)),
         })?;
-        self.syncer.sync().map_err(|e| EditError::InDoubt(wal_error(e)))?;
+        if !cairn_env::mutant("manifest-not-synced") {
+            self.syncer.sync().map_err(|e| match e {
+                cairn_wal::Error::Io(ref io) if io.is_no_space() && cairn_env::mutant("doubtful-edit-refused") => {
+                    EditError::Refused(wal_error(e))
+                }
+                e => EditError::InDoubt(wal_error(e)),
+            })?;
+        }
         self.edits += 1;
         self.state = state;
         Ok(())
@@ -196,7 +203,7 @@ pub(crate) fn wal_error(e: cairn_wal::Error) -> Error {
         cairn_wal::Error::Io(e) | cairn_wal::Error::NoSpace(e) => e.into(),
         cairn_wal::Error::Corrupt { ref path, offset, .. } => Error::corrupt(path, Some(offset), corrupt_text(&e)),
         cairn_wal::Error::Newer { ref path, .. } => {
-            Error::corrupt(path, Some(0), "it was written by a newer version: use a newer cairn")
+            Error::newer(path, "it was written by a newer version: use a newer cairn")
         }
         cairn_wal::Error::Missing { ref path } => {
             Error::corrupt(path, None, "it is missing, and the manifest needs it")

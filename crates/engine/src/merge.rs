@@ -289,7 +289,8 @@ impl Merge {
     fn before(&self, a: usize, b: usize) -> bool {
         let entry = |place: usize| self.heap.get(place).and_then(|&i| self.sources.get(i)).and_then(Source::entry);
         let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
-        let order = a.key.cmp(b.key).then(b.seq.cmp(&a.seq));
+        let by_number = if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
+        let order = a.key.cmp(b.key).then(by_number);
         order == if self.backward { Ordering::Greater } else { Ordering::Less }
     }
 }

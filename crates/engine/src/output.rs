@@ -17,11 +17,12 @@ use crate::levels::{TableMeta, TableRef};
 use crate::memory::{Charge, Use};
 use crate::options::{Compression, Options};
 use crate::retain::{Retainer, Verdict};
-use crate::types::{SeqNo, TableId};
+use crate::types::{KeyspaceId, SeqNo, TableId};
 
 /// Tables in the making.
 pub(crate) struct Output<'a> {
     core: &'a Core,
+    keyspace: KeyspaceId,
     level: usize,
     retainer: Retainer,
     current: Option<Current>,
@@ -55,12 +56,13 @@ pub(crate) fn table_options(options: &Options, hash_seed: u64, level: usize) -> 
 }
 
 impl<'a> Output<'a> {
-    /// Begins output into `level`, keeping what `snapshots` (ascending) and the latest reader see.
-    pub(crate) fn new(core: &'a Core, level: usize, snapshots: Vec<SeqNo>) -> Output<'a> {
+    /// Begins output into `level` of a keyspace, keeping what `snapshots` (ascending) and the latest reader see.
+    pub(crate) fn new(core: &'a Core, keyspace: KeyspaceId, level: usize, snapshots: Vec<SeqNo>) -> Output<'a> {
         Output {
             core,
+            keyspace,
             level,
-            retainer: Retainer::new(snapshots),
+            retainer: Retainer::new(if cairn_env::mutant("snapshots-forgotten") { Vec::new() } else { snapshots }),
             current: None,
             finished: Vec::new(),
             charge: core.memory.charge(Use::Compaction, 0),
@@ -93,7 +95,7 @@ impl<'a> Output<'a> {
         };
         let current = match &mut self.current {
             Some(current) => current,
-            None => self.current.insert(Current::begin(self.core, self.level)?),
+            None => self.current.insert(Current::begin(self.core, self.keyspace, self.level)?),
         };
         current.stale += stale;
         current.builder.add(key, seq, kind, value).map_err(table_error)
@@ -140,13 +142,15 @@ impl<'a> Output<'a> {
         if self.finished.is_empty() {
             return Ok(Vec::new());
         }
-        self.core.env.sync_dir(&self.core.dir).inspect_err(|e| {
-            // It may have thrown away names that others made and take for durable soon.
-            if !e.is_no_space() {
-                self.core.close_to_writes(&format!("the directory could not be synced: {e}"));
-            }
-        })?;
-        self.finished.iter().map(|(meta, _)| self.core.open_table(meta.clone())).collect()
+        if !cairn_env::mutant("directory-not-synced") {
+            self.core.env.sync_dir(&self.core.dir).inspect_err(|e| {
+                // It may have thrown away names that others made and take for durable soon.
+                if !e.is_no_space() {
+                    self.core.close_to_writes(&format!("the directory could not be synced: {e}"));
+                }
+            })?;
+        }
+        self.finished.iter().map(|(meta, _)| self.core.open_table(self.keyspace, meta.clone())).collect()
     }
 
     /// The bytes written so far.
@@ -166,26 +170,26 @@ impl<'a> Output<'a> {
 }
 
 impl Current {
-    fn begin(core: &Core, level: usize) -> Result<Current> {
+    fn begin(core: &Core, keyspace: KeyspaceId, level: usize) -> Result<Current> {
         let id = core.next_table.fetch_add(1, Ordering::Relaxed);
         let path = table_path(&core.dir, id);
         let file = core.env.create(&path)?;
         let options = table_options(&core.options, core.hash_seed, level);
-        let builder = TableBuilder::new(file, id, options).map_err(table_error)?;
+        let builder = TableBuilder::new(file, id, u64::from(keyspace), options).map_err(table_error)?;
         Ok(Current { id, path, builder, stale: 0 })
     }
 }
 
 impl Core {
     /// Opens a table that the manifest lists, or is about to.
-    pub(crate) fn open_table(&self, meta: TableMeta) -> Result<TableRef> {
+    pub(crate) fn open_table(&self, keyspace: KeyspaceId, meta: TableMeta) -> Result<TableRef> {
         crate::recovery::open_table(
             &self.env,
             &self.dir,
+            keyspace,
             meta,
             self.hash_seed,
             &self.cache,
-            &self.memory,
             self.removals.clone(),
         )
     }
@@ -196,11 +200,9 @@ pub(crate) fn table_error(e: cairn_table::Error) -> Error {
     match e {
         cairn_table::Error::Io(e) => e.into(),
         cairn_table::Error::Corrupt { path, offset, what } => Error::corrupt(path, Some(offset), what),
-        cairn_table::Error::Newer { path, version } => Error::corrupt(
-            path,
-            None,
-            format!("it has table format version {version}, which a newer cairn wrote: use that"),
-        ),
+        cairn_table::Error::Newer { path, version } => {
+            Error::newer(path, format!("it has table format version {version}, which a newer cairn wrote: use that"))
+        }
         e => Error::invalid(e.to_string()),
     }
 }

@@ -132,7 +132,8 @@ fn push_down(levels: &Levels, level: usize) -> Plan {
 fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level: usize) -> Plan {
     let smallest = chosen.iter().map(|t| t.meta.smallest_key.as_slice()).min().unwrap_or_default();
     let largest = chosen.iter().map(|t| t.meta.largest_key.as_slice()).max().unwrap_or_default();
-    let below = if output_level == level { Vec::new() } else { levels.overlapping(output_level, smallest, largest) };
+    let alone = output_level == level || cairn_env::mutant("overlapping-tables-not-merged");
+    let below = if alone { Vec::new() } else { levels.overlapping(output_level, smallest, largest) };
     let trivial_move =
         chosen.len() == 1 && below.is_empty() && output_level != level && chosen.iter().all(|t| t.meta.garbage() == 0);
     let inputs = chosen.into_iter().map(|t| (level, t)).chain(below.into_iter().map(|t| (output_level, t))).collect();

@@ -153,10 +153,20 @@ impl Reader {
         match &self.moment {
             Moment::Pinned { tree, .. } => Ok((tree.clone(), self.seq())),
             Moment::Latest(_) | Moment::Snapshot(_) => {
+                let early = self.number_before_catalog();
                 let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;
-                Ok((tree, self.seq()))
+                Ok((tree, early.unwrap_or_else(|| self.seq())))
             }
         }
+    }
+
+    /// The planted defect of taking the number before the catalog; in between others get a turn.
+    fn number_before_catalog(&self) -> Option<SeqNo> {
+        cairn_env::mutant("number-before-catalog").then(|| {
+            let seq = self.seq();
+            drop(self.keyspace.core().jobs.lock());
+            seq
+        })
     }
 
     fn read<R>(&self, key: &[u8], mode: Read, form: impl FnOnce(Found<'_>) -> R) -> Result<R> {
@@ -166,9 +176,10 @@ impl Reader {
         match &self.moment {
             Moment::Pinned { tree, .. } => Ok(form(lookup(core, tree, key, self.seq(), mode)?)),
             Moment::Latest(_) | Moment::Snapshot(_) => {
+                let early = self.number_before_catalog();
                 let catalog = core.catalog.load();
                 let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;
-                Ok(form(lookup(core, tree, key, self.seq(), mode)?))
+                Ok(form(lookup(core, tree, key, early.unwrap_or_else(|| self.seq()), mode)?))
             }
         }
     }

@@ -27,7 +27,7 @@ use crate::catalog::{Catalog, CatalogCell, Tree};
 use crate::commit::{CommitState, GROUP_KIND, Lead};
 use crate::core::{Core, Health};
 use crate::edit::{Change, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::{self, FileKind, LOCK, LOG, MANIFEST, classify, table_path};
 use crate::jobs::Jobs;
 use crate::levels::{Levels, RemovalQueue, TableHandle, TableMeta, TableRef};
@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, NUMBER_MAX, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, NUMBER_MAX, SeqNo};
 
 /// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
 /// In proportion, so that small databases come by it too.
@@ -79,7 +79,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     for (&id, keyspace) in &state.keyspaces {
         let mut tables = Vec::new();
         for (level, meta) in keyspace.tables.values() {
-            let table = open_table(env, dir, meta.clone(), state.hash_seed, &cache, &memory, removals.clone())?;
+            let table = open_table(env, dir, id, meta.clone(), state.hash_seed, &cache, removals.clone())?;
             tables.push((*level, table));
         }
         let name = Arc::from(keyspace.name.as_str());
@@ -106,7 +106,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         removals,
         visible: AtomicU64::new(0),
         durable: AtomicU64::new(0),
-        next_table: AtomicU64::new(state.next_table),
+        next_table: AtomicU64::new(if cairn_env::mutant("table-number-reused") { 1 } else { state.next_table }),
         log_space: LogSpace::default(),
         lead: env.mutex(Lead::new(log)),
         syncer,
@@ -130,7 +130,12 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         None => Ok(SeqNo(0)),
     };
     let last = replayed
-        .and_then(|last| core.syncer.sync().map(|_| last).map_err(wal_error))
+        .and_then(|last| {
+            if cairn_env::mutant("replayed-log-not-synced") {
+                return Ok(last);
+            }
+            core.syncer.sync().map(|_| last).map_err(wal_error)
+        })
         .inspect_err(|_| core.remove_new_log(next_segment))?;
     let mut state = state;
     let position = core.lead.lock().log()?.position();
@@ -173,6 +178,37 @@ pub(crate) fn lock(env: &Env, dir: &Path) -> Result<FileLock> {
     })
 }
 
+/// The directory of a database that nobody has open while this lives.
+pub(crate) struct AtRest {
+    /// What the directory holds.
+    pub(crate) entries: Vec<DirEntry>,
+    /// The lock, or why it could not be taken though nobody is known to hold it. None where there is
+    /// no file of it: taking it would create one, and nobody ever opened this copy.
+    pub(crate) lock: Option<Result<FileLock>>,
+}
+
+/// Takes hold of a database without opening it: `Busy` if somebody has it open, `NotFound` if there
+/// is none. Changes nothing.
+pub(crate) fn at_rest(env: &Env, dir: &Path) -> Result<AtRest> {
+    let entries = env.list(dir)?;
+    // What only a database has.
+    let is_data = |entry: &DirEntry| match classify(&entry.name) {
+        FileKind::Current | FileKind::Manifest(_) | FileKind::Log(_) | FileKind::Table(_) => !entry.is_dir,
+        FileKind::Lock | FileKind::Reserve | FileKind::LogSpare | FileKind::Temporary | FileKind::Foreign => false,
+    };
+    if !entries.iter().any(is_data) {
+        return Err(Error::not_found(format!("{} holds no cairn database", dir.display())));
+    }
+    let lock = entries.iter().any(|entry| entry.name == LOCK).then(|| lock(env, dir));
+    if let Some(Err(e)) = &lock
+        && e.kind() == ErrorKind::Busy
+    {
+        return Err(e.clone());
+    }
+    // Again, now that nobody changes it.
+    Ok(AtRest { entries: env.list(dir)?, lock })
+}
+
 /// Lists the directory, making it if it may be made.
 fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
     let entries = match env.list(dir) {
@@ -203,6 +239,9 @@ fn look(env: &Env, dir: &Path, options: &Options) -> Result<Vec<DirEntry>> {
 /// left by an opening that was interrupted before it could make them durable.
 fn create_dir(env: &Env, dir: &Path) -> Result<()> {
     env.create_dir_all(dir)?;
+    if cairn_env::mutant("new-directory-not-synced") {
+        return Ok(());
+    }
     for parent in dir.ancestors().skip(1) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match env.sync_dir(parent) {
@@ -248,12 +287,13 @@ fn new_state(env: &Env) -> State {
 pub(crate) fn open_table(
     env: &Env,
     dir: &Path,
+    keyspace: KeyspaceId,
     meta: TableMeta,
     hash_seed: u64,
     cache: &Arc<Cache>,
-    memory: &Arc<Memory>,
     removals: Arc<RemovalQueue>,
 ) -> Result<TableRef> {
+    let memory = cache.memory();
     let path = table_path(dir, meta.id);
     let file = env.open(&path).map_err(|e| {
         if e.is_not_found() {
@@ -266,7 +306,7 @@ pub(crate) fn open_table(
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();
     let table = Table::open(file, meta.id, meta.file_bytes, Some(blocks), hash_seed, load).map_err(table_error)?;
-    if let Some(what) = meta.disagreement(table.summary()) {
+    if let Some(what) = meta.disagreement(keyspace, table.summary()) {
         return Err(Error::corrupt(path, None, what));
     }
     let charge = memory.charge(Use::Tables, table.memory_bytes() as u64);
@@ -284,7 +324,7 @@ pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
 impl Core {
     /// Reads the old log into memtables and the new log; returns the last number there is.
     fn replay_log(&self, state: &State, last_flushed: SeqNo, old_log: &OldLog) -> Result<SeqNo> {
-        let mut last = last_flushed;
+        let mut last = if cairn_env::mutant("flushed-numbers-forgotten") { SeqNo(0) } else { last_flushed };
         let mut lead = self.lead.lock();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
             let path = LOG.path(&self.dir, group.position.segment);
@@ -310,6 +350,8 @@ impl Core {
                     };
                     if SeqNo(seq) > keyspace.flushed {
                         live = true;
+                        let mixed_up = cairn_env::mutant("keyspace-mixed-up-at-replay");
+                        let op = if mixed_up { Op { keyspace: DEFAULT_KEYSPACE_ID, ..op } } else { op };
                         inserts.push((seq, op));
                     }
                     seq += 1;
@@ -338,7 +380,7 @@ impl Core {
             Ok(())
         })
         .map_err(log_error)?;
-        if old_log.closed && replayed.closing_groups == 0 {
+        if old_log.closed && replayed.closing_groups == 0 && !cairn_env::mutant("lost-end-of-log-accepted") {
             let path = LOG.path(&self.dir, replayed.end.segment);
             return Err(Error::corrupt(path, Some(replayed.end.offset), LOST_END));
         }
@@ -367,7 +409,7 @@ impl Core {
     /// Makes everything up to `last` the state to go on from: it is applied and synced.
     fn start_from(&self, last: SeqNo) {
         let mut lead = self.lead.lock();
-        lead.next_seq = last.0 + 1;
+        lead.next_seq = last.0 + u64::from(!cairn_env::mutant("number-reused-after-reopen"));
         self.visible.store(last.0, std::sync::atomic::Ordering::Release);
         self.durable.store(last.0, std::sync::atomic::Ordering::Release);
     }

@@ -58,7 +58,9 @@ impl Retainer {
             return Verdict::Drop;
         }
         self.stripe = Some(stripe);
-        if entry_kind == kind::DELETE && stripe == 0 && !may_lie_below() {
+        let unseen = stripe == 0 || cairn_env::mutant("tombstone-dropped-under-a-snapshot");
+        let alone = || !may_lie_below() || cairn_env::mutant("tombstone-dropped-above-a-value");
+        if entry_kind == kind::DELETE && unseen && alone() {
             return Verdict::Drop;
         }
         if first { Verdict::Keep } else { Verdict::KeepStale }

@@ -19,7 +19,7 @@ use cairn::{Db, Durability, Env, Options};
 use cairn_env::{CrashPolicy, SimDisk};
 use common::history::{Content, History, Recorder, SPACES, apply, existing};
 use common::workload::{self, DIR};
-use common::{Random, Scene, base_seed, moments, number, tiny};
+use common::{Random, Scene, base_seed, moments, number, shrinks, tiny};
 
 /// What an image holds, and what it must hold.
 struct Crash<'a> {
@@ -181,6 +181,9 @@ fn crash_everywhere_or_shrink(seed: u64, options: &Options, report: &mut Report)
         catch_unwind(AssertUnwindSafe(|| crash_everywhere(seed, steps, options, report))).err()
     };
     if let Some(panic) = fails(steps, report) {
+        if !shrinks() {
+            resume_unwind(panic);
+        }
         let shortest = (1..steps).find(|fewer| fails(*fewer, &mut Report::default()).is_some()).unwrap_or(steps);
         eprintln!("the shortest that fails: CAIRN_SEED={seed} CAIRN_CRASH_SEEDS=1 CAIRN_STEPS={shortest}");
         resume_unwind(panic);

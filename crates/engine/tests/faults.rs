@@ -28,7 +28,7 @@ use cairn_env::testing::set_stage;
 use cairn_env::{Coverage, CrashPolicy, Fault, FaultKind, Op, SimDisk, Site, Step};
 use common::history::{Content, Op as Change, SPACES, apply};
 use common::workload::DIR;
-use common::{Random, Scene, base_seed, number, tiny, varied};
+use common::{Random, Scene, base_seed, number, shrinks, tiny, varied};
 
 /// A batch that was handed over and not refused.
 struct Write {
@@ -490,6 +490,7 @@ fn each_call(name: &str, kind: FaultKind, forever: bool, closing: bool) {
                 nth => plan.run(op, nth, &mut report).map(drop),
             };
             if let Err(failure) = done {
+                assert!(shrinks(), "{failure}");
                 eprintln!("{failure}\nshrinking...");
                 panic!("{}", failure.shrunk());
             }

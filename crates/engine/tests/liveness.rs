@@ -142,6 +142,97 @@ fn a_write_whose_sync_fails_while_another_handle_closes_ends() {
     println!("proof: schedules of a failed sync and a close = {schedules}");
 }
 
+/// Runs `work` on a database in a seeded schedule and says how long it took there. Whoever still waits
+/// after a minute is ended by a close, which wakes everybody.
+fn time_of(seed: u64, work: impl FnOnce(&Env, &Db)) -> Duration {
+    let env = Env::simulated(seed, SimDisk::with_seed(seed));
+    let run = env.run(|| {
+        let db = Db::open_in(&env, DIR, tiny()).unwrap();
+        let ended = Arc::new((env.mutex(false), env.condvar()));
+        let watcher = {
+            let (db, ended) = (db.clone(), ended.clone());
+            env.spawn("watcher", move || {
+                let mut done = ended.0.lock();
+                while !*done {
+                    let (again, timed_out) = ended.1.wait_for(done, Duration::from_secs(60));
+                    done = again;
+                    if timed_out {
+                        break;
+                    }
+                }
+                drop(done);
+                db.close().unwrap();
+            })
+            .unwrap()
+        };
+        let began = env.now();
+        work(&env, &db);
+        let took = env.now() - began;
+        *ended.0.lock() = true;
+        ended.1.notify_all();
+        assert!(watcher.join());
+        took
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "CAIRN_SEED={seed}");
+    run.value
+}
+
+/// Whoever waits while another leads or syncs for him is told when that is over.
+#[test]
+fn writers_that_others_lead_or_sync_for_do_not_oversleep() {
+    let first = base_seed();
+    for seed in first..first + 40 {
+        let took = time_of(seed, |env, db| {
+            let writers: Vec<_> = (0..5u8)
+                .map(|writer| {
+                    let db = db.clone();
+                    let durability = if seed % 2 == 0 { Durability::Buffered } else { Durability::Commit };
+                    let write = move || {
+                        for _ in 0..3 {
+                            let mut batch = db.batch();
+                            batch.put(&db.default_keyspace(), &[writer], b"v");
+                            db.write(batch, durability).unwrap();
+                        }
+                    };
+                    env.spawn("writer", write).unwrap()
+                })
+                .collect();
+            assert!(writers.into_iter().all(cairn_env::sync::Thread::join));
+        });
+        assert!(took < Duration::from_secs(1), "CAIRN_SEED={seed}: it took {took:?}");
+    }
+}
+
+#[test]
+fn a_submitted_batch_is_written_though_nobody_waits_for_it() {
+    let first = base_seed();
+    for seed in first..first + 20 {
+        let took = time_of(seed, |env, db| {
+            let mut batch = db.batch();
+            batch.put(&db.default_keyspace(), b"k", b"v");
+            drop(db.submit(batch, Durability::Commit).unwrap());
+            let (mutex, condvar) = (env.mutex(()), env.condvar());
+            while db.stats().get("durable_seq") != Some(1) {
+                let (_, timed_out) = condvar.wait_for(mutex.lock(), Duration::from_millis(10));
+                assert!(timed_out && env.now() < Duration::from_secs(50), "CAIRN_SEED={seed}: never written");
+            }
+        });
+        assert!(took < Duration::from_secs(1), "CAIRN_SEED={seed}: it took {took:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_a_flush_is_told_of_its_end() {
+    let first = base_seed();
+    for seed in first..first + 20 {
+        let took = time_of(seed, |_, db| {
+            db.put(b"k", b"v").unwrap();
+            db.flush().unwrap();
+        });
+        assert!(took < Duration::from_secs(1), "CAIRN_SEED={seed}: it took {took:?}");
+    }
+}
+
 struct PanickingWaker;
 
 impl Wake for PanickingWaker {

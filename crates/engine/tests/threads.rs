@@ -101,8 +101,8 @@ fn read(db: &Db, reader: u64, seed: u64, stop: &AtomicBool, counts: &Counts) {
     }
 }
 
-/// What a thread does.
-type Part = Box<dyn FnOnce(&Db, &AtomicBool, &Counts) + Send>;
+/// What one thread does.
+type Work = Box<dyn FnOnce(&Db, &AtomicBool, &Counts) + Send>;
 
 /// Writers, readers, and one that flushes, compacts and opens keyspaces between them.
 fn round(seed: u64, counts: &Arc<Counts>) {
@@ -110,7 +110,7 @@ fn round(seed: u64, counts: &Arc<Counts>) {
     let options = Options { memtable_bytes_max: 32 << 10, log_bytes_max: 256 << 10, ..tiny() };
     let db = Db::open_in(&env, "db", options).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let spawn = |name: &str, body: Part| {
+    let spawn = |name: &str, body: Work| {
         let (db, stop, counts) = (db.clone(), stop.clone(), counts.clone());
         env.spawn(name, move || body(&db, &stop, &counts)).unwrap()
     };

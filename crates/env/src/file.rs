@@ -265,8 +265,13 @@ impl Env {
         }
         let file = self.create(&temporary)?;
         file.write_all_at(bytes, 0)?;
-        file.sync_all()?;
-        self.rename(&temporary, path)?;
+        if crate::mutant("renamed-before-sync") {
+            self.rename(&temporary, path)?;
+            file.sync_all()?;
+        } else {
+            file.sync_all()?;
+            self.rename(&temporary, path)?;
+        }
         match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
             _ => self.sync_dir(Path::new(".")),

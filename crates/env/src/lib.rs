@@ -3,6 +3,8 @@
 //! Owns: [`Env`], a cheap handle through which the rest of Cairn opens files, reads the clock,
 //! draws random numbers, starts threads, and takes every lock that is held across I/O.
 //! Refuses: to interpret what it stores; no format and no policy lives here.
+//! Also here, below everything that may be wrong: [`mutant`], which marks the defects that a build with
+//! `--cfg mutants` plants for the tests to catch.
 //!
 //! Invariants
 //! 1. Nothing outside this crate, the tools and tokio's runtime calls `std::fs`,
@@ -26,6 +28,7 @@ mod error;
 mod file;
 mod image;
 mod memory;
+mod mutants;
 mod real;
 mod rng;
 mod schedule;
@@ -36,6 +39,7 @@ pub mod testing;
 
 pub use error::{Error, Op, Result};
 pub use file::{DirEntry, File, FileLock, RawFile, RawFileSystem};
+pub use mutants::mutant;
 pub use schedule::Run;
 pub use sim_disk::{Coverage, CrashPolicy, Fault, FaultKind, SimDisk, Site, Step};
 

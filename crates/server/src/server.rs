@@ -76,6 +76,7 @@ impl Server {
             db,
             durability: config.durability,
             visibility: match config.durability {
+                Durability::Commit if cairn::mutant("server-shows-what-may-be-lost") => Visibility::Applied,
                 Durability::Commit => Visibility::Durable,
                 Durability::Buffered => Visibility::Applied,
             },

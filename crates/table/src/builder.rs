@@ -30,7 +30,7 @@ const WRITE_BYTES: usize = 256 << 10;
 /// # env.create_dir_all(&dir)?;
 /// # let path = dir.join("000001.sst");
 /// # let _ = env.remove(&path);
-/// let mut builder = TableBuilder::new(env.create(&path)?, 1, TableOptions::default())?;
+/// let mut builder = TableBuilder::new(env.create(&path)?, 1, 0, TableOptions::default())?;
 /// builder.add(b"ada", 7, 1, b"countess")?;
 /// builder.add(b"grace", 9, 1, b"admiral")?;
 /// let summary = builder.finish()?;
@@ -64,18 +64,19 @@ impl std::fmt::Debug for TableBuilder {
 }
 
 impl TableBuilder {
-    /// Starts table `id` in `file`, which must be empty.
+    /// Starts table `id` in `file`, which must be empty. `owner` is told to who opens the table, for
+    /// whom the file may be all there is.
     ///
     /// # Errors
     /// [`Error::Invalid`] if an option is out of bounds.
-    pub fn new(file: File, id: u64, options: TableOptions) -> Result<TableBuilder> {
+    pub fn new(file: File, id: u64, owner: u64, options: TableOptions) -> Result<TableBuilder> {
         options.check()?;
         Ok(TableBuilder {
             sealer: Sealer::new(Seal::new(id, options.hash_seed)),
             block: BlockBuilder::new(options.restart_interval, options.hash_index),
             partitions: PartitionsBuilder::new(id, &options),
             last_hash: 0,
-            summary: TableSummary::new(id),
+            summary: TableSummary::new(id, owner),
             out: Vec::new(),
             written: 0,
             file,
@@ -111,7 +112,9 @@ impl TableBuilder {
         if new_key {
             self.last_hash = hash64(key, self.options.hash_seed);
         }
-        self.partitions.add_key(self.last_hash, new_key);
+        if kind != 0 || !cairn_env::mutant("filter-without-tombstones") {
+            self.partitions.add_key(self.last_hash, new_key);
+        }
         if self.summary.entries == 0 {
             self.summary.smallest_key = key.to_vec();
         }
@@ -165,7 +168,9 @@ impl TableBuilder {
         let properties = self.append(&described.encode())?;
         self.out.extend_from_slice(&Footer { table_id, hash_seed, data_end, index, properties }.encode());
         self.write_out()?;
-        self.file.sync_all()?;
+        if !cairn_env::mutant("table-not-synced") {
+            self.file.sync_all()?;
+        }
         Ok(TableSummary { file_bytes: self.written, ..described.summary })
     }
 

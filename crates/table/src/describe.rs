@@ -74,7 +74,7 @@ impl Table {
     fn describe_parts(&self) -> String {
         let (s, o, footer) = (self.summary(), self.options(), self.footer());
         format!(
-            "table {}, format version {}, {} bytes, hash seed {:#x}\n\
+            "table {} of owner {}, format version {}, {} bytes, hash seed {:#x}\n\
              entries: {} ({} keys, {} tombstones), {} bytes of keys and values\n\
              keys: {} .. {}\n\
              sequence numbers: {} .. {}; largest kind {}\n\
@@ -82,6 +82,7 @@ impl Table {
              data: {} blocks, {} bytes\n\
              index: offset {}, {} bytes, {} partitions\n",
             s.id,
+            s.owner,
             crate::FORMAT_VERSION,
             s.file_bytes,
             o.hash_seed,

@@ -398,7 +398,7 @@ pub fn file_seeds() -> Vec<Vec<u8>> {
             hash_seed: SEED,
             ..TableOptions::default()
         };
-        let mut builder = TableBuilder::new(env.create(path).expect("memory"), ID, options).expect("in bounds");
+        let mut builder = TableBuilder::new(env.create(path).expect("memory"), ID, 0, options).expect("in bounds");
         for entry in entries() {
             builder.add(&entry.key, entry.seq, entry.kind, &entry.value).expect("in order");
         }

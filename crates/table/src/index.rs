@@ -46,7 +46,7 @@ impl IndexBuilder {
         let goes_on = next_key == Some(last_key);
         match (last_key.get(common), next.get(common)) {
             // Cut behind the byte where the next key departs, if more of it follows.
-            (Some(_), Some(_)) if next.len() > common + 1 => {
+            (Some(_), Some(_)) if next.len() > common + usize::from(!cairn_env::mutant("separator-off-by-one")) => {
                 self.keys.extend_from_slice(next.get(..=common).unwrap_or_default());
             }
             (Some(ours), Some(theirs)) if theirs - ours > 1 => {
@@ -55,7 +55,7 @@ impl IndexBuilder {
             }
             _ => self.keys.extend_from_slice(last_key),
         }
-        let seq = if goes_on { last_seq } else { 0 };
+        let seq = if goes_on && !cairn_env::mutant("split-versions-not-separated") { last_seq } else { 0 };
         self.blocks.push(Separator { key_end: self.keys.len(), seq, payload_len });
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns: the file format (data blocks, partitions, index, properties, footer), [`TableBuilder`] that
 //! writes one, [`Table`] that opens it, answers lookups and hands out a [`TableCursor`], and the
-//! check of a whole file ([`Table::verify`]). Each grammar stands at the head of the module that
+//! check of a whole file ([`Table::verify`]), and [`Salvage`], which reads what damage has left of
+//! one. Each grammar stands at the head of the module that
 //! encodes and decodes it: `footer` (the file as a whole), `seal` (the envelope of every block),
 //! `block`, `partition` with its `index` and `filter`, `properties`.
 //! Refuses: names and lifetimes of files, caches and their budgets (the engine implements
@@ -34,6 +35,7 @@ mod index;
 mod options;
 mod partition;
 mod properties;
+mod salvage;
 mod seal;
 mod table;
 mod verify;
@@ -48,6 +50,7 @@ pub use error::{Error, Result};
 pub use footer::FORMAT_VERSION;
 pub use options::{Compression, KEY_BYTES_MAX, KIND_TOMBSTONE, TableOptions, VALUE_BYTES_MAX};
 pub use properties::TableSummary;
+pub use salvage::{Lost, Salvage};
 pub use table::{Identity, Load, Lookup, Read, Table};
 
 /// How many leading bytes two strings share.

@@ -2,13 +2,13 @@
 //! repair can rebuild the manifest's entry from the file alone.
 //!
 //! ```text
-//! properties := id entries keys tombstones data_bytes data_blocks smallest_seq largest_seq
+//! properties := id owner entries keys tombstones data_bytes data_blocks smallest_seq largest_seq
 //!               largest_kind:u8 smallest_key:prefixed largest_key:prefixed
 //!               block_bytes restart_interval compression:u8 filter_bits_per_key filter_hashes hash_index:u8
 //! ```
 //!
 //! Everything without a type is a varint; `prefixed` is a varint length and the bytes; compression
-//! is 0 (none) or 1 (LZ4); `filter_hashes` is 0 for "what suits the bits".
+//! is 0 (none) or 1 (LZ4); `filter_hashes` is 0 for "what suits the bits"; `owner` is the caller's.
 
 use cairn_codec::{DecodeError, Reader, Write};
 
@@ -19,6 +19,8 @@ use crate::{Compression, KEY_BYTES_MAX, TableOptions};
 pub struct TableSummary {
     /// The id the table was given.
     pub id: u64,
+    /// To what the table belongs, as its writer said.
+    pub owner: u64,
     /// Length of the file.
     pub file_bytes: u64,
     /// Entries, all versions and tombstones counted.
@@ -44,9 +46,10 @@ pub struct TableSummary {
 }
 
 impl TableSummary {
-    pub(crate) fn new(id: u64) -> TableSummary {
+    pub(crate) fn new(id: u64, owner: u64) -> TableSummary {
         TableSummary {
             id,
+            owner,
             file_bytes: 0,
             entries: 0,
             keys: 0,
@@ -84,7 +87,18 @@ impl Properties {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let Properties { summary: s, options: o } = self;
         let mut out = Vec::new();
-        for n in [s.id, s.entries, s.keys, s.tombstones, s.data_bytes, s.data_blocks, s.smallest_seq, s.largest_seq] {
+        let numbers = [
+            s.id,
+            s.owner,
+            s.entries,
+            s.keys,
+            s.tombstones,
+            s.data_bytes,
+            s.data_blocks,
+            s.smallest_seq,
+            s.largest_seq,
+        ];
+        for n in numbers {
             out.put_varint(n);
         }
         out.put_u8(s.largest_kind);
@@ -108,6 +122,7 @@ impl Properties {
         let summary = TableSummary {
             file_bytes,
             id: r.varint()?,
+            owner: r.varint()?,
             entries: r.varint()?,
             keys: r.varint()?,
             tombstones: r.varint()?,
@@ -161,7 +176,7 @@ mod tests {
     use super::*;
 
     fn properties() -> Properties {
-        let mut summary = TableSummary::new(300);
+        let mut summary = TableSummary::new(300, 6);
         summary.file_bytes = 1000;
         summary.smallest_key = b"a".to_vec();
         summary.largest_key = b"b".to_vec();

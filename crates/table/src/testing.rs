@@ -13,6 +13,7 @@ use cairn_env::testing::TempDir;
 use crate::{Block, BlockCache, Charge, Load, Lookup, Read, Table, TableBuilder, TableOptions, TableSummary, mix64};
 
 pub(crate) const SEED: u64 = 0xca1e;
+pub(crate) const OWNER: u64 = 5;
 
 /// Entries as a table orders them.
 pub(crate) type Model = BTreeMap<(Vec<u8>, Reverse<u64>), (u8, Vec<u8>)>;
@@ -35,7 +36,7 @@ impl Dir {
         let path = self.path(&id.to_string());
         let _ = env.remove(&path);
         let options = TableOptions { hash_seed: SEED, ..options.clone() };
-        let mut builder = TableBuilder::new(env.create(&path).unwrap(), id, options).unwrap();
+        let mut builder = TableBuilder::new(env.create(&path).unwrap(), id, OWNER, options).unwrap();
         for ((key, Reverse(seq)), (kind, value)) in model {
             builder.add(key, *seq, *kind, value).unwrap();
         }

@@ -29,7 +29,8 @@ impl Table {
         if footer != *self.footer() || properties.summary != *self.summary() || properties.options != *self.options() {
             return Err(Error::corrupt(path, footer.properties.offset, "the file changed while it was open"));
         }
-        let mut walk = Walk { table: self, before: None, found: TableSummary::new(self.id()), key: Vec::new(), seq: 0 };
+        let found = TableSummary::new(self.id(), self.summary().owner);
+        let mut walk = Walk { table: self, before: None, found, key: Vec::new(), seq: 0 };
         let index = read_index(file, &footer, self.seal())?;
         let mut data_end = 0;
         for (number, at) in index.handles().enumerate() {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use cairn_env::Env;
 
-use crate::error::{Error, ReplayError, Result};
+use crate::error::{Claim, Error, ReplayError, Result};
 use crate::format::{Damage, Group, KIND_CLOSING, Place, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::segment::Segment;
 use crate::{Naming, Position, SegmentInfo};
@@ -106,7 +106,8 @@ pub fn replay<E>(
             info.first_seq = info.first_seq.or(Some(group.first_seq));
             done.last_seq = Some(group.first_seq);
             done.closing_groups = if group.kind == KIND_CLOSING { done.closing_groups.saturating_add(1) } else { 0 };
-            if group.kind != KIND_CLOSING {
+            let skipped = ends_at == Some(info.bytes) && cairn_env::mutant("last-group-of-segment-skipped");
+            if group.kind != KIND_CLOSING && !skipped {
                 visit(group).map_err(ReplayError::Visit)?;
             }
         };
@@ -234,7 +235,8 @@ impl<'a> Chain<'a> {
         if let Some(id) = missing {
             cut.reason = Damage::MissingSegment { id };
         }
-        if let Some(claim) = claim.filter(|claim| claim.synced > end) {
+        let lost = |claim: &Claim| claim.synced > end && !cairn_env::mutant("damaged-middle-cut");
+        if let Some(claim) = claim.filter(lost) {
             let (path, offset) = match missing {
                 Some(id) => (self.path(id), 0),
                 None => (self.path(end.segment), end.offset),

@@ -28,6 +28,14 @@ impl Random {
         self.next() % bound.max(1)
     }
 
+    /// Puts them into an order of its own.
+    pub(crate) fn shuffle<T>(&mut self, all: &mut [T]) {
+        for place in (1..all.len()).rev() {
+            let other = self.below(place as u64 + 1);
+            all.swap(place, usize::try_from(other).unwrap_or(place));
+        }
+    }
+
     pub(crate) fn chance(&mut self, one_in: u64) -> bool {
         self.below(one_in) == 0
     }

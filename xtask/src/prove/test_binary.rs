@@ -97,31 +97,31 @@ impl Tests {
         seconds: u64,
         limit: Duration,
     ) -> Result<Option<ExitStatus>, String> {
-        let failed = |e: std::io::Error| format!("{}: {e}", log.display());
-        let out = File::create(log).map_err(failed)?;
-        let err = out.try_clone().map_err(failed)?;
-        let mut child = self
-            .command(root, &["--", "--nocapture"])
-            .args(self.filter)
-            .env("CAIRN_SEED", seed.to_string())
-            .env("CAIRN_PROOF_SECONDS", seconds.to_string())
-            .stdout(out)
-            .stderr(err)
-            .process_group(0)
-            .spawn()
-            .map_err(|e| format!("cargo: {e}"))?;
-        let began = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().map_err(failed)? {
-                return Ok(Some(status));
-            }
-            if began.elapsed() > limit {
-                let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
-                child.wait().map_err(failed)?;
-                return Ok(None);
-            }
-            sleep(Duration::from_millis(50));
+        let mut command = self.command(root, &["--", "--nocapture"]);
+        command.args(self.filter).env("CAIRN_SEED", seed.to_string()).env("CAIRN_PROOF_SECONDS", seconds.to_string());
+        wait(command, log, limit)
+    }
+}
+
+/// Runs a command with its output in `log`. `None` if it was not over within the limit, and was ended
+/// with all that it had started.
+pub(super) fn wait(mut command: Command, log: &Path, limit: Duration) -> Result<Option<ExitStatus>, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", log.display());
+    let out = File::create(log).map_err(failed)?;
+    let err = out.try_clone().map_err(failed)?;
+    let started = command.stdout(out).stderr(err).process_group(0).spawn();
+    let mut child = started.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(Some(status));
         }
+        if began.elapsed() > limit {
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
+            child.wait().map_err(failed)?;
+            return Ok(None);
+        }
+        sleep(Duration::from_millis(50));
     }
 }
 
@@ -138,7 +138,8 @@ fn passed(line: &str) -> Option<u64> {
     rest.split_once(" passed")?.0.parse().ok()
 }
 
-fn tail(text: &str, lines: usize) -> String {
+/// The last lines.
+pub(super) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }

@@ -58,7 +58,7 @@ impl Database {
     fn table(&mut self, keyspace: KeyspaceId, level: usize, id: TableId, entries: &[&str]) -> &mut TableMeta {
         let file = self.env.create(&table_path(Path::new(DIR), id)).unwrap();
         let options = TableOptions { hash_seed: SEED, ..TableOptions::default() };
-        let mut builder = TableBuilder::new(file, id, options).unwrap();
+        let mut builder = TableBuilder::new(file, id, u64::from(keyspace), options).unwrap();
         for entry in entries {
             let words: Vec<&str> = entry.split(' ').collect();
             let kind = match words.get(2) {
@@ -214,6 +214,11 @@ fn a_table_that_is_not_what_the_manifest_says() {
         assert!(refused.is_some_and(|e| e.to_string().contains(what)));
     }
     let mut db = Database::new();
+    db.table(0, 1, 5, &["a 40"]);
+    let listed = db.keyspace(0).tables.remove(&5).unwrap();
+    db.keyspace(1).tables.insert(5, listed);
+    db.is_damaged(table(5), "it belongs to keyspace 0, and the manifest says to keyspace 1");
+    let mut db = Database::new();
     db.table(0, 1, 5, &["a 51"]);
     db.is_damaged(table(5), "flushed up to 50");
 }
@@ -229,7 +234,12 @@ fn a_manifest_that_contradicts_itself() {
     let mut db = Database::new();
     let meta = db.table(0, 1, 5, &["a 40"]).clone();
     db.keyspace(1).tables.insert(5, (3, meta));
-    db.is_damaged(manifest(), "table 5 is in the keyspaces \"default\" and \"users\"");
+    db.write();
+    let findings = db.findings();
+    let [twice, owner] = findings.as_slice() else { panic!("{findings:#?}") };
+    assert_eq!((&twice.path, &owner.path), (&manifest(), &table(5)));
+    assert!(twice.what.contains("table 5 is in the keyspaces \"default\" and \"users\""), "{twice}");
+    assert!(owner.what.contains("it belongs to keyspace 0, and the manifest says to keyspace 1"), "{owner}");
     let mut db = Database::new();
     db.table(0, 1, 5, &["a 40", "c 30"]);
     db.table(0, 1, 4, &["b 20"]);

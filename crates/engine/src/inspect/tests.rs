@@ -152,13 +152,13 @@ fn a_manifest_and_current() {
 fn a_table_and_what_is_none_of_ours() {
     let env = world();
     let path = table_path(dir(), 3);
-    let mut builder = TableBuilder::new(env.create(&path).unwrap(), 3, TableOptions::default()).unwrap();
+    let mut builder = TableBuilder::new(env.create(&path).unwrap(), 3, 1, TableOptions::default()).unwrap();
     builder.add(b"key", 12, 1, b"value").unwrap();
     builder.finish().unwrap();
     copy(&env, &path, "copy");
     for path in [&path, &dir().join("copy")] {
         let text = lines(&env, path);
-        assert!(text[0].starts_with("table 3, format version 0, "), "{text:#?}");
+        assert!(text[0].starts_with("table 3 of owner 1, format version 0, "), "{text:#?}");
         assert!(
             text.last().unwrap().contains("1 entries") && text.last().unwrap().ends_with("key .. key"),
             "{text:#?}"

@@ -95,6 +95,11 @@ pub fn rounds(least: u64, tests: u64) -> impl Iterator<Item = u64> {
     (0..).take_while(move |round| *round < least || clock.now() < time).map(|round| base_seed() + round)
 }
 
+/// Whether a failure is worth the time to find the shortest workload that shows it; `CAIRN_SHRINK=0`: no.
+pub fn shrinks() -> bool {
+    number("CAIRN_SHRINK", 1) > 0
+}
+
 /// A number from the environment.
 pub fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

@@ -23,7 +23,7 @@ pub(crate) struct Running {
     pub(crate) db: Db,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<cairn_server::Result<()>>,
-    _directory: TempDir,
+    _directory: Option<TempDir>,
 }
 
 impl Running {
@@ -40,6 +40,11 @@ impl Running {
     pub(crate) async fn with(limits: Limits, token: Option<&str>) -> Running {
         let directory = TempDir::new();
         let db = Db::open(directory.path(), Options::default()).unwrap();
+        Running { _directory: Some(directory), ..Running::over(db, limits, token).await }
+    }
+
+    /// A server over this database, wherever its files are.
+    pub(crate) async fn over(db: Db, limits: Limits, token: Option<&str>) -> Running {
         let config = ServerConfig {
             http: "127.0.0.1:0".into(),
             token: token.map(str::to_owned),
@@ -52,7 +57,7 @@ impl Running {
         let done = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
-        Running { address, db, stop: Some(stop), done, _directory: directory }
+        Running { address, db, stop: Some(stop), done, _directory: None }
     }
 
     pub(crate) fn url(&self) -> String {

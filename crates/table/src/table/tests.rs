@@ -7,7 +7,7 @@ use cairn_codec::hash64;
 use cairn_env::Env;
 
 use super::*;
-use crate::testing::{Dir, MapCache, Model, Rng, SEED, expected, get};
+use crate::testing::{Dir, MapCache, Model, OWNER, Rng, SEED, expected, get};
 use crate::{Compression, TableBuilder};
 
 fn hex(bytes: &[u8]) -> String {
@@ -124,6 +124,7 @@ fn the_summary_counts_what_was_added() {
     let summary = dir.build(7, &options, &model);
     let expected = TableSummary {
         id: 7,
+        owner: OWNER,
         file_bytes: Env::real().open(&dir.path("7")).unwrap().len().unwrap(),
         entries: 7,
         keys: 5,
@@ -228,7 +229,7 @@ fn the_largest_keys_and_values_fit_and_larger_ones_are_refused() {
     table.verify(&mut |_| {}).unwrap();
 
     let file = Env::real().create(&dir.path("refused")).unwrap();
-    let mut builder = TableBuilder::new(file, 2, TableOptions::default()).unwrap();
+    let mut builder = TableBuilder::new(file, 2, 0, TableOptions::default()).unwrap();
     for (key, value) in [(&[][..], &[][..]), (&[1; 65_536], &[]), (&[1], &vec![0; (64 << 20) + 1])] {
         assert!(matches!(builder.add(key, 1, 1, value), Err(Error::Invalid { .. })));
     }
@@ -244,7 +245,7 @@ fn an_entry_out_of_order_is_refused_and_harms_nothing() {
     let dir = Dir::new();
     let file = Env::real().create(&dir.path("1")).unwrap();
     let options = TableOptions { hash_seed: SEED, ..TableOptions::default() };
-    let mut builder = TableBuilder::new(file, 1, options).unwrap();
+    let mut builder = TableBuilder::new(file, 1, 0, options).unwrap();
     builder.add(b"b", 5, 1, b"five").unwrap();
     for (key, seq) in [(&b"a"[..], 9), (b"b", 5), (b"b", 6), (b"\x00", 1)] {
         assert!(matches!(builder.add(key, seq, 1, b""), Err(Error::Order { .. })), "{key:?} {seq}");
@@ -271,7 +272,7 @@ fn options_out_of_bounds_are_refused() {
         TableOptions { filter_hashes: Some(0), ..default() },
         TableOptions { filter_hashes: Some(17), ..default() },
     ] {
-        assert!(matches!(TableBuilder::new(file.clone(), 1, bad), Err(Error::Invalid { .. })));
+        assert!(matches!(TableBuilder::new(file.clone(), 1, 0, bad), Err(Error::Invalid { .. })));
     }
 }
 
@@ -280,7 +281,7 @@ fn the_estimate_of_the_size_is_close() {
     let dir = Dir::new();
     let file = Env::real().create(&dir.path("1")).unwrap();
     let options = TableOptions { compression: Compression::None, ..TableOptions::default() };
-    let mut builder = TableBuilder::new(file, 1, options).unwrap();
+    let mut builder = TableBuilder::new(file, 1, 0, options).unwrap();
     for i in 0..20_000u32 {
         builder.add(format!("key{i:08}").as_bytes(), i.into(), 1, &[b'v'; 50]).unwrap();
     }

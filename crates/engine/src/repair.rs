@@ -1,0 +1,364 @@
+//! Repair: what can still be read of a damaged database, written to a new one.
+//!
+//! Owns the judgement of what is believed and what is lost. A sound manifest is believed: its tables,
+//! and the log from where it says. Without one (`survey`) every table in the directory is taken, to
+//! the keyspace that its properties name, and every segment of the log; names of keyspaces come from
+//! what can be read of the manifests' edits. Of each keyspace the newest readable version of a key
+//! wins (`tables`); then the operations of the log that are newer are done again, in order (`log`).
+//! Refuses to change the damaged database, to repair an open one, and to guess: what is written was
+//! once written under its key, and whatever may be missing is told with its file and range of keys.
+//!
+//! Memory is bounded: tables are merged one block each, read one at a time where they do not overlap;
+//! looked up through a cache; the log is read group by group. What grows is a line for each table
+//! and for each thing lost; neighbouring damaged blocks are one.
+
+mod log;
+mod survey;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use cairn_env::{DirEntry, Env};
+use cairn_table::{BlockCache, Load, Table};
+
+use crate::batch::Batch;
+use crate::cache::Cache;
+use crate::check::Progress;
+use crate::db::{Db, Keyspace};
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::output::table_error;
+use crate::recovery;
+use crate::stats::Counters;
+use crate::types::{Durability, KeyspaceId, shown};
+
+/// For the blocks of damaged tables; the new database has its own default budget.
+const MEMORY_BYTES: u64 = 64 << 20;
+
+/// What is read is handed to the new database in batches of about this size.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Something that a repair could not save.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The damaged or missing file.
+    pub path: PathBuf,
+    /// Where in it: the start of the block or record; none if it is about the whole file.
+    pub offset: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+    /// How many damaged blocks of a table, one after the other, this is about; otherwise 1.
+    pub blocks: u64,
+    /// The keyspace of the keys; none if it may be any.
+    pub keyspace: Option<String>,
+    /// The first and the last key that may be concerned; none if it may be any.
+    pub range: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some(offset) = self.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if self.blocks > 1 {
+            write!(f, ", and {} blocks after it", self.blocks - 1)?;
+        }
+        match &self.range {
+            Some((from, to)) => write!(f, "; keys {} .. {}", shown(from), shown(to))?,
+            None => f.write_str("; any keys")?,
+        }
+        match &self.keyspace {
+            Some(name) => write!(f, " of keyspace \"{}\"", name.escape_debug())?,
+            None => f.write_str(" of any keyspace")?,
+        }
+        f.write_str(" may be missing, older than they were, or back after a delete")
+    }
+}
+
+/// What a repair saved, and what it did not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Keyspaces of the new database.
+    pub keyspaces: u64,
+    /// Tables that were read, in whole or in part.
+    pub tables: u64,
+    /// Keys with their values that came from tables.
+    pub table_entries: u64,
+    /// Puts and deletes that came from the log, after that.
+    pub log_operations: u64,
+    /// Bytes of the keys and values of both.
+    pub bytes: u64,
+    /// What could not be read.
+    pub lost: Vec<Lost>,
+}
+
+/// Reads what can be read of the database in `dir`, which nobody has open, and writes it to a new
+/// database in `to`, which must be empty or not exist. Changes nothing in `dir`.
+///
+/// Of a sound database the new one is equal, and nothing is lost. Snapshots, and versions that only
+/// they could see, are not kept; nor are the options, which no database stores.
+///
+/// ```
+/// # let env = cairn::Env::memory();
+/// let db = cairn::Db::open_in(&env, "data", cairn::Options::default())?;
+/// db.put(b"k", b"v")?;
+/// db.close()?;
+/// # env.remove("data/CURRENT".as_ref())?;
+/// // CURRENT is gone: the database does not open any more.
+/// let repaired = cairn::repair(&env, "data".as_ref(), "saved".as_ref(), &mut |_| ())?;
+/// assert!(repaired.lost[0].path.ends_with("CURRENT"));
+/// let db = cairn::Db::open_in(&env, "saved", cairn::Options::default())?;
+/// assert_eq!(db.get(b"k")?.as_deref(), Some(&b"v"[..]));
+/// # Ok::<(), cairn::Error>(())
+/// ```
+///
+/// # Errors
+/// `Busy` if the database is open, `NotFound` if `dir` holds none, `Invalid` if `to` is not empty or
+/// lies within `dir`, `Full` if there is no space for the new one, `Corrupt` if a file is of a format
+/// that only a newer build reads; `Io`. After an error `to` may hold an unfinished database. Damage
+/// is no error but what the result tells.
+pub fn repair(env: &Env, dir: &Path, to: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Repaired> {
+    // Held to the end. Where it cannot be taken, on a read-only disk say, nobody writes either.
+    let at_rest = recovery::at_rest(env, dir)?;
+    check_destination(env, dir, to)?;
+    let mut repair = Repair::new(env, dir, &at_rest.entries, progress);
+    let mut survey = repair.survey()?;
+    repair.write(&mut survey, to).map_err(|e| match e.kind() {
+        ErrorKind::Full => Error::full(format!(
+            "{e}; {} holds an unfinished repair: remove it, and repair to where there is more space",
+            to.display()
+        )),
+        _ => e,
+    })
+}
+
+/// The new database must be apart from the old one, and new.
+fn check_destination(env: &Env, dir: &Path, to: &Path) -> Result<()> {
+    let parts = |path: &Path| -> Vec<_> {
+        path.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned()).collect()
+    };
+    if parts(to).starts_with(&parts(dir)) {
+        return Err(Error::invalid(format!(
+            "{} lies within {}: repair to a place beside it",
+            to.display(),
+            dir.display()
+        )));
+    }
+    match env.list(to) {
+        Ok(entries) if entries.is_empty() => Ok(()),
+        Ok(_) => Err(Error::invalid(format!("{} is not empty: name a new or an empty directory", to.display()))),
+        Err(e) if e.is_not_found() => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A table that can be read, at least in part.
+#[derive(Clone, Debug)]
+struct Part {
+    path: PathBuf,
+    id: u64,
+    hash_seed: u64,
+    file_bytes: u64,
+    smallest_key: Vec<u8>,
+    largest_key: Vec<u8>,
+}
+
+/// What is there of a keyspace.
+#[derive(Debug, Default)]
+struct Space {
+    name: String,
+    /// No table holds a newer number.
+    flushed: u64,
+    parts: Vec<Part>,
+    /// What is lost of its tables.
+    lost: Ranges,
+}
+
+/// What is there of the database.
+#[derive(Debug, Default)]
+struct Survey {
+    spaces: BTreeMap<KeyspaceId, Space>,
+    /// The manifest is believed: whatever belongs to the database is known.
+    manifest: bool,
+    /// The first segment of the log.
+    log_start: u64,
+    /// The log was closed: it must have its end.
+    log_closed: bool,
+}
+
+impl Survey {
+    /// The keyspace with this id. Without a manifest one that was only heard of gets a name.
+    fn space(&mut self, id: KeyspaceId) -> Option<&mut Space> {
+        if !self.manifest && !self.spaces.contains_key(&id) {
+            let mut name = format!("keyspace-{id}");
+            while self.spaces.values().any(|space| space.name == name) {
+                name.push('\'');
+            }
+            let lost = Ranges { all: true, ranges: Vec::new() };
+            self.spaces.insert(id, Space { name, lost, ..Space::default() });
+        }
+        self.spaces.get_mut(&id)
+    }
+}
+
+/// A set of ranges of keys, both ends included.
+#[derive(Debug, Default)]
+struct Ranges {
+    all: bool,
+    /// Sorted and apart, once settled.
+    ranges: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Ranges {
+    fn add(&mut self, from: &[u8], to: &[u8]) {
+        self.ranges.push((from.to_vec(), to.to_vec()));
+    }
+
+    /// After the last `add`, before the first `contains`.
+    fn settle(&mut self) {
+        self.ranges.sort();
+        self.ranges.dedup_by(|next, range| {
+            let meets = next.0 <= range.1;
+            if meets && next.1 > range.1 {
+                std::mem::swap(&mut range.1, &mut next.1);
+            }
+            meets
+        });
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let after = self.ranges.partition_point(|(from, _)| from.as_slice() <= key);
+        let before = after.checked_sub(1).and_then(|at| self.ranges.get(at));
+        self.all || before.is_some_and(|(_, to)| key <= to.as_slice())
+    }
+}
+
+/// One repair under way.
+struct Repair<'a> {
+    env: &'a Env,
+    dir: &'a Path,
+    entries: &'a [DirEntry],
+    progress: &'a mut dyn FnMut(Progress<'_>),
+    bytes_done: u64,
+    bytes_total: u64,
+    cache: Arc<Cache>,
+    done: Repaired,
+}
+
+impl<'a> Repair<'a> {
+    fn new(
+        env: &'a Env,
+        dir: &'a Path,
+        entries: &'a [DirEntry],
+        progress: &'a mut dyn FnMut(Progress<'_>),
+    ) -> Repair<'a> {
+        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES), Arc::new(Counters::default())));
+        Repair { env, dir, entries, progress, bytes_done: 0, bytes_total: 0, cache, done: Repaired::default() }
+    }
+
+    fn reach(&mut self, path: &Path, bytes: u64) {
+        self.bytes_done = self.bytes_done.saturating_add(bytes).min(self.bytes_total);
+        (self.progress)(Progress { path, bytes_done: self.bytes_done, bytes_total: self.bytes_total });
+    }
+
+    /// Notes that a file, or a place in one, cannot be read.
+    fn lose(&mut self, path: &Path, e: &Error, keyspace: Option<&str>, range: Option<(Vec<u8>, Vec<u8>)>) {
+        let (path, offset, what) = match e.corrupt_parts() {
+            Some((path, offset, what)) => (path, offset, what.to_owned()),
+            None => (path, None, e.to_string()),
+        };
+        let (path, keyspace) = (path.to_path_buf(), keyspace.map(str::to_owned));
+        self.done.lost.push(Lost { path, offset, what, blocks: 1, keyspace, range });
+    }
+
+    fn open(&self, part: &Part) -> Result<Arc<Table>> {
+        let file = self.env.open(&part.path)?;
+        let blocks: Arc<dyn BlockCache> = self.cache.clone();
+        Table::open(file, part.id, part.file_bytes, Some(blocks), part.hash_seed, Load::OnDemand).map_err(table_error)
+    }
+
+    /// Writes what there is to a new database in `to`.
+    fn write(mut self, survey: &mut Survey, to: &Path) -> Result<Repaired> {
+        let mut target = Target::create(self.env, to)?;
+        for (&id, space) in &survey.spaces {
+            target.keyspace(id, &space.name)?;
+        }
+        for (&id, space) in &mut survey.spaces {
+            self.tables(id, space, &mut target)?;
+            space.lost.settle();
+        }
+        self.log(survey, &mut target)?;
+        self.done.keyspaces = survey.spaces.len() as u64;
+        self.done.bytes = target.bytes;
+        target.finish()?;
+        let rest = self.bytes_total - self.bytes_done;
+        self.reach(to, rest);
+        Ok(self.done)
+    }
+}
+
+/// The new database.
+struct Target {
+    db: Db,
+    keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    batch: Batch,
+    bytes: u64,
+}
+
+impl Target {
+    fn create(env: &Env, to: &Path) -> Result<Target> {
+        // Nothing is acknowledged before the whole is synced.
+        let db = Db::open_in(env, to, Options { durability: Durability::Buffered, ..Options::default() })?;
+        let batch = db.batch();
+        Ok(Target { db, keyspaces: BTreeMap::new(), batch, bytes: 0 })
+    }
+
+    /// Makes the keyspace that stands for the old one with this id.
+    fn keyspace(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
+        if let Entry::Vacant(vacant) = self.keyspaces.entry(id) {
+            vacant.insert(self.db.keyspace(name)?);
+        }
+        Ok(())
+    }
+
+    /// Puts, or without a value deletes, a key of a keyspace that was made.
+    fn write(&mut self, id: KeyspaceId, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let bytes = key.len() + value.unwrap_or_default().len();
+        if !self.batch.is_empty() && self.batch.bytes() + bytes > BATCH_BYTES {
+            self.hand_over()?;
+        }
+        let Some(keyspace) = self.keyspaces.get(&id) else {
+            return Err(Error::invalid(format!("keyspace {id} was not made")));
+        };
+        match value {
+            Some(value) => self.batch.put(keyspace, key, value),
+            None => self.batch.delete(keyspace, key),
+        }
+        self.bytes += bytes as u64;
+        Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, self.db.batch());
+        self.db.write(batch, Durability::Buffered)?;
+        Ok(())
+    }
+
+    /// Makes all of it durable.
+    fn finish(mut self) -> Result<()> {
+        self.hand_over()?;
+        self.db.sync()?;
+        self.db.flush()?;
+        self.db.close()
+    }
+}
+
+#[cfg(test)]
+mod tests;

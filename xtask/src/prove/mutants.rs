@@ -1,0 +1,241 @@
+//! Planted defects: the tests are tested.
+//!
+//! A build with `--cfg mutants` holds the defects of [`list`], of which `CAIRN_MUTANT` picks one. Each
+//! must be caught: one of the tests named for it fails, or hangs where without the defect it passes.
+//! First every test passes without one. A defect that nobody catches is a hole in the tests, and
+//! fails the stage; so does a test of the list that there is none of.
+//!
+//! As many as the time allows, in a seeded order, two at once; never fewer than a sample.
+
+mod list;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::random::Random;
+use super::stage::{Figure, Outcome, Stop};
+use super::test_binary::{tail, wait};
+use list::{BUILD, Catcher, MUTANTS, Mutant};
+
+/// However little time there is.
+const SAMPLE: usize = 6;
+/// As many at once.
+const WORKERS: usize = 2;
+/// The longest that a test may take without a defect.
+const SOUND_LIMIT: Duration = Duration::from_secs(900);
+/// With a defect it hangs when it has taken so many times as long, and half a minute.
+const HANGS_AFTER: u32 = 8;
+
+/// The test binaries by name.
+pub(crate) struct Built {
+    binaries: BTreeMap<String, PathBuf>,
+}
+
+/// Builds the test binaries, in a target directory of their own.
+pub(crate) fn build(root: &Path, target: &Path) -> Result<Built, String> {
+    let output = Command::new("cargo")
+        .args(BUILD)
+        .env("RUSTFLAGS", "--cfg mutants")
+        .env("CARGO_TARGET_DIR", target.join("mutants"))
+        .current_dir(root)
+        .output()
+        .map_err(|e| format!("cargo: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        return Err(format!("they do not build:\n{}", tail(&text, 60)));
+    }
+    Ok(Built { binaries: text.lines().filter_map(executable).map(|(name, path)| (name, root.join(path))).collect() })
+}
+
+/// The binary that a line of cargo's names: `  Executable tests/traps.rs (target/debug/deps/traps-0123)`.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let (_, path) = line.trim().strip_prefix("Executable ")?.rsplit_once(" (")?;
+    let path = PathBuf::from(path.strip_suffix(')')?);
+    let (name, _) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    Some((name.to_owned(), path))
+}
+
+/// How a test ended.
+#[derive(Clone, Debug)]
+enum Ended {
+    Passed,
+    /// The first test that failed, or what else ended the process.
+    Failed(String),
+    Hung,
+}
+
+/// What became of a defect.
+struct Verdict {
+    mutant: &'static str,
+    /// The test, and how.
+    caught: Option<String>,
+    time: Duration,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let caught = self.caught.as_deref().unwrap_or("NOBODY");
+        write!(f, "| {} | {caught} | {:.1} |", self.mutant, self.time.as_secs_f64())
+    }
+}
+
+/// A run over some of the defects.
+struct Run<'a> {
+    built: &'a Built,
+    scratch: &'a Path,
+    /// How long each test takes without a defect, or that it does not pass.
+    sound: BTreeMap<Catcher, OnceLock<Result<Duration, String>>>,
+}
+
+/// Plants them.
+pub(crate) fn run(built: &Built, scratch: &Path, seed: u64, share: Duration) -> Outcome {
+    let stop = Stop::after(share);
+    let mut order: Vec<&Mutant> = MUTANTS.iter().collect();
+    Random::of(&[seed]).shuffle(&mut order);
+    let catchers = MUTANTS.iter().flat_map(|mutant| mutant.catchers);
+    let sound = catchers.map(|catcher| (*catcher, OnceLock::new())).collect();
+    let run = Run { built, scratch, sound };
+    let (next, verdicts) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    println!("| planted defect | caught by | seconds |\n|---|---|---|");
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(mutant) = order.get(index) else { break };
+                    if index >= SAMPLE && stop.is_over() {
+                        break;
+                    }
+                    let verdict = run.plant(mutant);
+                    if let Ok(verdict) = &verdict {
+                        println!("{verdict}");
+                    }
+                    verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
+                }
+            });
+        }
+    });
+    let verdicts: Result<Vec<Verdict>, String> =
+        verdicts.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+    let verdicts = match verdicts {
+        Ok(verdicts) => verdicts,
+        Err(what) => return Err(what).into(),
+    };
+    let missed: Vec<&str> = verdicts.iter().filter(|v| v.caught.is_none()).map(|v| v.mutant).collect();
+    let caught = format!("{} of {}", verdicts.len() - missed.len(), verdicts.len());
+    let sound = run.sound.values().filter(|sound| sound.get().is_some()).count();
+    let figures = vec![
+        Figure::new("mutants caught", caught),
+        Figure::new("mutants there are", MUTANTS.len()),
+        Figure::new("tests that passed without one", sound),
+    ];
+    if missed.is_empty() {
+        return Outcome::Passed(figures);
+    }
+    let what = format!("no test caught {}", missed.join(", "));
+    Outcome::Failed { figures, what, replay: None }
+}
+
+impl Run<'_> {
+    fn plant(&self, mutant: &Mutant) -> Result<Verdict, String> {
+        let began = Instant::now();
+        let mut waited = Duration::ZERO;
+        for &catcher in mutant.catchers {
+            let before = Instant::now();
+            let sound = self.sound(catcher)?;
+            waited += before.elapsed();
+            let limit = sound * HANGS_AFTER + Duration::from_secs(30);
+            let (binary, _) = catcher;
+            let caught = match self.test(catcher, Some(mutant.name), limit)? {
+                Ended::Passed => continue,
+                Ended::Failed(test) => format!("`{binary}`: {test}"),
+                Ended::Hung => format!("`{binary}`: {} hangs", catcher.1),
+            };
+            return Ok(Verdict { mutant: mutant.name, caught: Some(caught), time: began.elapsed() - waited });
+        }
+        Ok(Verdict { mutant: mutant.name, caught: None, time: began.elapsed() - waited })
+    }
+
+    /// How long a test takes without a defect; it must pass.
+    fn sound(&self, catcher: Catcher) -> Result<Duration, String> {
+        let run = || {
+            let began = Instant::now();
+            match self.test(catcher, None, SOUND_LIMIT)? {
+                Ended::Passed => Ok(began.elapsed()),
+                Ended::Failed(test) => Err(format!("{}: {test} fails without a defect", catcher.0)),
+                Ended::Hung => Err(format!("{}: {} hangs without a defect", catcher.0, catcher.1)),
+            }
+        };
+        self.sound.get(&catcher).map_or_else(run, |once| once.get_or_init(run).clone())
+    }
+
+    fn test(&self, (binary, filter): Catcher, mutant: Option<&str>, limit: Duration) -> Result<Ended, String> {
+        let program = self.built.binaries.get(binary).ok_or_else(|| format!("cargo built no test binary {binary}"))?;
+        let log = self.scratch.join(format!("{}-{binary}-{filter}", mutant.unwrap_or("sound")));
+        let mut command = Command::new(program);
+        // Their own seed: what they catch does not depend on the order of the defects.
+        command.env("CAIRN_SHRINK", "0");
+        command.arg(filter).env_remove("CAIRN_SEED").env_remove("CAIRN_PROOF_SECONDS").env_remove("CAIRN_MUTANT");
+        if let Some(mutant) = mutant {
+            command.env("CAIRN_MUTANT", mutant);
+        }
+        let status = wait(command, &log, limit)?;
+        let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
+        if text.contains("running 0 tests") {
+            return Err(format!("{binary} has no test {filter}"));
+        }
+        Ok(match status {
+            Some(status) if status.success() => Ended::Passed,
+            Some(status) => Ended::Failed(first_failed(&text).unwrap_or_else(|| status.to_string())),
+            None => Ended::Hung,
+        })
+    }
+}
+
+/// The first test that the output of a test binary says has failed.
+fn first_failed(text: &str) -> Option<String> {
+    let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))?;
+    Some(failed.rsplit("::").next().unwrap_or(failed).replace('_', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+
+    #[test]
+    fn the_list_names_what_stands_in_the_sources_once() {
+        let tree = Tree::read(&crate::root()).unwrap();
+        let mut planted: Vec<&str> = Vec::new();
+        for (path, text) in tree.sources().filter(|(path, _)| path.starts_with("crates/")) {
+            let mut parts = text.split("mutant(\"");
+            parts.next();
+            for part in parts {
+                planted.push(part.split_once('"').unwrap_or_else(|| panic!("{path}: a name without an end")).0);
+            }
+        }
+        planted.sort_unstable();
+        let mut listed: Vec<&str> = MUTANTS.iter().map(|mutant| mutant.name).collect();
+        listed.sort_unstable();
+        assert_eq!(planted, listed);
+        assert!(MUTANTS.iter().all(|mutant| !mutant.catchers.is_empty()));
+    }
+
+    #[test]
+    fn lines_of_cargo_and_of_tests_are_read() {
+        let line = "  Executable tests/traps.rs (/t/debug/deps/traps-00ff)";
+        assert_eq!(executable(line), Some(("traps".to_owned(), PathBuf::from("/t/debug/deps/traps-00ff"))));
+        let line = "  Executable unittests src/lib.rs (target/debug/deps/cairn_wal-1f)";
+        assert_eq!(executable(line).map(|(name, _)| name).as_deref(), Some("cairn_wal"));
+        assert_eq!(executable("   Compiling cairn v0.1.0 (/x)"), None);
+        let text = "running 2 tests\ntest a_b ... ok\ntest tests::c_d ... FAILED\n";
+        assert_eq!(first_failed(text).as_deref(), Some("c d"));
+        assert_eq!(first_failed("test a ... ok"), None);
+    }
+}

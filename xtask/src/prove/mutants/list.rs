@@ -1,0 +1,123 @@
+//! The planted defects, and the tests that must catch each: whichever fails first.
+//!
+//! A test is given as its binary and a part of its name; the likeliest, and then the quickest, comes
+//! first.
+
+/// A test binary and a part of the names of its tests.
+pub(super) type Catcher = (&'static str, &'static str);
+
+/// A defect by the name that stands in the sources.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mutant {
+    pub(super) name: &'static str,
+    pub(super) catchers: &'static [Catcher],
+}
+
+const fn mutant(name: &'static str, catchers: &'static [Catcher]) -> Mutant {
+    Mutant { name, catchers }
+}
+
+const CRASH: Catcher = ("crash", "a_crash_at_any_call");
+const MODEL: Catcher = ("model", "databases_of_any_options");
+const HISTORIES: Catcher = ("histories", "concurrent_histories");
+const BAD_DISK: Catcher = ("cairn_wal", "on_a_bad_disk");
+const REPLAY: Catcher = ("cairn_wal", "replay");
+const CURSOR: Catcher = ("cairn_table", "cursor::tests");
+const SEAL: Catcher = ("cairn_table", "seal::tests");
+const ONE_WINS: Catcher = ("traps", "of_four_writers");
+const DAMAGE: Catcher = ("damage", "damage_after_a_clean_close");
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    // Syncs and their order.
+    mutant("log-not-synced", &[CRASH]),
+    mutant("table-not-synced", &[CRASH]),
+    mutant("manifest-not-synced", &[CRASH]),
+    mutant("directory-not-synced", &[CRASH]),
+    mutant("segment-header-not-synced", &[CRASH, BAD_DISK]),
+    mutant("segment-name-not-synced", &[CRASH, BAD_DISK]),
+    mutant("new-directory-not-synced", &[CRASH]),
+    mutant("renamed-before-sync", &[CRASH]),
+    mutant("replayed-log-not-synced", &[CRASH]),
+    mutant("acknowledged-before-sync", &[CRASH]),
+    mutant("durable-before-sync", &[HISTORIES]),
+    mutant("flushed-before-log-synced", &[CRASH]),
+    mutant("snapshots-listed-before-sync", &[("durable_snapshots", "a_snapshot_of_the_durable")]),
+    mutant("log-removed-before-edit", &[CRASH]),
+    mutant("input-removed-before-edit", &[CRASH]),
+    // Failures.
+    mutant("failed-sync-tried-again", &[BAD_DISK]),
+    mutant("failed-sync-acknowledged", &[("traps", "after_a_failed_sync"), ("faults", "a_failed_sync")]),
+    mutant("lost-writes-stay-visible", &[("traps", "after_a_failed_sync")]),
+    mutant("doubtful-edit-refused", &[("faults", "no_space_at_any_call")]),
+    mutant("full-disk-taken-for-done", &[BAD_DISK]),
+    mutant("refused-group-left-behind", &[BAD_DISK]),
+    // Damage.
+    mutant("log-checksum-skipped", &[DAMAGE, REPLAY]),
+    mutant("salt-of-segment-skipped", &[("cairn_wal", "format::tests")]),
+    mutant("table-checksum-skipped", &[DAMAGE, SEAL]),
+    mutant("block-not-bound-to-its-place", &[SEAL]),
+    mutant("checksum-of-current-skipped", &[DAMAGE, ("cairn", "current_golden_bytes")]),
+    mutant("damaged-middle-cut", &[("damage", "damage_after_a_kill"), REPLAY]),
+    mutant("lost-end-of-log-accepted", &[("check", "closed_log_lost_its_end")]),
+    // Recovery.
+    mutant("last-group-of-segment-skipped", &[CRASH, REPLAY]),
+    mutant("flushed-one-too-high", &[CRASH, MODEL]),
+    mutant("flushed-numbers-forgotten", &[("traps", "numbers_go_on")]),
+    mutant("number-reused-after-reopen", &[("traps", "numbers_go_on")]),
+    mutant("table-number-reused", &[("traps", "table_numbers")]),
+    mutant("keyspace-mixed-up-at-replay", &[CRASH]),
+    // Who waits for whom.
+    mutant("submitted-batch-not-told", &[("liveness", "a_submitted_batch")]),
+    mutant("group-follower-not-woken", &[("liveness", "writers_that_others")]),
+    mutant("sync-waiter-not-woken", &[("liveness", "writers_that_others")]),
+    mutant("end-of-flush-not-told", &[("liveness", "who_waits_for_a_flush")]),
+    // What a read sees.
+    mutant("visible-before-applied", &[HISTORIES]),
+    mutant("number-before-catalog", &[("traps", "a_read_that_meets"), HISTORIES]),
+    mutant("memtable-gone-before-its-tables", &[("traps", "a_read_that_meets")]),
+    mutant("level0-oldest-first", &[("traps", "flushed_tombstone"), MODEL]),
+    mutant("last-key-of-table-missed", &[("traps", "the_last_key")]),
+    mutant("filter-without-tombstones", &[("traps", "a_flushed_tombstone")]),
+    mutant("separator-off-by-one", &[MODEL, CURSOR]),
+    mutant("split-versions-not-separated", &[MODEL, CURSOR]),
+    mutant("seek-ends-with-its-block", &[MODEL, CURSOR]),
+    mutant("cached-block-of-another-table", &[MODEL]),
+    // Conditions.
+    mutant("condition-decided-too-early", &[ONE_WINS, HISTORIES]),
+    mutant("condition-decided-within-its-group", &[ONE_WINS, HISTORIES]),
+    mutant("condition-off-by-one", &[ONE_WINS, HISTORIES]),
+    mutant("condition-guessed", &[("traps", "a_condition_about_a_moment")]),
+    // What flush and compaction keep.
+    mutant("tombstone-dropped-under-a-snapshot", &[MODEL, ("cairn", "retain")]),
+    mutant("tombstone-dropped-above-a-value", &[("traps", "a_tombstone_is_kept")]),
+    mutant("snapshots-forgotten", &[("traps", "a_snapshot_and_an_iterator")]),
+    mutant("merge-picks-older", &[("traps", "flush_and_compaction_at_once"), MODEL]),
+    mutant("overlapping-tables-not-merged", &[("traps", "a_tombstone_is_kept"), MODEL]),
+    mutant("compaction-undoes-a-flush", &[HISTORIES, MODEL]),
+    mutant("pinned-file-removed", &[("traps", "the_file_that_an_iterator_pins")]),
+    mutant("pinned-blocks-not-counted", &[("traps", "what_readers_pin")]),
+    // The server.
+    mutant("server-answers-before-durable", &[("durable", "what_was_answered")]),
+    mutant("server-shows-what-may-be-lost", &[("durable", "what_may_be_lost")]),
+];
+
+/// What cargo builds for that.
+pub(super) const BUILD: &[&str] = &[
+    "test",
+    "--no-run",
+    "--package=cairn",
+    "--package=cairn-wal",
+    "--package=cairn-table",
+    "--package=cairn-server",
+    "--lib",
+    "--test=check",
+    "--test=crash",
+    "--test=damage",
+    "--test=durable_snapshots",
+    "--test=faults",
+    "--test=histories",
+    "--test=liveness",
+    "--test=model",
+    "--test=traps",
+    "--test=durable",
+];
