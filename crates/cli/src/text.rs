@@ -43,6 +43,11 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// How many there are of what is called `one`, or `many` if it is not one.
+pub(crate) fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 /// Parses `500ms`, `30s`, `5m` or `1h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];

@@ -39,7 +39,7 @@ fn a_sound_database_is_exit_code_0() {
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""));
     assert_eq!(
         checked.stdout,
-        "sound: 6 files, 1 MiB; 1 keyspaces, 1 tables, 2 entries in them, 1 in the log\n".replace("1 MiB", &size(&db))
+        "sound: 6 files, 1 MiB; 1 keyspace, 1 table, 2 entries in them, 1 in the log\n".replace("1 MiB", &size(&db))
     );
     let json: serde_json::Value = serde_json::from_str(&run(&["check", &db, "--json"]).stdout).unwrap();
     assert_eq!(json["sound"], true);
@@ -109,7 +109,7 @@ fn a_repair_of_a_sound_database_is_exit_code_0_and_loses_nothing() {
     assert_eq!(
         repaired.stdout,
         format!(
-            "saved to {new}: 1 keyspaces, 2 entries of 1 tables, then 1 operations of the log; 30 B\nnothing is lost\n"
+            "saved to {new}: 1 keyspace, 2 entries of 1 table, then 1 operation of the log; 30 B\nnothing is lost\n"
         )
     );
     assert_eq!(run(&["check", &new]).code, Some(0));

@@ -51,6 +51,9 @@ const SEGMENT_BYTES_MAX: u64 = 32 << 20;
 pub(crate) const LOST_END: &str =
     "the log ends here without its closing record, though the database was closed: what followed is lost";
 
+/// What is wrong with a database without one of its tables.
+pub(crate) const TABLE_MISSING: &str = "the table is missing, and the manifest lists it";
+
 /// Opens the database in `dir`, creating it if allowed. No thread runs yet.
 pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let options = options.settle()?;
@@ -295,13 +298,9 @@ pub(crate) fn open_table(
 ) -> Result<TableRef> {
     let memory = cache.memory();
     let path = table_path(dir, meta.id);
-    let file = env.open(&path).map_err(|e| {
-        if e.is_not_found() {
-            Error::corrupt(&path, None, "the table is missing, and the manifest lists it")
-        } else {
-            e.into()
-        }
-    })?;
+    let file = env
+        .open(&path)
+        .map_err(|e| if e.is_not_found() { Error::corrupt(&path, None, TABLE_MISSING) } else { e.into() })?;
     let share_used = memory.used(Use::Tables) >= memory.tables_bytes_max();
     let load = if share_used { Load::OnDemand } else { Load::Resident };
     let blocks: Arc<dyn BlockCache> = cache.clone();

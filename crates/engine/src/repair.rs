@@ -5,6 +5,7 @@
 //! the keyspace that its properties name, and every segment of the log; names of keyspaces come from
 //! what can be read of the manifests' edits. Of each keyspace the newest readable version of a key
 //! wins (`tables`); then the operations of the log that are newer are done again, in order (`log`).
+//! The new database takes its name when all of it is durable (`target`).
 //! Refuses to change the damaged database, to repair an open one, and to guess: what is written was
 //! once written under its key, and whatever may be missing is told with its file and range of keys.
 //!
@@ -13,35 +14,34 @@
 //! and for each thing lost; neighbouring damaged blocks are one.
 
 mod log;
+mod origins;
+mod ranges;
 mod survey;
 mod tables;
+mod target;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cairn_env::{DirEntry, Env};
 use cairn_table::{BlockCache, Load, Table};
 
-use crate::batch::Batch;
 use crate::cache::Cache;
 use crate::check::Progress;
-use crate::db::{Db, Keyspace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Memory;
-use crate::options::Options;
 use crate::output::table_error;
 use crate::recovery;
 use crate::stats::Counters;
-use crate::types::{Durability, KeyspaceId, shown};
+use crate::types::{KeyspaceId, shown};
+
+use ranges::Ranges;
+use target::{Destination, Target};
 
 /// For the blocks of damaged tables; the new database has its own default budget.
 const MEMORY_BYTES: u64 = 64 << 20;
-
-/// What is read is handed to the new database in batches of about this size.
-const BATCH_BYTES: usize = 4 << 20;
 
 /// Something that a repair could not save.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,9 @@ pub struct Repaired {
 }
 
 /// Reads what can be read of the database in `dir`, which nobody has open, and writes it to a new
-/// database in `to`, which must be empty or not exist. Changes nothing in `dir`.
+/// database in `to`, which must be empty or not exist. Changes nothing in `dir`. Until all of it is
+/// durable the new database stands beside `to`, under its name with `.unfinished` behind it; `to` is
+/// there only as a whole.
 ///
 /// Of a sound database the new one is equal, and nothing is lost. Snapshots, and versions that only
 /// they could see, are not kept; nor are the options, which no database stores.
@@ -120,43 +122,23 @@ pub struct Repaired {
 /// ```
 ///
 /// # Errors
-/// `Busy` if the database is open, `NotFound` if `dir` holds none, `Invalid` if `to` is not empty or
-/// lies within `dir`, `Full` if there is no space for the new one, `Corrupt` if a file is of a format
-/// that only a newer build reads; `Io`. After an error `to` may hold an unfinished database. Damage
-/// is no error but what the result tells.
+/// `Busy` if the database is open, `NotFound` if `dir` holds none, `Invalid` if `to` is not empty,
+/// lies within `dir` (by whatever path), or has an unfinished repair beside it, `Full` if there is no
+/// space for the new one, `Corrupt` if a file is of a format that only a newer build reads; `Io`.
+/// After an error the unfinished database may be left. Damage is no error but what the result tells.
 pub fn repair(env: &Env, dir: &Path, to: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Repaired> {
     // Held to the end. Where it cannot be taken, on a read-only disk say, nobody writes either.
     let at_rest = recovery::at_rest(env, dir)?;
-    check_destination(env, dir, to)?;
+    let destination = Destination::check(env, dir, to)?;
     let mut repair = Repair::new(env, dir, &at_rest.entries, progress);
     let mut survey = repair.survey()?;
-    repair.write(&mut survey, to).map_err(|e| match e.kind() {
+    repair.write(&mut survey, &destination).map_err(|e| match e.kind() {
         ErrorKind::Full => Error::full(format!(
             "{e}; {} holds an unfinished repair: remove it, and repair to where there is more space",
-            to.display()
+            destination.unfinished.display()
         )),
         _ => e,
     })
-}
-
-/// The new database must be apart from the old one, and new.
-fn check_destination(env: &Env, dir: &Path, to: &Path) -> Result<()> {
-    let parts = |path: &Path| -> Vec<_> {
-        path.components().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().to_owned()).collect()
-    };
-    if parts(to).starts_with(&parts(dir)) {
-        return Err(Error::invalid(format!(
-            "{} lies within {}: repair to a place beside it",
-            to.display(),
-            dir.display()
-        )));
-    }
-    match env.list(to) {
-        Ok(entries) if entries.is_empty() => Ok(()),
-        Ok(_) => Err(Error::invalid(format!("{} is not empty: name a new or an empty directory", to.display()))),
-        Err(e) if e.is_not_found() => Ok(()),
-        Err(e) => Err(e.into()),
-    }
 }
 
 /// A table that can be read, at least in part.
@@ -185,8 +167,8 @@ struct Space {
 #[derive(Debug, Default)]
 struct Survey {
     spaces: BTreeMap<KeyspaceId, Space>,
-    /// The manifest is believed: whatever belongs to the database is known.
-    manifest: bool,
+    /// The manifest, if it is believed: whatever belongs to the database is known.
+    manifest: Option<PathBuf>,
     /// The first segment of the log.
     log_start: u64,
     /// The log was closed: it must have its end.
@@ -194,49 +176,16 @@ struct Survey {
 }
 
 impl Survey {
-    /// The keyspace with this id. Without a manifest one that was only heard of gets a name.
-    fn space(&mut self, id: KeyspaceId) -> Option<&mut Space> {
-        if !self.manifest && !self.spaces.contains_key(&id) {
-            let mut name = format!("keyspace-{id}");
-            while self.spaces.values().any(|space| space.name == name) {
-                name.push('\'');
-            }
-            let lost = Ranges { all: true, ranges: Vec::new() };
-            self.spaces.insert(id, Space { name, lost, ..Space::default() });
+    /// The keyspace with this id. One that was only heard of gets a name.
+    fn space(&mut self, id: KeyspaceId) -> &mut Space {
+        let mut name = format!("keyspace-{id}");
+        while !self.spaces.contains_key(&id) && self.spaces.values().any(|space| space.name == name) {
+            name.push('\'');
         }
-        self.spaces.get_mut(&id)
-    }
-}
-
-/// A set of ranges of keys, both ends included.
-#[derive(Debug, Default)]
-struct Ranges {
-    all: bool,
-    /// Sorted and apart, once settled.
-    ranges: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Ranges {
-    fn add(&mut self, from: &[u8], to: &[u8]) {
-        self.ranges.push((from.to_vec(), to.to_vec()));
-    }
-
-    /// After the last `add`, before the first `contains`.
-    fn settle(&mut self) {
-        self.ranges.sort();
-        self.ranges.dedup_by(|next, range| {
-            let meets = next.0 <= range.1;
-            if meets && next.1 > range.1 {
-                std::mem::swap(&mut range.1, &mut next.1);
-            }
-            meets
-        });
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        let after = self.ranges.partition_point(|(from, _)| from.as_slice() <= key);
-        let before = after.checked_sub(1).and_then(|at| self.ranges.get(at));
-        self.all || before.is_some_and(|(_, to)| key <= to.as_slice())
+        self.spaces.entry(id).or_insert_with(|| {
+            let lost = Ranges::all();
+            Space { name, lost, ..Space::default() }
+        })
     }
 }
 
@@ -279,86 +228,29 @@ impl<'a> Repair<'a> {
     }
 
     fn open(&self, part: &Part) -> Result<Arc<Table>> {
-        let file = self.env.open(&part.path)?;
+        let file = self.env.open(&part.path).map_err(|e| match e.is_not_found() {
+            true => Error::corrupt(&part.path, None, recovery::TABLE_MISSING),
+            false => e.into(),
+        })?;
         let blocks: Arc<dyn BlockCache> = self.cache.clone();
         Table::open(file, part.id, part.file_bytes, Some(blocks), part.hash_seed, Load::OnDemand).map_err(table_error)
     }
 
     /// Writes what there is to a new database in `to`.
-    fn write(mut self, survey: &mut Survey, to: &Path) -> Result<Repaired> {
-        let mut target = Target::create(self.env, to)?;
+    fn write(mut self, survey: &mut Survey, destination: &Destination) -> Result<Repaired> {
+        let mut target = Target::create(self.env, destination)?;
         for (&id, space) in &survey.spaces {
             target.keyspace(id, &space.name)?;
         }
         for (&id, space) in &mut survey.spaces {
             self.tables(id, space, &mut target)?;
-            space.lost.settle();
         }
         self.log(survey, &mut target)?;
         self.done.keyspaces = survey.spaces.len() as u64;
         self.done.bytes = target.bytes;
-        target.finish()?;
+        target.finish(self.env, destination)?;
         let rest = self.bytes_total - self.bytes_done;
-        self.reach(to, rest);
+        self.reach(&destination.to, rest);
         Ok(self.done)
     }
 }
-
-/// The new database.
-struct Target {
-    db: Db,
-    keyspaces: BTreeMap<KeyspaceId, Keyspace>,
-    batch: Batch,
-    bytes: u64,
-}
-
-impl Target {
-    fn create(env: &Env, to: &Path) -> Result<Target> {
-        // Nothing is acknowledged before the whole is synced.
-        let db = Db::open_in(env, to, Options { durability: Durability::Buffered, ..Options::default() })?;
-        let batch = db.batch();
-        Ok(Target { db, keyspaces: BTreeMap::new(), batch, bytes: 0 })
-    }
-
-    /// Makes the keyspace that stands for the old one with this id.
-    fn keyspace(&mut self, id: KeyspaceId, name: &str) -> Result<()> {
-        if let Entry::Vacant(vacant) = self.keyspaces.entry(id) {
-            vacant.insert(self.db.keyspace(name)?);
-        }
-        Ok(())
-    }
-
-    /// Puts, or without a value deletes, a key of a keyspace that was made.
-    fn write(&mut self, id: KeyspaceId, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        let bytes = key.len() + value.unwrap_or_default().len();
-        if !self.batch.is_empty() && self.batch.bytes() + bytes > BATCH_BYTES {
-            self.hand_over()?;
-        }
-        let Some(keyspace) = self.keyspaces.get(&id) else {
-            return Err(Error::invalid(format!("keyspace {id} was not made")));
-        };
-        match value {
-            Some(value) => self.batch.put(keyspace, key, value),
-            None => self.batch.delete(keyspace, key),
-        }
-        self.bytes += bytes as u64;
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<()> {
-        let batch = std::mem::replace(&mut self.batch, self.db.batch());
-        self.db.write(batch, Durability::Buffered)?;
-        Ok(())
-    }
-
-    /// Makes all of it durable.
-    fn finish(mut self) -> Result<()> {
-        self.hand_over()?;
-        self.db.sync()?;
-        self.db.flush()?;
-        self.db.close()
-    }
-}
-
-#[cfg(test)]
-mod tests;

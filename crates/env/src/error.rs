@@ -22,7 +22,7 @@ pub enum Op {
     Sync,
     /// Changing a file's length.
     SetLen,
-    /// Asking for a file's length or kind.
+    /// Asking for a file's length, or where it really is.
     Stat,
     /// Renaming a file.
     Rename,

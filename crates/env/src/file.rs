@@ -34,6 +34,8 @@ pub trait RawFileSystem: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn RawFile>>;
     /// Opens an existing file, for writing too if `write`.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn RawFile>>;
+    /// The one absolute path, without links or `..`, of what exists under `path`.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
     /// Renames, replacing what stood under `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -212,7 +214,15 @@ impl Env {
         Ok(bytes)
     }
 
-    /// Renames a file, replacing what stood under `to`. Durable after [`Env::sync_dir`].
+    /// The one absolute path, without links or `..`, of a file or directory that exists: two paths
+    /// lead to the same place if they are equal once resolved.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        self.point();
+        self.fs().resolve(path).map_err(|e| Error::new(Op::Stat, path, e))
+    }
+
+    /// Renames a file or directory, replacing what stood under `to`: a file, or an empty directory.
+    /// Durable after [`Env::sync_dir`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.point();
         self.fs().rename(from, to).map_err(|e| Error::new(Op::Rename, from, e))

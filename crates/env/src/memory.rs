@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -106,6 +106,11 @@ impl MemoryFiles {
     }
 }
 
+/// `steps` as an absolute path.
+pub(crate) fn absolute(steps: &[&OsStr]) -> PathBuf {
+    Path::new("/").join(steps.iter().collect::<PathBuf>())
+}
+
 impl RawFileSystem for MemoryFiles {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn RawFile>> {
         let mut root = self.root();
@@ -126,6 +131,16 @@ impl RawFileSystem for MemoryFiles {
             Some(Node::Dir(_)) => Err(is_a_directory()),
             None => Err(not_found()),
         }
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let steps = steps(path)?;
+        if !steps.is_empty() {
+            let mut root = self.root();
+            let (names, name) = parent(&mut root, &steps)?;
+            names.get(name).ok_or_else(not_found)?;
+        }
+        Ok(absolute(&steps))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::file::{DirEntry, RawFile, RawFileSystem};
@@ -46,6 +46,10 @@ impl RawFileSystem for RealFiles {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         Ok(Arc::new(file))
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

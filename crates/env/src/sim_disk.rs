@@ -493,6 +493,10 @@ impl RawFileSystem for SimDisk {
         Ok(Arc::new(handle))
     }
 
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.step(on(Op::Stat, path), |state, _| state.tree.resolve(path))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step(on(Op::Rename, from), |state, _| {
             state.fold_bytes(to.as_os_str().as_encoded_bytes());

@@ -60,12 +60,12 @@ fn print(report: &Report) -> Result<(), Failure> {
     }
     lines.text(&match report.damages().count() {
         0 => format!(
-            "sound: {} files, {}; {} keyspaces, {} tables, {} entries in them, {} in the log",
-            report.files,
+            "sound: {}, {}; {}, {}, {} in them, {} in the log",
+            text::counted(report.files, "file", "files"),
             text::human_bytes(report.bytes),
-            report.keyspaces,
-            report.tables,
-            report.table_entries,
+            text::counted(report.keyspaces, "keyspace", "keyspaces"),
+            text::counted(report.tables, "table", "tables"),
+            text::counted(report.table_entries, "entry", "entries"),
             report.log_entries,
         ),
         1 => "1 problem".to_owned(),

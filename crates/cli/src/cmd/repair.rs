@@ -17,11 +17,13 @@ use crate::text;
 /// For a database that does not open, or that `cairn check` finds damaged, when there is no backup.
 /// Reads DIR, which nobody may have open, and changes nothing in it; writes every key with its newest
 /// readable value to a new database in NEW. Prints what is lost, one line each, with the file and the
-/// range of keys that may be missing, older than they were, or back after a delete; all other keys
-/// are as they were. Needs as much free space as the data takes.
+/// range of keys, where it can be known, that may be missing, older than they were, or back after a
+/// delete; all other keys are as they were. A table whose footer, properties or index are damaged is
+/// lost whole. Needs as much free space as the data takes.
 ///
-/// Exit code 0: nothing is lost; 1: something is, or the repair failed: then standard error says why,
-/// and NEW may hold an unfinished database.
+/// Exit code 0: nothing is lost; 1: something is, or the repair failed: then standard error says why.
+/// NEW is there only once all is saved; what an interrupted repair leaves is beside it, with
+/// `.unfinished` behind its name, to be removed.
 #[derive(Args)]
 pub(crate) struct Repair {
     /// The damaged database directory
@@ -61,12 +63,12 @@ impl Repair {
             lines.text(&format!("lost: {lost}"))?;
         }
         lines.text(&format!(
-            "saved to {}: {} keyspaces, {} entries of {} tables, then {} operations of the log; {}",
+            "saved to {}: {}, {} of {}, then {} of the log; {}",
             self.to.display(),
-            repaired.keyspaces,
-            repaired.table_entries,
-            repaired.tables,
-            repaired.log_operations,
+            text::counted(repaired.keyspaces, "keyspace", "keyspaces"),
+            text::counted(repaired.table_entries, "entry", "entries"),
+            text::counted(repaired.tables, "table", "tables"),
+            text::counted(repaired.log_operations, "operation", "operations"),
             text::human_bytes(repaired.bytes),
         ))?;
         lines.text(&match repaired.lost.len() {

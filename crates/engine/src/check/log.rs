@@ -94,10 +94,15 @@ impl Check<'_> {
                 self.damage(&path, offset, what);
             }
             Some(cut) => {
-                let what = format!(
-                    "the log ends in an unfinished write of {} bytes, which was never acknowledged: {}",
-                    cut.bytes_cut, cut.reason
-                );
+                let what = match cut.groups_cut {
+                    // The bad group's own header may be one of them.
+                    0 | 1 => format!("the log ends in an unfinished write of {} bytes: {}", cut.bytes_cut, cut.reason),
+                    groups => format!(
+                        "an opening cuts {} bytes here, not known to be durable, with the headers of {groups} groups: {}; \
+                         a repair saves what can be read of them",
+                        cut.bytes_cut, cut.reason
+                    ),
+                };
                 self.found(Severity::Note, &path, offset, what);
             }
             None if manifest_closed && replayed.closing_groups == 0 => self.damage(&path, offset, LOST_END),

@@ -1,7 +1,7 @@
 //! What there is to repair: from the manifest if it is sound, else from every file by itself.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cairn_env::Env;
 use cairn_table::Table;
@@ -16,13 +16,14 @@ use crate::output::table_error;
 use crate::recovery;
 use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KEYSPACE_IDS_MAX, KeyspaceId};
 
+use super::ranges::Ranges;
 use super::{Part, Repair, Space, Survey};
 
 impl Repair<'_> {
     /// Finds out what is there.
     pub(super) fn survey(&mut self) -> Result<Survey> {
         let mut survey = match self.manifest() {
-            Ok(Some((state, closed))) => self.listed(&state, closed)?,
+            Ok(Some((path, state, closed))) => self.listed(path, &state, closed)?,
             Ok(None) => self.unlisted()?,
             Err(e) if e.is_newer() => return Err(e),
             Err(e) => {
@@ -40,17 +41,17 @@ impl Repair<'_> {
         }
         let parts = survey.spaces.values().flat_map(|space| &space.parts);
         self.bytes_total += parts.map(|part| part.file_bytes).sum::<u64>();
-        if !survey.manifest {
+        if survey.manifest.is_none() {
             // Also of a keyspace of which there is nothing but its name.
             for space in survey.spaces.values_mut() {
-                space.lost.all = true;
+                space.lost = Ranges::all();
             }
         }
         Ok(survey)
     }
 
-    /// What the manifest says, and whether it was closed; nothing if the database was never finished.
-    fn manifest(&self) -> Result<Option<(State, bool)>> {
+    /// The manifest, what it says, and whether it was closed; nothing if the database was never finished.
+    fn manifest(&self) -> Result<Option<(PathBuf, State, bool)>> {
         let Some(id) = files::read_current(self.env, self.dir)? else {
             recovery::check_half_created(self.dir, self.entries)?;
             return Ok(None);
@@ -70,7 +71,7 @@ impl Repair<'_> {
             );
             return Err(Error::corrupt(path, None, what));
         }
-        Ok(Some((state, closed)))
+        Ok(Some((path, state, closed)))
     }
 
     fn is_there(&self, path: &Path) -> bool {
@@ -78,8 +79,9 @@ impl Repair<'_> {
     }
 
     /// The tables and the log that the manifest names.
-    fn listed(&mut self, state: &State, closed: bool) -> Result<Survey> {
-        let mut survey = Survey { manifest: true, log_start: state.log_start, log_closed: closed, ..Survey::default() };
+    fn listed(&mut self, manifest: PathBuf, state: &State, closed: bool) -> Result<Survey> {
+        let (manifest, log_start) = (Some(manifest), state.log_start);
+        let mut survey = Survey { manifest, log_start, log_closed: closed, ..Survey::default() };
         for (&id, keyspace) in &state.keyspaces {
             let mut space = Space { name: keyspace.name.clone(), flushed: keyspace.flushed.0, ..Space::default() };
             for (_, meta) in keyspace.tables.values() {
@@ -136,10 +138,9 @@ impl Repair<'_> {
             let path = self.dir.join(&entry.name);
             match self.unlisted_table(&path, hash_seed) {
                 Ok((owner, largest_seq, part)) => {
-                    if let Some(space) = survey.space(owner) {
-                        space.flushed = space.flushed.max(largest_seq);
-                        space.parts.push(part);
-                    }
+                    let space = survey.space(owner);
+                    space.flushed = space.flushed.max(largest_seq);
+                    space.parts.push(part);
                 }
                 Err(e) if e.is_newer() => return Err(e),
                 Err(e) => self.lose(&path, &e, None, None),

@@ -18,12 +18,20 @@ use super::{Lost, Part, Repair, Space, Target};
 /// Tables in the order of their keys, none overlapping the next.
 struct Chain {
     waiting: vec::IntoIter<Part>,
-    at: Option<(Part, Salvage)>,
+    at: Option<Reading>,
+}
+
+/// The table at which a chain stands.
+struct Reading {
+    part: Part,
+    salvage: Salvage,
+    /// Which loss was told of it last.
+    last_loss: Option<usize>,
 }
 
 impl Chain {
     fn salvage(&self) -> Option<&Salvage> {
-        self.at.as_ref().map(|(_, salvage)| salvage)
+        self.at.as_ref().map(|reading| &reading.salvage)
     }
 }
 
@@ -66,7 +74,8 @@ impl Repair<'_> {
                     }
                     kind::DELETE => {}
                     other => {
-                        let path = chains.get(first).and_then(|chain| chain.at.as_ref()).map(|(part, _)| &part.path);
+                        let path =
+                            chains.get(first).and_then(|chain| chain.at.as_ref()).map(|reading| &reading.part.path);
                         let what = format!("it holds an entry of kind {other}: use a newer cairn");
                         return Err(Error::newer(path.map_or(self.dir, |path| path), what));
                     }
@@ -85,8 +94,8 @@ impl Repair<'_> {
     /// Moves a chain to its next entry, or to its end.
     fn step(&mut self, chain: &mut Chain, space: &mut Space) {
         loop {
-            if let Some((part, salvage)) = &mut chain.at {
-                salvage.step(&mut |lost| self.lose_block(&part.path, space, lost));
+            if let Some(Reading { part, salvage, last_loss }) = &mut chain.at {
+                salvage.step(&mut |lost| self.lose_block(&part.path, space, last_loss, lost));
                 if salvage.valid() {
                     return;
                 }
@@ -96,7 +105,7 @@ impl Repair<'_> {
             }
             let Some(part) = chain.waiting.next() else { return };
             match self.open(&part) {
-                Ok(table) => chain.at = Some((part, Salvage::new(table))),
+                Ok(table) => chain.at = Some(Reading { part, salvage: Salvage::new(table), last_loss: None }),
                 // It could be opened a moment ago.
                 Err(e) => {
                     space.lost.add(&part.smallest_key, &part.largest_key);
@@ -106,11 +115,10 @@ impl Repair<'_> {
         }
     }
 
-    fn lose_block(&mut self, path: &Path, space: &mut Space, lost: cairn_table::Lost) {
+    fn lose_block(&mut self, path: &Path, space: &mut Space, last_loss: &mut Option<usize>, lost: cairn_table::Lost) {
         let cairn_table::Lost { offset, what, from, to } = lost;
         space.lost.add(&from, &to);
-        if let Some(last) = self.done.lost.last_mut()
-            && last.path == path
+        if let Some(last) = last_loss.and_then(|at| self.done.lost.get_mut(at))
             && let Some((_, end)) = &mut last.range
             && *end == from
         {
@@ -118,6 +126,7 @@ impl Repair<'_> {
             last.blocks += 1;
             return;
         }
+        *last_loss = Some(self.done.lost.len());
         let (path, keyspace) = (path.to_path_buf(), Some(space.name.clone()));
         self.done.lost.push(Lost { path, offset: Some(offset), what, blocks: 1, keyspace, range: Some((from, to)) });
     }

@@ -12,12 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::file::DirEntry;
 use crate::image::{Image, is_zero};
-use crate::memory::{not_found, steps};
+use crate::memory::{absolute, not_found, steps};
 use crate::rng::mix;
 
 pub(super) type Ino = u64;
@@ -300,6 +300,12 @@ impl Tree {
             at = *self.names(at)?.get(*step).ok_or_else(not_found)?;
         }
         Ok(at)
+    }
+
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let steps = steps(path)?;
+        self.walk(&steps)?;
+        Ok(absolute(&steps))
     }
 
     /// The directory `path` names.
