@@ -13,6 +13,7 @@ mod life;
 mod mutants;
 mod random;
 mod report;
+mod said;
 mod served;
 mod stage;
 mod syscalls;
@@ -333,7 +334,7 @@ mod rules {
         let names = |plan: &Plan| plan.stages().map(|stages| stages.iter().map(|stage| stage.name).collect::<Vec<_>>());
         assert_eq!(names(&plan), Ok(vec!["crash", "cuts"]));
         plan.only = vec!["cut".to_owned()];
-        assert!(names(&plan).unwrap_err().starts_with("there is no stage cut; there are crash, "));
+        assert!(names(&plan).unwrap_err().starts_with("there is no stage cut; there are crash enumerated, crash, "));
         plan.only.clear();
         assert_eq!(names(&plan).unwrap().len(), STAGES.len());
     }

@@ -203,15 +203,9 @@ impl Directory<'_> {
                 cuts.checks += 1;
             }
         }
-        self.ledger.forget_errors();
-        self.start(Some(20))?.finish(&mut self.ledger)?;
-        match self.ledger.last_error() {
-            None => {
-                let above = self.dir.parent().unwrap_or(&self.dir);
-                fs::remove_dir_all(above).map_err(|e| format!("{}: {e}", above.display()))
-            }
-            Some(error) => Err(format!("an error on a sound disk: {error}")),
-        }
+        self.start(Some(20))?.look(&mut self.ledger).map_err(Scene("the last look".to_owned()).at())?;
+        let above = self.dir.parent().unwrap_or(&self.dir);
+        fs::remove_dir_all(above).map_err(|e| format!("{}: {e}", above.display()))
     }
 
     fn live_and_be_cut(&mut self, random: &mut Random, flag: u64) -> Result<(), String> {
@@ -229,7 +223,7 @@ impl Directory<'_> {
         self.disk.cut(flag)?;
         // The process learns of it in the middle of whatever it is doing, and must not panic.
         victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 10)))?;
-        victim.kill(&mut self.ledger)?;
+        victim.kill_or_bury(&mut self.ledger)?;
         self.disk.unmount()?;
         self.disk.mount()
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::said::tail;
 use super::stage::{Context, Figure, Outcome};
 
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
@@ -89,10 +90,8 @@ fn run_all(
             .map_err(|e| plain(format!("{}: {e}", binary.display())))?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
-            let lines: Vec<&str> = text.lines().collect();
-            let what = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n");
             let replay = format!("cargo run -p cairn-fuzz -- {name} {}*", artifacts.display());
-            return Err((format!("{name}: {}\n{what}", output.status), Some(replay)));
+            return Err((format!("{name}: {}\n{}", output.status, tail(&text, 60)), Some(replay)));
         }
         let (count, edges) = stats(&text).ok_or_else(|| plain(format!("{name} told no figures:\n{text}")))?;
         executions += count;

@@ -23,6 +23,8 @@ const LIVES_OF_ONE: u64 = 6;
 /// The first guess of how many calls of a kind a thread makes in a life.
 const REACH_FIRST: u64 = 16;
 
+const KILLED: &str = "signal=KILL";
+
 /// The calls, and what is done to one of them.
 const POINTS: [(&str, &str); 18] = [
     ("fdatasync", "error=EIO"),
@@ -37,12 +39,12 @@ const POINTS: [(&str, &str); 18] = [
     ("fdatasync", "error=ENOSPC"),
     ("ftruncate", "error=EIO"),
     ("unlink", "error=EIO"),
-    ("pwrite64", "signal=KILL"),
-    ("fdatasync", "signal=KILL"),
-    ("fsync", "signal=KILL"),
-    ("openat", "signal=KILL"),
-    ("rename", "signal=KILL"),
-    ("unlink", "signal=KILL"),
+    ("pwrite64", KILLED),
+    ("fdatasync", KILLED),
+    ("fsync", KILLED),
+    ("openat", KILLED),
+    ("rename", KILLED),
+    ("unlink", KILLED),
 ];
 
 /// What happened.
@@ -147,7 +149,8 @@ fn one_directory(
         let reach = tally.reach(point);
         *reach = if untouched { nth.max(2) } else { (*reach).max(nth * 2) };
         match ended {
-            Ended::Killed => tally.kills += 1,
+            Ended::Killed if injection == KILLED => tally.kills += 1,
+            Ended::Killed => return Err(format!("{scene}: it was killed, and not by the tracer")),
             Ended::Unborn => tally.unborn += 1,
             Ended::ByItself if !untouched => tally.errors += 1,
             Ended::ByItself => {
@@ -157,13 +160,8 @@ fn one_directory(
                 }
             }
         }
-        ledger.forget_errors();
         let again = Orders { steps: Some(3), ..orders_again(&orders, ledger) };
-        let ended = Life::start(&[], &again, context.scratch)?.finish(ledger).map_err(scene.at())?;
-        if let (Ended::ByItself, None) = (ended, ledger.last_error()) {
-            continue;
-        }
-        return Err(format!("{scene}: opened again, it ended {ended:?}: {}", ledger.last_error().unwrap_or_default()));
+        Life::start(&[], &again, context.scratch)?.look(ledger).map_err(scene.at())?;
     }
     context.check(&dir)
 }

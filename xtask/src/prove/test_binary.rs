@@ -16,6 +16,7 @@ use std::process::{Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::said::tail;
 use super::stage::{Figure, Outcome};
 
 /// What a stage beyond its share gets before it is ended as hanging.
@@ -136,12 +137,6 @@ fn figure(line: &str) -> Option<Figure> {
 fn passed(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once("test result: ok. ")?;
     rest.split_once(" passed")?.0.parse().ok()
-}
-
-/// The last lines.
-pub(super) fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
-    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
 #[cfg(test)]
