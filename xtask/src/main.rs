@@ -14,6 +14,7 @@
 mod accept;
 mod names;
 mod prove;
+mod said;
 mod server;
 mod tidy;
 mod tree;

@@ -13,7 +13,6 @@ mod life;
 mod mutants;
 mod random;
 mod report;
-mod said;
 mod served;
 mod stage;
 mod syscalls;

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
-use super::said;
 use super::victim::Orders;
+use crate::said;
 
 /// Nothing that a victim does takes so long, on however slow a machine.
 const HANGS: Duration = Duration::from_secs(90);

@@ -19,9 +19,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::random::Random;
-use super::said::tail;
 use super::stage::{Figure, Outcome, Stop};
 use super::test_binary::wait;
+use crate::said::tail;
 use list::{BUILD, Catcher, MUTANTS, Mutant};
 
 /// However little time there is.

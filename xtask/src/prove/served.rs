@@ -16,7 +16,7 @@ use super::ledger::{End, Ledger, pause_ms};
 use super::random::Random;
 use super::stage::{Context, Scene, Stop};
 use super::writer::{self, Content, Step, Writer};
-use crate::server::{Server, spawn};
+use crate::server::Server;
 
 const WRITERS: usize = 6;
 const READERS: u64 = 2;
@@ -75,9 +75,9 @@ impl Round<'_> {
             }
             let scene = Scene(format!("life {life} of {}", dir.display()));
             if self.random.chance(4) {
-                let mut starting = spawn(binary, &dir, "127.0.0.1:0", self.flags)?;
+                let starting = Server::spawn(binary, &dir, "127.0.0.1:0", self.flags)?;
                 thread::sleep(Duration::from_millis(pause_ms(&mut self.random, 30)));
-                starting.kill().and_then(|()| starting.wait()).map_err(|e| format!("kill: {e}"))?;
+                starting.kill().map_err(scene.at())?;
                 kills.while_opening += 1;
                 kills.kills += 1;
             }
@@ -131,10 +131,10 @@ impl Round<'_> {
             thread::sleep(pause);
             killed.store(true, Ordering::SeqCst);
             let done = server.kill();
-            for client in clients {
-                client.join().map_err(|_| "a client panicked".to_owned())??;
-            }
-            done
+            let clients: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+            // What the server says of its end explains what its clients saw.
+            done?;
+            clients.into_iter().try_for_each(|client| client.map_err(|_| "a client panicked".to_owned())?)
         })
     }
 }

@@ -16,8 +16,8 @@ use std::process::{Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::said::tail;
 use super::stage::{Figure, Outcome};
+use crate::said::tail;
 
 /// What a stage beyond its share gets before it is ended as hanging.
 const GRACE: Duration = Duration::from_secs(600);
