@@ -74,8 +74,13 @@ impl Work {
     }
 }
 
-const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
-    Stage { name, weight, work: Work::Tests(Tests::of(cargo)) }
+const fn engine_test(
+    name: &'static str,
+    weight: u32,
+    cargo: &'static [&'static str],
+    figures: &'static [&'static str],
+) -> Stage {
+    Stage { name, weight, work: Work::Tests(Tests::of(cargo, figures)) }
 }
 
 /// The standard library is instrumented too: else its own synchronisation is taken for races.
@@ -83,17 +88,57 @@ const THREADS_INSTRUMENTED: &[&str] =
     &["+nightly", "test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "cairn", "--test", "threads"];
 
 const STAGES: &[Stage] = &[
-    engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
-    engine_test("crash", 8, &["test", "-p", "cairn", "--test", "crash"]),
-    engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"]),
-    engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"]),
-    engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
-    engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
-    engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
-    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"]),
-    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"]),
-    engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
-    engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
+    engine_test(
+        "crash enumerated",
+        24,
+        &["test", "-p", "cairn", "--test", "crash_enumerated"],
+        &["enumerated crash images", "enumerated second crashes", "enumerated distinct images"],
+    ),
+    engine_test(
+        "crash",
+        8,
+        &["test", "-p", "cairn", "--test", "crash"],
+        &["long workloads", "long crash images", "long second crashes"],
+    ),
+    engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"], &["call sites", "call site injections"]),
+    engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"], &["option sets", "model operations"]),
+    engine_test(
+        "histories",
+        8,
+        &["test", "-p", "cairn", "--test", "histories"],
+        &["known-bad histories rejected", "histories checked", "crashes in histories"],
+    ),
+    engine_test(
+        "damage",
+        3,
+        &["test", "-p", "cairn", "--test", "damage"],
+        &["damages to killed databases", "damages to closed databases"],
+    ),
+    engine_test(
+        "check",
+        3,
+        &["test", "-p", "cairn", "--test", "check"],
+        &["flipped bits, all of a small database", "flipped bits in larger databases"],
+    ),
+    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"], &["repairs of damaged databases"]),
+    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"], &["golden databases opened"]),
+    engine_test(
+        "liveness",
+        3,
+        &["test", "-p", "cairn", "--test", "liveness"],
+        &[
+            "schedules of a sync among writers",
+            "schedules of a failed sync and a close",
+            "schedules of a leader that panics",
+            "schedules of a close amid a flush",
+        ],
+    ),
+    engine_test(
+        "durable snapshots",
+        3,
+        &["test", "-p", "cairn", "--test", "durable_snapshots"],
+        &["schedules of a snapshot and a flush"],
+    ),
     Stage {
         name: "interleavings",
         weight: 3,
@@ -101,18 +146,26 @@ const STAGES: &[Stage] = &[
             filter: &["interleavings"],
             // Without a bound on preemptions: every interleaving.
             environment: &[("RUSTFLAGS", "--cfg loom"), ("RUST_BACKTRACE", "0")],
-            ..Tests::of(&["test", "-p", "cairn", "--lib"])
+            ..Tests::of(
+                &["test", "-p", "cairn", "--lib"],
+                &[
+                    "loom executions, insert against read",
+                    "loom executions, catalog and files",
+                    "loom mutant twins of the memtable rejected",
+                    "loom mutant twins of the catalog rejected",
+                ],
+            )
         }),
     },
-    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"]),
+    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"], &["lost wakes planted in the engine"]),
     Stage {
         name: "miri",
         weight: 4,
         work: Work::Tests(Tests {
             filter: &["memtable::tests"],
             environment: &[("RUST_BACKTRACE", "0"), ("MIRIFLAGS", "-Zmiri-disable-isolation")],
-            needs: Some((&["cargo", "+nightly", "miri", "--version"], "there is no nightly toolchain with miri")),
-            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"])
+            needs: Some((&["cargo", "+nightly", "miri", "--version"], "nightly toolchain with miri")),
+            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"], &[])
         }),
     },
     Stage {
@@ -122,9 +175,9 @@ const STAGES: &[Stage] = &[
             environment: &[("RUSTFLAGS", "-Zsanitizer=thread"), ("TSAN_OPTIONS", "halt_on_error=1")],
             needs: Some((
                 &["sh", "-c", "test -d \"$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/std\""],
-                "there is no nightly toolchain with rust-src, to instrument the standard library too",
+                "nightly toolchain with rust-src, to instrument the standard library too",
             )),
-            ..Tests::of(THREADS_INSTRUMENTED)
+            ..Tests::of(THREADS_INSTRUMENTED, &["rounds of real threads"])
         }),
     },
     Stage { name: "fuzz", weight: 9, work: Work::Fuzz },
