@@ -63,6 +63,10 @@ struct Tally {
 }
 
 impl Tally {
+    fn is_enough(&self, stop: &Stop) -> bool {
+        self.runs >= POINTS.len() as u64 && stop.is_over()
+    }
+
     fn reach(&mut self, point: usize) -> &mut u64 {
         // The index is always less than the length; the last stands for what cannot be.
         let last = POINTS.len() - 1;
@@ -70,7 +74,7 @@ impl Tally {
     }
 }
 
-/// Runs until the time is over.
+/// Runs until the time is over, and at least once through all points.
 pub(crate) fn run(context: &Context<'_>, stop: &Stop) -> Outcome {
     let probe =
         Command::new("strace").args(["-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=openat", "true"]).status();
@@ -82,7 +86,7 @@ pub(crate) fn run(context: &Context<'_>, stop: &Stop) -> Outcome {
     let mut tally = Tally { runs: 0, errors: 0, kills: 0, untouched: 0, unborn: 0, reach: [REACH_FIRST; POINTS.len()] };
     let mut acknowledged = 0;
     for round in 0.. {
-        if round > 0 && stop.is_over() {
+        if tally.is_enough(stop) {
             break;
         }
         let mut ledger = Ledger::new(WRITERS, End::Process);
@@ -122,7 +126,7 @@ fn one_directory(
     let dir = context.fresh("traced")?;
     let log = context.scratch.join("strace.log");
     for life in 0..LIVES_OF_ONE {
-        if life > 0 && stop.is_over() {
+        if life > 0 && tally.is_enough(stop) {
             break;
         }
         let turn = usize::try_from(round * LIVES_OF_ONE + life).unwrap_or_default();
