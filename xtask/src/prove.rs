@@ -18,6 +18,7 @@ mod stage;
 mod syscalls;
 mod test_binary;
 mod victim;
+mod victims;
 mod writer;
 
 use std::fs;
