@@ -13,7 +13,6 @@ mod life;
 mod mutants;
 mod random;
 mod report;
-mod served;
 mod stage;
 mod syscalls;
 mod test_binary;
@@ -27,7 +26,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use report::Report;
-use stage::{Context, Figure, Outcome, Stop};
+use stage::{Context, Outcome, Stop};
 use test_binary::Tests;
 
 /// One row of the table of stages.
@@ -324,7 +323,7 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
     let context = Context { seed: plan.seed, scratch: &scratch, binary: &binary };
     let outcome = match &stage.work {
         Work::Tests(tests) => tests.run(&plan.root, &scratch, plan.seed, share),
-        Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
+        Work::Kills => kills::run(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
         Work::Mutants => match mutants::build(&plan.root, &plan.target) {
@@ -338,24 +337,6 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
         let _ = fs::remove_dir_all(&scratch);
     }
     outcome
-}
-
-/// Half of the time each, and at least so many kills each.
-fn kill_both(context: &Context<'_>, share: Duration, least: u64) -> Result<Vec<Figure>, String> {
-    let embedded = kills::embedded(context, &Stop::after(share / 2), least)?;
-    let served = served::served(context, &Stop::after(share / 2), least)?;
-    let mut figures = vec![Figure::new("kills", embedded.kills + served.kills)];
-    for (who, kills) in [("embedded", embedded), ("served", served)] {
-        let mut add = |what: &str, value: u64| figures.push(Figure::new(&format!("{who}: {what}"), value));
-        add("kills", kills.kills);
-        add("kills before the opening was done", kills.while_opening);
-        add("writes acknowledged", kills.counts.acknowledged);
-        add("acknowledged writes checked", kills.counts.checked);
-        add("reads noted", kills.counts.reads);
-        add("refused batches", kills.counts.refused);
-        add("checks of all files", kills.checks);
-    }
-    Ok(figures)
 }
 
 fn tell(plan: &Plan, stage: &Stage, seconds: u64, outcome: &Outcome) {

@@ -1,91 +1,37 @@
-//! The stage `kills`, first half: an embedded database whose process is killed (SIGKILL) again and
-//! again, while it writes and while it recovers.
-//!
-//! Sizes and durability change with every directory. Only the process ends, so everything that was
-//! acknowledged or shown must be there, buffered or not.
+//! The stage `kills`: processes are killed (SIGKILL) again and again, first one with an embedded database,
+//! then the server.
+
+mod embedded;
+mod served;
 
 use std::time::Duration;
 
-use super::ledger::{Counts, End, pause_ms};
-use super::random::Random;
-use super::stage::{Context, Scene, Stop};
-use super::victims::Victims;
-
-/// Kills of one directory.
-const KILLS_OF_ONE: u64 = 20;
-/// Then `cairn check` looks at what was left.
-const CHECK_EVERY: u64 = 5;
+use super::ledger::Counts;
+use super::stage::{Context, Figure, Stop};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Kills {
-    pub(crate) kills: u64,
-    pub(crate) while_opening: u64,
-    pub(crate) checks: u64,
-    pub(crate) counts: Counts,
+struct Kills {
+    kills: u64,
+    while_opening: u64,
+    checks: u64,
+    counts: Counts,
 }
 
-/// Kills until the time is over, and at least `least` times.
-pub(crate) fn embedded(context: &Context<'_>, stop: &Stop, least: u64) -> Result<Kills, String> {
-    let mut kills = Kills::default();
-    for round in 0.. {
-        if kills.kills >= least && stop.is_over() {
-            return Ok(kills);
-        }
-        let seed = Random::of(&[context.seed, 1, round]).next() >> 16;
-        let victims = Victims::new(context, seed, context.fresh("embedded")?, [round, round], End::Process);
-        let mut directory = Directory { context, victims };
-        let lived = directory.run(stop, least, &mut kills);
-        kills.counts.add(&directory.victims.ledger.counts);
-        lived.map_err(|e| format!("round {round}, {}: {e}", directory.victims))?;
+/// Half of the time each, and at least so many kills each.
+pub(crate) fn run(context: &Context<'_>, share: Duration, least: u64) -> Result<Vec<Figure>, String> {
+    let embedded = embedded::embedded(context, &Stop::after(share / 2), least)?;
+    let served = served::served(context, &Stop::after(share / 2), least)?;
+    let mut figures = vec![Figure::new("kills", embedded.kills + served.kills)];
+    for (who, kills) in [("embedded", embedded), ("served", served)] {
+        let mut add = |what: &str, value: u64| figures.push(Figure::new(&format!("{who}: {what}"), value));
+        add("kills", kills.kills);
+        add("kills before the opening was done", kills.while_opening);
+        add("writes acknowledged", kills.counts.acknowledged);
+        add("acknowledged writes checked", kills.counts.checked);
+        add("reads noted", kills.counts.reads);
+        add("refused batches", kills.counts.refused);
+        add("checks of all files", kills.checks);
     }
-    Ok(kills)
-}
-
-/// One directory.
-struct Directory<'a> {
-    context: &'a Context<'a>,
-    victims: Victims<'a>,
-}
-
-impl Directory<'_> {
-    fn run(&mut self, stop: &Stop, least: u64, kills: &mut Kills) -> Result<(), String> {
-        let mut random = Random::of(&[self.victims.seed, 2]);
-        for life in 1..=KILLS_OF_ONE {
-            if kills.kills >= least && stop.is_over() {
-                break;
-            }
-            let scene = Scene(format!("life {life}"));
-            let before = self.victims.ledger.counts.recoveries;
-            self.live_and_die(&mut random).map_err(scene.at())?;
-            kills.while_opening += u64::from(self.victims.ledger.counts.recoveries == before);
-            kills.kills += 1;
-            if life % CHECK_EVERY == 0 && self.victims.ledger.counts.recoveries > 0 {
-                self.context.check(&self.victims.dir).map_err(scene.at())?;
-                kills.checks += 1;
-            }
-        }
-        // What the last left is looked at too.
-        self.victims.look()
-    }
-
-    fn live_and_die(&mut self, random: &mut Random) -> Result<(), String> {
-        let mut victim = self.victims.start()?;
-        if random.chance(3) {
-            // Within its start or its recovery, most of the time.
-            victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 30)))?;
-        } else {
-            victim.until_found(&mut self.victims.ledger)?;
-            victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 400)))?;
-        }
-        victim.kill(&mut self.victims.ledger)?;
-        self.without_errors()
-    }
-
-    fn without_errors(&self) -> Result<(), String> {
-        match self.victims.ledger.last_error() {
-            None => Ok(()),
-            Some(error) => Err(format!("an error on a sound disk: {error}")),
-        }
-    }
+    Ok(figures)
 }

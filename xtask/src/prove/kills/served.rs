@@ -1,4 +1,4 @@
-//! The stage `kills`, second half: the release binary behind HTTP, killed (SIGKILL) again and again
+//! The release binary behind HTTP, killed (SIGKILL) again and again
 //! while connections write and read, and while it starts.
 //!
 //! What a client was answered is noted by its connection's thread the moment the answer is whole.
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::http::{Answer, Connection, NoAnswer};
-use super::kills::Kills;
-use super::ledger::{End, Ledger, pause_ms};
-use super::random::Random;
-use super::stage::{Context, Scene, Stop};
-use super::writer::{self, Content, Step, Writer};
+use super::Kills;
+use crate::prove::http::{Answer, Connection, NoAnswer};
+use crate::prove::ledger::{End, Ledger, pause_ms};
+use crate::prove::random::Random;
+use crate::prove::stage::{Context, Scene, Stop};
+use crate::prove::writer::{self, Content, Step, Writer};
 use crate::server::Server;
 
 const WRITERS: usize = 6;
