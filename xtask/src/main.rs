@@ -14,13 +14,14 @@
 mod accept;
 mod names;
 mod prove;
+mod said;
 mod server;
 mod tidy;
 mod tree;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -32,25 +33,38 @@ usage: cargo xtask <command>
           runs target/release/cairn (build it first) against validation files, through kills,
           restarts, compaction and deletion, and prints a line of figures for each
   prove [--seed N] [--minutes M] [--only STAGE,...] [--scratch DIR] [--out FILE]
-          builds and runs every long proof of the engine within M minutes (12), and prints a table
-          of figures; --out writes it as markdown. Some stages need root, strace or perl, and are
-          SKIPPED without. 60 minutes or more make a long run
+          builds and runs every long proof of the engine within M minutes (12), builds included, and
+          prints a table of figures; --out writes it as markdown. A stage that needs what the machine
+          has not is SKIPPED. 60 minutes or more make a long run. The stages:
 ";
+
+fn usage() -> String {
+    let stages: String = prove::stages_told().lines().map(|line| format!("          {line}\n")).collect();
+    format!("{USAGE}{stages}")
+}
+
+fn is_call_for_help(argument: &&str) -> bool {
+    matches!(*argument, "--help" | "-h")
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        [] | ["help"] => {
+            print!("{}", usage());
+            ExitCode::SUCCESS
+        }
+        asked if asked.iter().any(is_call_for_help) => {
+            print!("{}", usage());
+            ExitCode::SUCCESS
+        }
         ["tidy"] => run_tidy(),
         ["accept", rest @ ..] => run_accept(rest),
         ["prove", rest @ ..] => run_prove(rest),
         ["victim", rest @ ..] => told("victim", prove::run_victim(rest).map(|()| true)),
-        [] | ["help" | "--help" | "-h"] => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
         _ => {
-            eprint!("{USAGE}");
+            eprint!("{}", usage());
             ExitCode::from(2)
         }
     }
@@ -84,7 +98,7 @@ fn run_accept(arguments: &[&str]) -> ExitCode {
             (["--seed", _], Some(n)) => plan.seed = n,
             (["--kills", _], Some(n)) => plan.kills = u32::try_from(n).unwrap_or(u32::MAX),
             _ => {
-                eprint!("accept: cannot read {pair:?}\n\n{USAGE}");
+                eprint!("accept: cannot read {pair:?}\n\n{}", usage());
                 return ExitCode::from(2);
             }
         }
@@ -92,8 +106,11 @@ fn run_accept(arguments: &[&str]) -> ExitCode {
     told("accept", accept::run(&target().join("release").join("cairn"), &plan).map(|()| true))
 }
 
+/// Seconds of the minutes that building the release program has taken already.
+const SPENT: &str = "--spent";
+
 fn run_prove(arguments: &[&str]) -> ExitCode {
-    let began = Instant::now();
+    let mut began = Instant::now();
     let mut plan = prove::Plan {
         seed: 1,
         minutes: 12,
@@ -111,8 +128,10 @@ fn run_prove(arguments: &[&str]) -> ExitCode {
             (["--out", file], _) => plan.out = Some(file.into()),
             (["--seed", _], Some(n)) => plan.seed = n,
             (["--minutes", _], Some(n)) => plan.minutes = n,
+            // What a debug build hands over, last of all.
+            ([SPENT, _], Some(n)) => began = began.checked_sub(Duration::from_secs(n)).unwrap_or(began),
             _ => {
-                eprint!("prove: cannot read {pair:?}\n\n{USAGE}");
+                eprint!("prove: cannot read {pair:?}\n\n{}", usage());
                 return ExitCode::from(2);
             }
         }
@@ -122,7 +141,8 @@ fn run_prove(arguments: &[&str]) -> ExitCode {
     if cfg!(debug_assertions) && plan.needs_release() {
         let handed = prove::build_release(&root()).and_then(|()| {
             let program = target().join("release").join("xtask");
-            let status = Command::new(&program).arg("prove").args(arguments).status();
+            let spent = began.elapsed().as_secs().to_string();
+            let status = Command::new(&program).arg("prove").args(arguments).args([SPENT, &spent]).status();
             status.map(|status| status.success()).map_err(|e| format!("{}: {e}", program.display()))
         });
         return told("prove", handed);

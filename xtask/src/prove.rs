@@ -13,11 +13,11 @@ mod life;
 mod mutants;
 mod random;
 mod report;
-mod served;
 mod stage;
 mod syscalls;
 mod test_binary;
 mod victim;
+mod victims;
 mod writer;
 
 use std::fs;
@@ -26,7 +26,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use report::Report;
-use stage::{Context, Figure, Outcome, Stop};
+use stage::{Context, Outcome, Stop};
 use test_binary::Tests;
 
 /// One row of the table of stages.
@@ -54,6 +54,17 @@ enum Work {
 }
 
 impl Work {
+    /// What not every machine has.
+    fn needs(&self) -> Option<&'static str> {
+        match self {
+            Work::Tests(tests) => tests.needs.map(|(_, what)| what),
+            Work::Fuzz => Some(fuzz::NEEDS),
+            Work::Syscalls => Some(syscalls::NEEDS),
+            Work::Cuts => Some(cuts::NEEDS),
+            Work::Mutants | Work::Kills => None,
+        }
+    }
+
     /// Why this machine cannot do it, as far as that shows before it begins.
     fn lack(&self) -> Option<String> {
         match self {
@@ -74,8 +85,13 @@ impl Work {
     }
 }
 
-const fn engine_test(name: &'static str, weight: u32, cargo: &'static [&'static str]) -> Stage {
-    Stage { name, weight, work: Work::Tests(Tests::of(cargo)) }
+const fn engine_test(
+    name: &'static str,
+    weight: u32,
+    cargo: &'static [&'static str],
+    figures: &'static [&'static str],
+) -> Stage {
+    Stage { name, weight, work: Work::Tests(Tests::of(cargo, figures)) }
 }
 
 /// The standard library is instrumented too: else its own synchronisation is taken for races.
@@ -83,17 +99,57 @@ const THREADS_INSTRUMENTED: &[&str] =
     &["+nightly", "test", "-Zbuild-std", "--target", "x86_64-unknown-linux-gnu", "-p", "cairn", "--test", "threads"];
 
 const STAGES: &[Stage] = &[
-    engine_test("crash enumerated", 24, &["test", "-p", "cairn", "--test", "crash_enumerated"]),
-    engine_test("crash", 8, &["test", "-p", "cairn", "--test", "crash"]),
-    engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"]),
-    engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"]),
-    engine_test("histories", 8, &["test", "-p", "cairn", "--test", "histories"]),
-    engine_test("damage", 3, &["test", "-p", "cairn", "--test", "damage"]),
-    engine_test("check", 3, &["test", "-p", "cairn", "--test", "check"]),
-    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"]),
-    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"]),
-    engine_test("liveness", 3, &["test", "-p", "cairn", "--test", "liveness"]),
-    engine_test("durable snapshots", 3, &["test", "-p", "cairn", "--test", "durable_snapshots"]),
+    engine_test(
+        "crash enumerated",
+        24,
+        &["test", "-p", "cairn", "--test", "crash_enumerated"],
+        &["enumerated crash images", "enumerated second crashes", "enumerated distinct images"],
+    ),
+    engine_test(
+        "crash",
+        8,
+        &["test", "-p", "cairn", "--test", "crash"],
+        &["long workloads", "long crash images", "long second crashes"],
+    ),
+    engine_test("faults", 8, &["test", "-p", "cairn", "--test", "faults"], &["call sites", "call site injections"]),
+    engine_test("model", 4, &["test", "-p", "cairn", "--test", "model"], &["option sets", "model operations"]),
+    engine_test(
+        "histories",
+        8,
+        &["test", "-p", "cairn", "--test", "histories"],
+        &["known-bad histories rejected", "histories checked", "crashes in histories"],
+    ),
+    engine_test(
+        "damage",
+        3,
+        &["test", "-p", "cairn", "--test", "damage"],
+        &["damages to killed databases", "damages to closed databases"],
+    ),
+    engine_test(
+        "check",
+        3,
+        &["test", "-p", "cairn", "--test", "check"],
+        &["flipped bits, all of a small database", "flipped bits in larger databases"],
+    ),
+    engine_test("repair", 3, &["test", "-p", "cairn", "--test", "repair"], &["repairs of damaged databases"]),
+    engine_test("golden", 1, &["test", "-p", "cairn", "--test", "golden"], &["golden databases opened"]),
+    engine_test(
+        "liveness",
+        3,
+        &["test", "-p", "cairn", "--test", "liveness"],
+        &[
+            "schedules of a sync among writers",
+            "schedules of a failed sync and a close",
+            "schedules of a leader that panics",
+            "schedules of a close amid a flush",
+        ],
+    ),
+    engine_test(
+        "durable snapshots",
+        3,
+        &["test", "-p", "cairn", "--test", "durable_snapshots"],
+        &["schedules of a snapshot and a flush"],
+    ),
     Stage {
         name: "interleavings",
         weight: 3,
@@ -101,18 +157,26 @@ const STAGES: &[Stage] = &[
             filter: &["interleavings"],
             // Without a bound on preemptions: every interleaving.
             environment: &[("RUSTFLAGS", "--cfg loom"), ("RUST_BACKTRACE", "0")],
-            ..Tests::of(&["test", "-p", "cairn", "--lib"])
+            ..Tests::of(
+                &["test", "-p", "cairn", "--lib"],
+                &[
+                    "loom executions, insert against read",
+                    "loom executions, catalog and files",
+                    "loom mutant twins of the memtable rejected",
+                    "loom mutant twins of the catalog rejected",
+                ],
+            )
         }),
     },
-    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"]),
+    engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"], &["lost wakes planted in the engine"]),
     Stage {
         name: "miri",
         weight: 4,
         work: Work::Tests(Tests {
             filter: &["memtable::tests"],
             environment: &[("RUST_BACKTRACE", "0"), ("MIRIFLAGS", "-Zmiri-disable-isolation")],
-            needs: Some((&["cargo", "+nightly", "miri", "--version"], "there is no nightly toolchain with miri")),
-            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"])
+            needs: Some((&["cargo", "+nightly", "miri", "--version"], "nightly toolchain with miri")),
+            ..Tests::of(&["+nightly", "miri", "test", "-p", "cairn", "--lib"], &[])
         }),
     },
     Stage {
@@ -122,9 +186,9 @@ const STAGES: &[Stage] = &[
             environment: &[("RUSTFLAGS", "-Zsanitizer=thread"), ("TSAN_OPTIONS", "halt_on_error=1")],
             needs: Some((
                 &["sh", "-c", "test -d \"$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library/std\""],
-                "there is no nightly toolchain with rust-src, to instrument the standard library too",
+                "nightly toolchain with rust-src, to instrument the standard library too",
             )),
-            ..Tests::of(THREADS_INSTRUMENTED)
+            ..Tests::of(THREADS_INSTRUMENTED, &["rounds of real threads"])
         }),
     },
     Stage { name: "fuzz", weight: 9, work: Work::Fuzz },
@@ -174,6 +238,15 @@ impl Plan {
     }
 }
 
+/// The stages by name, each with what it needs, for people to choose from.
+pub(crate) fn stages_told() -> String {
+    let told = |stage: &Stage| match stage.work.needs() {
+        Some(needs) => format!("  {:18} needs: {needs}\n", stage.name),
+        None => format!("  {}\n", stage.name),
+    };
+    STAGES.iter().map(told).collect()
+}
+
 /// What a victim does that a stage started: see [`victim`].
 pub(crate) fn run_victim(arguments: &[&str]) -> Result<(), String> {
     victim::run(&victim::Orders::parse(arguments)?);
@@ -187,7 +260,7 @@ pub(crate) fn build_release(root: &Path) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("cargo {}: {status}", arguments.join(" "))) }
 }
 
-/// Runs the plan. `Ok(false)` if a stage failed.
+/// Runs the plan. `Ok(false)` if a stage failed, or none ran.
 pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
     let stages = plan.stages()?;
     fs::create_dir_all(&plan.scratch).map_err(|e| format!("{}: {e}", plan.scratch.display()))?;
@@ -228,7 +301,10 @@ pub(crate) fn run(plan: &Plan, began: Instant) -> Result<bool, String> {
     }
     let (failed, skipped) = (report.failed(), report.skipped());
     println!("{failed} failed, {skipped} SKIPPED, {} s", began.elapsed().as_secs());
-    Ok(failed == 0)
+    if report.passed() + failed == 0 {
+        println!("NOTHING RAN, AND NOTHING IS PROVED: every stage was SKIPPED");
+    }
+    Ok(report.proves())
 }
 
 fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
@@ -247,7 +323,7 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
     let context = Context { seed: plan.seed, scratch: &scratch, binary: &binary };
     let outcome = match &stage.work {
         Work::Tests(tests) => tests.run(&plan.root, &scratch, plan.seed, share),
-        Work::Kills => kill_both(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
+        Work::Kills => kills::run(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
         Work::Mutants => match mutants::build(&plan.root, &plan.target) {
@@ -261,25 +337,6 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
         let _ = fs::remove_dir_all(&scratch);
     }
     outcome
-}
-
-/// Half of the time each, and at least so many kills each.
-fn kill_both(context: &Context<'_>, share: Duration, least: u64) -> Result<Vec<Figure>, String> {
-    let embedded = kills::embedded(context, &Stop::after(share / 2), least)?;
-    let served = served::served(context, &Stop::after(share / 2), least)?;
-    let mut figures = vec![Figure::new("kills", embedded.kills + served.kills)];
-    for (who, kills) in [("embedded", embedded), ("served", served)] {
-        let mut add = |what: &str, value: u64| figures.push(Figure::new(&format!("{who}: {what}"), value));
-        add("kills", kills.kills);
-        add("kills before the opening was done", kills.while_opening);
-        add("writes acknowledged", kills.counts.acknowledged);
-        add("acknowledged writes checked", kills.counts.checked);
-        add("reads noted", kills.counts.reads);
-        add("refused batches", kills.counts.refused);
-        add("checks of all files", kills.checks);
-    }
-    figures.push(Figure::new("violations (a loss, hole, damage, panic or hang)", 0));
-    Ok(figures)
 }
 
 fn tell(plan: &Plan, stage: &Stage, seconds: u64, outcome: &Outcome) {
@@ -333,7 +390,7 @@ mod rules {
         let names = |plan: &Plan| plan.stages().map(|stages| stages.iter().map(|stage| stage.name).collect::<Vec<_>>());
         assert_eq!(names(&plan), Ok(vec!["crash", "cuts"]));
         plan.only = vec!["cut".to_owned()];
-        assert!(names(&plan).unwrap_err().starts_with("there is no stage cut; there are crash, "));
+        assert!(names(&plan).unwrap_err().starts_with("there is no stage cut; there are crash enumerated, crash, "));
         plan.only.clear();
         assert_eq!(names(&plan).unwrap().len(), STAGES.len());
     }

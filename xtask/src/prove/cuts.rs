@@ -4,7 +4,7 @@
 //! between two writes to the device, as a power cut would: with flag 2 what its journal had not
 //! committed is gone, with flag 1 the journal is committed first, and names arrive without their
 //! data. The victim is killed, the file system mounted again, and what is there is judged: everything
-//! acknowledged or shown as durable, and a prefix of the rest. Needs root and loop devices.
+//! acknowledged or shown as durable, and a prefix of the rest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::ledger::{Counts, End, Ledger, pause_ms};
-use super::life::Life;
+use super::ledger::{Counts, End, pause_ms};
 use super::random::Random;
 use super::stage::{Context, Figure, Outcome, Scene, Stop};
-use super::victim::{DURABILITIES, Orders, SIZES};
+use super::victims::Victims;
 
-const WRITERS: usize = 4;
+pub(crate) const NEEDS: &str = "root, loop devices, mkfs.ext4 and perl";
+
 /// Cuts of one directory.
 const CUTS_OF_ONE: u64 = 20;
 /// Then `cairn check` looks at what was left.
@@ -123,30 +123,23 @@ pub(crate) fn run(context: &Context<'_>, stop: &Stop, least: u64) -> Outcome {
         if cuts.cuts >= least && stop.is_over() {
             break;
         }
-        let turn = usize::try_from(round).unwrap_or_default();
-        let mut directory = Directory {
-            context,
-            disk: &disk,
-            seed: Random::of(&[context.seed, 7, round]).next() >> 16,
-            // Below directories that do not exist either: their names are in the first cut too.
-            dir: disk.mount.join(format!("round{round}")).join("db"),
-            sizes: SIZES.get(turn % SIZES.len()).copied().unwrap_or("tiny"),
-            // Mixed first: it has most to go wrong.
-            durability: DURABILITIES.get((turn + 1) % DURABILITIES.len()).copied().unwrap_or("mixed"),
-            ledger: Ledger::new(WRITERS, End::Machine),
-        };
+        // Below directories that do not exist either: their names are in the first cut too.
+        let dir = disk.mount.join(format!("round{round}")).join("db");
+        let seed = Random::of(&[context.seed, 7, round]).next() >> 16;
+        // Mixed first: it has most to go wrong.
+        let victims = Victims::new(context, seed, dir, [round, round + 1], End::Machine);
+        let mut directory = Directory { context, disk: &disk, victims };
         let done = directory.run(stop, least, &mut cuts);
-        cuts.counts.add(&directory.ledger.counts);
+        cuts.counts.add(&directory.victims.ledger.counts);
         if let Err(e) = done {
-            let Directory { seed, sizes, durability, .. } = directory;
-            let what = format!("round {round} (seed {seed}, {sizes}, {durability}): {e}");
-            return Outcome::Failed { figures: figures(&cuts, 1), what, replay: None };
+            let what = format!("round {round}, {}: {e}", directory.victims);
+            return Outcome::Failed { figures: figures(&cuts), what, replay: None };
         }
     }
-    Outcome::Passed(figures(&cuts, 0))
+    Outcome::Passed(figures(&cuts))
 }
 
-fn figures(cuts: &Cuts, violations: u64) -> Vec<Figure> {
+fn figures(cuts: &Cuts) -> Vec<Figure> {
     vec![
         Figure::new("power cuts", cuts.cuts),
         Figure::new("of them with the journal committed", cuts.with_journal),
@@ -156,80 +149,56 @@ fn figures(cuts: &Cuts, violations: u64) -> Vec<Figure> {
         Figure::new("buffered writes gone, as they may", cuts.counts.gone_with_machine),
         Figure::new("reads noted", cuts.counts.reads),
         Figure::new("checks of all files", cuts.checks),
-        Figure::new("violations (a loss, hole, damage, panic or hang)", violations),
     ]
 }
 
-/// The victims of one directory.
+/// One directory.
 struct Directory<'a> {
     context: &'a Context<'a>,
     disk: &'a Disk,
-    seed: u64,
-    dir: PathBuf,
-    sizes: &'static str,
-    durability: &'static str,
-    ledger: Ledger,
+    victims: Victims<'a>,
 }
 
 impl Directory<'_> {
-    fn start(&self, steps: Option<u64>) -> Result<Life, String> {
-        let orders = Orders {
-            dir: self.dir.clone(),
-            seed: self.seed,
-            sizes: self.sizes.to_owned(),
-            durability: self.durability.to_owned(),
-            floors: self.ledger.floors().to_vec(),
-            ceilings: self.ledger.ceilings(),
-            steps,
-        };
-        Life::start(&[], &orders, self.context.scratch)
-    }
-
     fn run(&mut self, stop: &Stop, least: u64, cuts: &mut Cuts) -> Result<(), String> {
-        let mut random = Random::of(&[self.seed, 8]);
+        let mut random = Random::of(&[self.victims.seed, 8]);
         for life in 1..=CUTS_OF_ONE {
             if cuts.cuts >= least && stop.is_over() {
                 break;
             }
             let flag = 1 + cuts.cuts % 2;
             let scene = Scene(format!("cut {life} with flag {flag}"));
-            let before = self.ledger.counts.recoveries;
+            let before = self.victims.ledger.counts.recoveries;
             self.live_and_be_cut(&mut random, flag).map_err(scene.at())?;
             cuts.cuts += 1;
             cuts.with_journal += flag % 2;
-            cuts.while_opening += u64::from(self.ledger.counts.recoveries == before);
-            if life % CHECK_EVERY == 0 && self.ledger.counts.recoveries > 0 {
-                self.context.check(&self.dir).map_err(scene.at())?;
+            cuts.while_opening += u64::from(self.victims.ledger.counts.recoveries == before);
+            if life % CHECK_EVERY == 0 && self.victims.ledger.counts.recoveries > 0 {
+                self.context.check(&self.victims.dir).map_err(scene.at())?;
                 cuts.checks += 1;
             }
         }
-        self.ledger.forget_errors();
-        self.start(Some(20))?.finish(&mut self.ledger)?;
-        match self.ledger.last_error() {
-            None => {
-                let above = self.dir.parent().unwrap_or(&self.dir);
-                fs::remove_dir_all(above).map_err(|e| format!("{}: {e}", above.display()))
-            }
-            Some(error) => Err(format!("an error on a sound disk: {error}")),
-        }
+        self.victims.look()?;
+        let above = self.victims.dir.parent().unwrap_or(&self.victims.dir);
+        fs::remove_dir_all(above).map_err(|e| format!("{}: {e}", above.display()))
     }
 
     fn live_and_be_cut(&mut self, random: &mut Random, flag: u64) -> Result<(), String> {
-        self.ledger.forget_errors();
-        let mut victim = self.start(None)?;
+        self.victims.ledger.forget_errors();
+        let mut victim = self.victims.start()?;
         if random.chance(4) {
-            victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 30)))?;
+            victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 30)))?;
         } else {
-            victim.until_found(&mut self.ledger)?;
-            victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 300)))?;
+            victim.until_found(&mut self.victims.ledger)?;
+            victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 300)))?;
         }
-        if let Some(error) = self.ledger.last_error() {
+        if let Some(error) = self.victims.ledger.last_error() {
             return Err(format!("an error before the cut: {error}"));
         }
         self.disk.cut(flag)?;
         // The process learns of it in the middle of whatever it is doing, and must not panic.
-        victim.run_for(&mut self.ledger, Duration::from_millis(pause_ms(random, 10)))?;
-        victim.kill(&mut self.ledger)?;
+        victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 10)))?;
+        victim.kill_or_bury(&mut self.victims.ledger)?;
         self.disk.unmount()?;
         self.disk.mount()
     }

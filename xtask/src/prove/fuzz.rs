@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::stage::{Context, Figure, Outcome};
+use crate::said::tail;
 
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -19,10 +20,12 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
 /// The corpora are small; what is longer finds little that is new.
 const INPUT_BYTES_MAX: u32 = 8192;
 
+pub(crate) const NEEDS: &str = "C++ compiler for libFuzzer";
+
 /// Why this machine cannot.
 pub(crate) fn lack() -> Option<String> {
     let there = Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success());
-    (!there).then(|| "there is no C++ compiler for libFuzzer".to_owned())
+    (!there).then(|| format!("there is no {NEEDS}"))
 }
 
 /// The triple of this machine: with it named, the flags are not for build scripts.
@@ -89,10 +92,8 @@ fn run_all(
             .map_err(|e| plain(format!("{}: {e}", binary.display())))?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         if !output.status.success() {
-            let lines: Vec<&str> = text.lines().collect();
-            let what = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n");
             let replay = format!("cargo run -p cairn-fuzz -- {name} {}*", artifacts.display());
-            return Err((format!("{name}: {}\n{what}", output.status), Some(replay)));
+            return Err((format!("{name}: {}\n{}", output.status, tail(&text, 60)), Some(replay)));
         }
         let (count, edges) = stats(&text).ok_or_else(|| plain(format!("{name} told no figures:\n{text}")))?;
         executions += count;
@@ -100,7 +101,6 @@ fn run_all(
     }
     figures.push(Figure::new("targets", names.len()));
     figures.push(Figure::new("executions", executions));
-    figures.push(Figure::new("inputs that broke a promise", 0));
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Planted defects: the tests are tested.
 //!
 //! A build with `--cfg mutants` holds the defects of [`list`], of which `CAIRN_MUTANT` picks one. Each
-//! must be caught: one of the tests named for it fails, or hangs where without the defect it passes.
-//! First every test passes without one. A defect that nobody catches is a hole in the tests, and
-//! fails the stage; so does a test of the list that there is none of.
+//! must be caught: one of the tests named for it says that it failed, and why. First every test passes
+//! without one. A defect that nobody catches is a hole in the tests, and fails the stage; so does a test
+//! of the list that there is none of, and a test that ends in any other way, by a signal or not at all:
+//! a machine out of memory or space would look like that, and no test is meant to hang.
 //!
 //! As many as the time allows, in a seeded order, two at once; never fewer than a sample.
 
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use super::random::Random;
 use super::stage::{Figure, Outcome, Stop};
-use super::test_binary::{tail, wait};
+use super::test_binary::wait;
+use crate::said::{self, tail};
 use list::{BUILD, Catcher, MUTANTS, Mutant};
 
 /// However little time there is.
@@ -31,6 +33,10 @@ const WORKERS: usize = 2;
 const SOUND_LIMIT: Duration = Duration::from_secs(900);
 /// With a defect it hangs when it has taken so many times as long, and half a minute.
 const HANGS_AFTER: u32 = 8;
+/// What the test harness exits with if tests failed.
+const TESTS_FAILED: i32 = 101;
+/// So much is shown of what a test said.
+const WHY_CHARS: usize = 120;
 
 /// The test binaries by name.
 pub(crate) struct Built {
@@ -62,26 +68,28 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
 }
 
 /// How a test ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Ended {
     Passed,
-    /// The first test that failed, or what else ended the process.
-    Failed(String),
-    Hung,
+    /// The test that failed, and what it said.
+    Failed {
+        test: String,
+        why: String,
+    },
 }
 
 /// What became of a defect.
 struct Verdict {
     mutant: &'static str,
-    /// The test, and how.
-    caught: Option<String>,
+    /// The test, and what it said.
+    caught: Option<(String, String)>,
     time: Duration,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let caught = self.caught.as_deref().unwrap_or("NOBODY");
-        write!(f, "| {} | {caught} | {:.1} |", self.mutant, self.time.as_secs_f64())
+        let (test, why) = self.caught.as_ref().map_or(("NOBODY", ""), |(test, why)| (test, why));
+        write!(f, "| {} | {test} | {:.1} | {} |", self.mutant, self.time.as_secs_f64(), why.replace('|', "\\|"))
     }
 }
 
@@ -102,7 +110,7 @@ pub(crate) fn run(built: &Built, scratch: &Path, seed: u64, share: Duration) -> 
     let sound = catchers.map(|catcher| (*catcher, OnceLock::new())).collect();
     let run = Run { built, scratch, sound };
     let (next, verdicts) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    println!("| planted defect | caught by | seconds |\n|---|---|---|");
+    println!("| planted defect | caught by | seconds | it said |\n|---|---|---|---|");
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
@@ -154,8 +162,7 @@ impl Run<'_> {
             let (binary, _) = catcher;
             let caught = match self.test(catcher, Some(mutant.name), limit)? {
                 Ended::Passed => continue,
-                Ended::Failed(test) => format!("`{binary}`: {test}"),
-                Ended::Hung => format!("`{binary}`: {} hangs", catcher.1),
+                Ended::Failed { test, why } => (format!("`{binary}`: {test}"), why),
             };
             return Ok(Verdict { mutant: mutant.name, caught: Some(caught), time: began.elapsed() - waited });
         }
@@ -168,8 +175,7 @@ impl Run<'_> {
             let began = Instant::now();
             match self.test(catcher, None, SOUND_LIMIT)? {
                 Ended::Passed => Ok(began.elapsed()),
-                Ended::Failed(test) => Err(format!("{}: {test} fails without a defect", catcher.0)),
-                Ended::Hung => Err(format!("{}: {} hangs without a defect", catcher.0, catcher.1)),
+                Ended::Failed { test, why } => Err(format!("{}: {test} fails without a defect: {why}", catcher.0)),
             }
         };
         self.sound.get(&catcher).map_or_else(run, |once| once.get_or_init(run).clone())
@@ -187,21 +193,36 @@ impl Run<'_> {
         }
         let status = wait(command, &log, limit)?;
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
-        if text.contains("running 0 tests") {
-            return Err(format!("{binary} has no test {filter}"));
-        }
-        Ok(match status {
-            Some(status) if status.success() => Ended::Passed,
-            Some(status) => Ended::Failed(first_failed(&text).unwrap_or_else(|| status.to_string())),
-            None => Ended::Hung,
-        })
+        let how = status.map_or_else(|| format!("hangs, for {limit:?}"), |status| format!("ended with {status}"));
+        let code = status.and_then(|status| status.code());
+        let at = mutant.map_or_else(String::new, |mutant| format!("{mutant}: "));
+        judge(code, &text, filter)
+            .map_err(|what| format!("{at}{binary} {filter} {how}, and {what}\n{}", tail(&text, 20)))
     }
 }
 
-/// The first test that the output of a test binary says has failed.
-fn first_failed(text: &str) -> Option<String> {
-    let failed = text.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))?;
-    Some(failed.rsplit("::").next().unwrap_or(failed).replace('_', " "))
+/// How a test binary ended, with its exit code if it has one and all that it said; an error if that is neither
+/// success nor the failure of a test that was asked for.
+fn judge(code: Option<i32>, text: &str, filter: &str) -> Result<Ended, String> {
+    if text.contains("running 0 tests") {
+        return Err("has no such test".to_owned());
+    }
+    match (code, text.contains("test result: ok. "), text.contains("test result: FAILED. ")) {
+        (Some(0), true, false) => return Ok(Ended::Passed),
+        (Some(TESTS_FAILED), false, true) => {}
+        _ => return Err("the harness did not sum up".to_owned()),
+    }
+    let test = failed(text).find(|name| name.contains(filter)).ok_or("names no failed test of these")?;
+    let said = said::panic(text).ok_or("no test said why")?;
+    let why = said.lines().nth(1).unwrap_or_default().chars().take(WHY_CHARS).collect();
+    Ok(Ended::Failed { test: test.rsplit("::").next().unwrap_or(test).replace('_', " "), why })
+}
+
+/// The tests that the harness lists as failed at the end. (Its lines `... FAILED` may be torn by what
+/// threads print meanwhile.)
+fn failed(text: &str) -> impl Iterator<Item = &str> {
+    let list = text.rsplit_once("\nfailures:\n").map_or("", |(_, list)| list);
+    list.lines().map_while(|line| line.strip_prefix("    "))
 }
 
 #[cfg(test)]
@@ -234,8 +255,34 @@ mod tests {
         let line = "  Executable unittests src/lib.rs (target/debug/deps/cairn_wal-1f)";
         assert_eq!(executable(line).map(|(name, _)| name).as_deref(), Some("cairn_wal"));
         assert_eq!(executable("   Compiling cairn v0.1.0 (/x)"), None);
-        let text = "running 2 tests\ntest a_b ... ok\ntest tests::c_d ... FAILED\n";
-        assert_eq!(first_failed(text).as_deref(), Some("c d"));
-        assert_eq!(first_failed("test a ... ok"), None);
+    }
+
+    const CAUGHT: &str = "running 2 tests\ntest a_b ... ok\ntest tests::c_d ... FAILED\n\nfailures:\n\n\
+        ---- tests::c_d stdout ----\nthread 'tests::c_d' (7) panicked at x.rs:1:2:\nit ends at 3\nframes\n\n\
+        failures:\n    tests::c_d\n\ntest result: FAILED. 1 passed; 1 failed\n";
+
+    #[test]
+    fn a_test_that_says_it_failed_has_caught_the_defect() {
+        let passed = "running 1 test\ntest a_b ... ok\n\ntest result: ok. 1 passed; 0 failed\n";
+        assert_eq!(judge(Some(0), passed, "a_b"), Ok(Ended::Passed));
+        let caught = Ended::Failed { test: "c d".to_owned(), why: "it ends at 3".to_owned() };
+        assert_eq!(judge(Some(101), CAUGHT, "c_d"), Ok(caught));
+    }
+
+    /// Once any end but success was one: a test killed for want of memory had caught its defect.
+    #[test]
+    fn no_other_end_has_caught_it() {
+        let cut = CAUGHT.split_once("test result").unwrap().0;
+        for (code, text, filter) in [
+            (None, "running 1 test\n", "c_d"),
+            (None, CAUGHT, "c_d"),
+            (Some(101), cut, "c_d"),
+            (Some(1), CAUGHT, "c_d"),
+            (Some(101), CAUGHT, "a_b"),
+            (Some(0), "running 0 tests\ntest result: ok. 0 passed\n", "c_d"),
+            (Some(101), &CAUGHT.replace("panicked at", "stopped at"), "c_d"),
+        ] {
+            assert!(judge(code, text, filter).is_err(), "{code:?} {text} {filter}");
+        }
     }
 }

@@ -40,6 +40,15 @@ impl Report {
         self.rows.iter().filter(|(_, _, outcome)| matches!(outcome, Outcome::Skipped(_))).count()
     }
 
+    pub(crate) fn passed(&self) -> usize {
+        self.rows.iter().filter(|(_, _, outcome)| matches!(outcome, Outcome::Passed(_))).count()
+    }
+
+    /// Nothing failed, and something ran.
+    pub(crate) fn proves(&self) -> bool {
+        self.failed() == 0 && self.passed() > 0
+    }
+
     /// Every line of the table.
     fn lines(&self) -> Vec<[String; 3]> {
         let mut lines = Vec::new();
@@ -147,6 +156,19 @@ mod tests {
         assert!(page.contains("| a | verdict | passed in 3 s |\n|  | images | 1,234,567 |\n"), "{page}");
         assert!(page.contains("| b | verdict | SKIPPED: no root |\n| c | verdict | FAILED |\n"), "{page}");
         assert!(report.text().contains("a      images   1,234,567\n"), "{}", report.text());
+    }
+
+    /// A run whose stages were all skipped once ended with success.
+    #[test]
+    fn a_run_proves_something_if_a_stage_passed_and_none_failed() {
+        let mut report = Report { head: Vec::new(), rows: Vec::new() };
+        assert!(!report.proves());
+        report.add("a", 0, Outcome::Skipped("no root".to_owned()));
+        assert!(!report.proves());
+        report.add("b", 1, Outcome::Passed(Vec::new()));
+        assert!(report.proves());
+        report.add("c", 1, Outcome::Failed { figures: Vec::new(), what: "lost".to_owned(), replay: None });
+        assert!(!report.proves());
     }
 
     #[test]

@@ -17,11 +17,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::stage::{Figure, Outcome};
+use crate::said::tail;
 
 /// What a stage beyond its share gets before it is ended as hanging.
 const GRACE: Duration = Duration::from_secs(600);
 
-/// One stage's command.
+/// One stage's command, and what its output must show: that a test ran, and each figure that it is run for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tests {
     /// What cargo is given: the package and the test binary.
@@ -30,14 +31,16 @@ pub(crate) struct Tests {
     pub(crate) filter: &'static [&'static str],
     /// More of the environment.
     pub(crate) environment: &'static [(&'static str, &'static str)],
+    /// The figures without which, or with a 0 as which, it has proved nothing.
+    pub(crate) figures: &'static [&'static str],
     /// A command that succeeds where the stage can run, and what is missing where it does not.
     pub(crate) needs: Option<(&'static [&'static str], &'static str)>,
 }
 
 impl Tests {
     /// A test binary of a package, with nothing special.
-    pub(crate) const fn of(cargo: &'static [&'static str]) -> Tests {
-        Tests { cargo, filter: &[], environment: &[], needs: None }
+    pub(crate) const fn of(cargo: &'static [&'static str], figures: &'static [&'static str]) -> Tests {
+        Tests { cargo, filter: &[], environment: &[], figures, needs: None }
     }
 
     /// Why this machine cannot run them, if it cannot.
@@ -45,7 +48,7 @@ impl Tests {
         let (probe, lack) = self.needs?;
         let (program, arguments) = probe.split_first()?;
         let there = Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success());
-        (!there).then(|| lack.to_owned())
+        (!there).then(|| format!("there is no {lack}"))
     }
 
     fn command(&self, root: &Path, more: &[&str]) -> Command {
@@ -76,16 +79,30 @@ impl Tests {
         let done = self.spawn_and_wait(root, &log, seed, seconds, share + GRACE);
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
         let mut figures: Vec<Figure> = text.lines().filter_map(figure).collect();
+        let tests = text.lines().filter_map(passed).sum::<u64>();
         if figures.is_empty() {
-            figures.push(Figure::new("tests passed", text.lines().filter_map(passed).sum::<u64>()));
+            figures.push(Figure::new("tests passed", tests));
         }
         let what = match done {
-            Ok(Some(status)) if status.success() => return Outcome::Passed(figures),
+            Ok(Some(status)) if status.success() => match self.shortfall(tests, &figures) {
+                None => return Outcome::Passed(figures),
+                Some(shortfall) => format!("{shortfall}\n{}", tail(&text, 60)),
+            },
             Ok(Some(status)) => format!("{status}\n{}", tail(&text, 60)),
             Ok(None) => format!("it was not over {GRACE:?} after its share of the time\n{}", tail(&text, 60)),
             Err(e) => e,
         };
         Outcome::Failed { figures, what, replay: Some(replay.join(" ")) }
+    }
+
+    /// What keeps a run without a failure from being a proof.
+    fn shortfall(&self, tests: u64, figures: &[Figure]) -> Option<String> {
+        if tests == 0 {
+            return Some("no test ran".to_owned());
+        }
+        let told = |name: &str| figures.iter().any(|figure| figure.name == name && !is_zero(&figure.value));
+        let missing = self.figures.iter().find(|name| !told(name))?;
+        Some(format!("no test printed the figure \"{missing}\" with a value above 0"))
     }
 
     /// `None` if the limit passed.
@@ -132,21 +149,50 @@ fn figure(line: &str) -> Option<Figure> {
     Some(Figure::new(name.trim(), value.trim()))
 }
 
+fn is_zero(value: &str) -> bool {
+    value.split_ascii_whitespace().next() == Some("0")
+}
+
 /// The tests that a summary line of the harness counts.
 fn passed(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once("test result: ok. ")?;
     rest.split_once(" passed")?.0.parse().ok()
 }
 
-/// The last lines.
-pub(super) fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
-    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A filter that nothing matches any more, or a figure that was renamed, once went unseen.
+    #[test]
+    fn a_stage_without_tests_or_without_its_figures_proves_nothing() {
+        let tests = Tests::of(&["test"], &["images", "histories"]);
+        let figures = |images: &str| vec![Figure::new("histories", 7), Figure::new("images", images)];
+        assert_eq!(tests.shortfall(1, &figures("12 of 12")), None);
+        assert_eq!(tests.shortfall(0, &figures("12")).unwrap(), "no test ran");
+        assert!(tests.shortfall(1, &figures("0 of 12")).unwrap().contains("\"images\""));
+        assert!(tests.shortfall(1, &[Figure::new("images", 1)]).unwrap().contains("\"histories\""));
+        let none = Tests::of(&["test"], &[]);
+        assert_eq!(none.shortfall(3, &[]), None);
+    }
+
+    /// The whole way, with a test binary that has no such test: this one.
+    #[test]
+    fn a_filter_that_matches_nothing_fails_its_stage() {
+        let scratch = std::env::temp_dir().join(format!("cairn-no-test-{}", std::process::id()));
+        fs::create_dir_all(&scratch).unwrap();
+        let ran = |filter| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(filter);
+            let log = scratch.join("output");
+            let status = wait(command, &log, Duration::from_secs(60)).unwrap().unwrap();
+            assert!(status.success());
+            fs::read_to_string(&log).unwrap().lines().filter_map(passed).sum::<u64>()
+        };
+        assert_eq!(ran(["there_is_no_such_test"]), 0);
+        assert_eq!(ran(["figures_are_read_and_nothing_else"]), 1);
+        fs::remove_dir_all(&scratch).unwrap();
+    }
 
     #[test]
     fn figures_are_read_and_nothing_else_is() {

@@ -1,4 +1,4 @@
-//! The stage `kills`, second half: the release binary behind HTTP, killed (SIGKILL) again and again
+//! The release binary behind HTTP, killed (SIGKILL) again and again
 //! while connections write and read, and while it starts.
 //!
 //! What a client was answered is noted by its connection's thread the moment the answer is whole.
@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::http::{Answer, Connection, NoAnswer};
-use super::kills::Kills;
-use super::ledger::{End, Ledger, pause_ms};
-use super::random::Random;
-use super::stage::{Context, Scene, Stop};
-use super::writer::{self, Content, Step, Writer};
-use crate::server::{Server, spawn};
+use super::Kills;
+use crate::prove::http::{Answer, Connection, NoAnswer};
+use crate::prove::ledger::{End, Ledger, pause_ms};
+use crate::prove::random::Random;
+use crate::prove::stage::{Context, Scene, Stop};
+use crate::prove::writer::{self, Content, Step, Writer};
+use crate::server::Server;
 
 const WRITERS: usize = 6;
 const READERS: u64 = 2;
@@ -75,9 +75,9 @@ impl Round<'_> {
             }
             let scene = Scene(format!("life {life} of {}", dir.display()));
             if self.random.chance(4) {
-                let mut starting = spawn(binary, &dir, "127.0.0.1:0", self.flags)?;
+                let starting = Server::spawn(binary, &dir, "127.0.0.1:0", self.flags)?;
                 thread::sleep(Duration::from_millis(pause_ms(&mut self.random, 30)));
-                starting.kill().and_then(|()| starting.wait()).map_err(|e| format!("kill: {e}"))?;
+                starting.kill().map_err(scene.at())?;
                 kills.while_opening += 1;
                 kills.kills += 1;
             }
@@ -131,10 +131,10 @@ impl Round<'_> {
             thread::sleep(pause);
             killed.store(true, Ordering::SeqCst);
             let done = server.kill();
-            for client in clients {
-                client.join().map_err(|_| "a client panicked".to_owned())??;
-            }
-            done
+            let clients: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+            // What the server says of its end explains what its clients saw.
+            done?;
+            clients.into_iter().try_for_each(|client| client.map_err(|_| "a client panicked".to_owned())?)
         })
     }
 }
