@@ -33,7 +33,7 @@ use crate::memory::Memory;
 use crate::output::table_error;
 use crate::recovery;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KeyspaceId};
+use crate::types::KeyspaceId;
 
 /// Filters and indexes beyond a quarter of this are read when needed instead of held.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -389,10 +389,6 @@ impl<'a> Check<'a> {
 /// What no single edit shows and [`State::check`] does not look at.
 pub(crate) fn contradictions(state: &State) -> Vec<String> {
     let mut found = Vec::new();
-    let default = state.keyspaces.get(&DEFAULT_KEYSPACE_ID);
-    if default.is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
-        found.push(format!("keyspace {DEFAULT_KEYSPACE_ID} is not \"{DEFAULT_KEYSPACE}\""));
-    }
     let mut names = BTreeSet::new();
     let mut tables = BTreeMap::new();
     for keyspace in state.keyspaces.values() {

@@ -22,7 +22,10 @@ use std::collections::BTreeMap;
 use cairn_codec::{DecodeError, Reader, Write};
 
 use crate::levels::{LEVEL_COUNT, TableMeta};
-use crate::types::{KEY_BYTES_MAX, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, NUMBER_MAX, SeqNo, TableId};
+use crate::types::{
+    DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KEY_BYTES_MAX, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId,
+    NUMBER_MAX, SeqNo, TableId,
+};
 
 /// One change to the durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,9 +261,13 @@ impl State {
         changes
     }
 
-    /// Checks what no single edit shows: tables of one sorted level must not overlap, and numbers
-    /// must leave room for those to come.
+    /// Checks what no single edit shows: the default keyspace must be there, tables of one sorted level
+    /// must not overlap, and numbers must leave room for those to come.
     pub(crate) fn check(&self) -> Result<(), String> {
+        let default = self.keyspaces.get(&DEFAULT_KEYSPACE_ID);
+        if default.is_none_or(|keyspace| keyspace.name != DEFAULT_KEYSPACE) {
+            return Err(format!("keyspace {DEFAULT_KEYSPACE_ID} is not \"{DEFAULT_KEYSPACE}\""));
+        }
         let flushed = self.keyspaces.values().map(|keyspace| keyspace.flushed.0);
         if let Some(number) = flushed.chain([self.next_table, self.log_start]).find(|number| *number > NUMBER_MAX) {
             return Err(format!("number {number} leaves no room for others"));
@@ -361,6 +368,16 @@ mod tests {
         assert!(decode(&create(KEYSPACE_IDS_MAX - 1)).is_ok());
         assert!(decode(&create(KEYSPACE_IDS_MAX)).is_err());
         assert!(decode(&create(u32::MAX)).is_err());
+    }
+
+    /// Writes to a default keyspace that only the open database knew were logged, and the next open
+    /// refused the log.
+    #[test]
+    fn a_state_without_the_default_keyspace_is_refused() {
+        let mut state = State::default();
+        assert!(state.check().unwrap_err().contains("is not \"default\""));
+        state.apply(&[Change::Keyspace { id: 0, name: "other".into() }]).unwrap();
+        assert!(state.check().unwrap_err().contains("is not \"default\""));
     }
 
     #[test]
