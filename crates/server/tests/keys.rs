@@ -185,8 +185,10 @@ async fn targets_up_to_the_limit_are_keys_and_beyond_it_414() {
         let answer = server.ask_line(&format!("GET /{}", "k".repeat(length - 1))).await;
         assert_eq!(answer.status, 414, "{length}");
     }
-    // Beyond the bound on heads as a whole, there is no telling what is too long about it.
-    assert_eq!(server.ask_line(&format!("GET /{}", "k".repeat(200_000))).await.status, 431);
+    // Beyond the bound on heads as a whole, there is no telling what is too long about it, unless all of it
+    // came in one piece.
+    let status = server.ask_line(&format!("GET /{}", "k".repeat(200_000))).await.status;
+    assert!([414, 431].contains(&status), "{status}");
     assert_eq!(server.ask(format!("GET /k HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000))).await.status, 431);
     assert_eq!(server.ask(format!("GET /k HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(200))).await.status, 431);
     assert_eq!(server.ask("nonsense\r\n\r\n").await.status, 400);
