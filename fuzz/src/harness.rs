@@ -1,43 +1,18 @@
 //! One run of a target: what it may take of the heap and of time, and that no thread panics.
-// The allocator's trait is unsafe to implement; this one only counts and passes on.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use cairn_env::testing::CountingAllocator;
+
 /// No run takes longer, on however loaded a machine.
 pub const SECONDS_MAX: u64 = 20;
 
-struct Counting;
-
-static LIVE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-fn grow(bytes: usize) {
-    let live = LIVE.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: as above; `pointer` came from `alloc` with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static HEAP: CountingAllocator = CountingAllocator::new();
 
 /// Something that decodes, and what it may cost.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +61,10 @@ impl Target {
                 before(info);
             }));
         });
-        let (live, panics) = (LIVE.load(Ordering::Relaxed), PANICS.load(Ordering::SeqCst));
-        PEAK.store(live, Ordering::Relaxed);
+        let (live, panics) = (HEAP.reset_peak(), PANICS.load(Ordering::SeqCst));
         let began = Instant::now();
         (self.decode)(input);
-        let heap_bytes = PEAK.load(Ordering::Relaxed).saturating_sub(live);
+        let heap_bytes = HEAP.peak().saturating_sub(live);
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let heap_max = self.heap_base + self.heap_multiple * input.len() as u64;
         assert!(heap_bytes <= heap_max, "{} bytes took {heap_bytes} of the heap; {heap_max} are allowed", input.len());

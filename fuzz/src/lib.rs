@@ -35,8 +35,9 @@ use cairn_wal::fuzzing as wal;
 
 const KIB: u64 = 1 << 10;
 
-/// All of them. The multiples are what was found necessary, rounded up: a table's blocks may unpack
-/// to 255 times their size, and are held packed, unpacked and compared.
+/// All of them. What the decoders of our own formats may take is what was found necessary, rounded up:
+/// a table's blocks may unpack to 255 times their size, and are held packed, unpacked and compared.
+/// What whole databases, JSON and requests may take is generous.
 pub const TARGETS: &[Target] = &[
     Target::new("wal_log", wal::log, wal::log_seeds, 2_300 * KIB, 60),
     Target::new("table_file", table::file, table::file_seeds, 4_200 * KIB, 1_600),

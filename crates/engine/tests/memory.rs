@@ -2,46 +2,17 @@
 //! back of everything. A million keys under 64 MiB by default; `CAIRN_KEYS` and `CAIRN_BUDGET_MIB`
 //! make it larger.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
-// The allocator's trait is unsafe to implement; this one only counts and passes on.
-#![allow(unsafe_code)]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cairn::{Db, Durability, Env, ErrorKind, Options};
-use cairn_env::testing::TempDir;
+use cairn_env::testing::{CountingAllocator, TempDir};
 use common::{Random, number};
 
-struct Counting;
-
-static LIVE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
-fn grow(bytes: usize) {
-    let live = LIVE.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: the caller's contract is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: as above; `pointer` came from `alloc` with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static HEAP: CountingAllocator = CountingAllocator::new();
 
 /// Peak resident memory of this process, in bytes.
 fn resident_peak(env: &Env) -> u64 {
@@ -89,7 +60,7 @@ fn the_budget_holds_while_loading_iterating_and_reading_back() {
             iterators.push_back(iterator);
         }
     }
-    let loaded = (PEAK.load(Ordering::Relaxed), resident_peak(&env));
+    let loaded = (HEAP.peak(), resident_peak(&env));
     db.flush().unwrap();
     for i in 0..keys {
         assert!(db.get_with_len(&key(i)) == Some(100), "key {i}");
@@ -100,7 +71,7 @@ fn the_budget_holds_while_loading_iterating_and_reading_back() {
         counted += 1;
     }
     assert_eq!(counted, keys);
-    let peak = (PEAK.load(Ordering::Relaxed), resident_peak(&env));
+    let peak = (HEAP.peak(), resident_peak(&env));
     println!(
         "{keys} keys, budget {} MiB, {refused} writes refused, {} iterators held: allocated at most {} MiB after load, {} MiB in all; resident at most {} and {} MiB",
         budget >> 20,

@@ -1,9 +1,12 @@
 //! Helpers for tests of all crates; no part of the product.
 
+mod heap;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use crate::rng::Rng;
+pub use heap::CountingAllocator;
 
 /// Says what this thread does from now on, for the table of [`Coverage`](crate::Coverage). A thread
 /// that an environment started does what its name says.
