@@ -152,8 +152,7 @@ impl TableBuilder {
         self.summary.data_blocks = self.partitions.data_blocks();
 
         let data_end = self.end();
-        let none = PartitionsBuilder::new(self.summary.id, &self.options);
-        let (partitions, index) = std::mem::replace(&mut self.partitions, none).finish();
+        let (partitions, index) = self.partitions.finish();
         let mut rest = partitions.as_slice();
         for len in index.payload_lens() {
             let (partition, others) = rest.split_at(len);
@@ -180,8 +179,9 @@ impl TableBuilder {
         let offset = self.end();
         let contents = self.block.encode();
         let payload_len = self.sealer.append(&mut self.out, offset, contents, self.options.compression);
+        let end = self.end();
         let last = (self.block.last_key(), self.block.last_seq());
-        self.partitions.add_block(last, next_key, payload_len, self.written + self.out.len() as u64);
+        self.partitions.add_block(last, next_key, payload_len, end);
         self.block.shrink_to(WRITE_BYTES);
         Ok(())
     }

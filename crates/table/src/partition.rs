@@ -13,6 +13,8 @@
 //! and the filter takes the rest. The partitions of a table lie end to end behind its data, their
 //! runs end to end from the start of the file, and each is about as long as a data block.
 
+use std::mem::take;
+
 use cairn_codec::{DecodeError, Reader, Write};
 
 use crate::filter::Filter;
@@ -92,9 +94,9 @@ impl PartitionsBuilder {
         self.data_blocks
     }
 
-    /// The finished partitions, and the index over them.
-    pub(crate) fn finish(self) -> (Vec<u8>, IndexBuilder) {
-        (self.finished, self.index)
+    /// Takes the finished partitions, and the index over them.
+    pub(crate) fn finish(&mut self) -> (Vec<u8>, IndexBuilder) {
+        (take(&mut self.finished), take(&mut self.index))
     }
 
     /// About how long partitions and index would be if they were finished now.
