@@ -46,6 +46,8 @@ mod inspect;
 mod jobs;
 mod levels;
 mod log_space;
+#[cfg(all(test, loom))]
+mod loom_model;
 mod manifest;
 mod memory;
 mod memtable;

@@ -9,36 +9,13 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc as StdArc;
-use std::sync::Mutex as StdMutex;
-use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering::Relaxed};
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-#[derive(Clone, Default)]
-struct Seen {
-    executions: StdArc<StdAtomicU64>,
-    outcomes: StdArc<StdMutex<BTreeSet<u64>>>,
-}
-
-impl Seen {
-    fn outcome(&self, outcome: u64) {
-        self.outcomes.lock().unwrap().insert(outcome);
-    }
-}
-
-fn model(body: impl Fn(&Seen) + Sync + Send + 'static) -> Seen {
-    let seen = Seen::default();
-    let inner = seen.clone();
-    loom::model(move || {
-        inner.executions.fetch_add(1, Relaxed);
-        body(&inner);
-    });
-    seen
-}
+use crate::loom_model::{Seen, model};
 
 /// A catalog of one key: where its versions are.
 struct Catalog {
@@ -174,10 +151,10 @@ fn is_rejected(run: impl FnOnce() -> Seen + Send) -> bool {
 #[test]
 fn the_catalog_keeps_what_a_reader_may_see() {
     let reads = read_against_flush(Rule::Kept);
-    assert_eq!(*reads.outcomes.lock().unwrap(), BTreeSet::from([1, 2]));
+    assert_eq!(reads.outcomes(), BTreeSet::from([1, 2]));
     let files = iterate_against_removal(false);
-    assert_eq!(*files.outcomes.lock().unwrap(), BTreeSet::from([0, 1]));
-    let executions = reads.executions.load(Relaxed) + files.executions.load(Relaxed);
+    assert_eq!(files.outcomes(), BTreeSet::from([0, 1]));
+    let executions = reads.executions() + files.executions();
     println!("proof: loom executions, catalog and files = {executions}");
     println!("proof: loom outcomes, catalog and files = 4 of 4 allowed");
 }

@@ -14,43 +14,15 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc as StdArc;
-use std::sync::Mutex as StdMutex;
-use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering::Relaxed};
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
 
+use crate::loom_model::{Seen, model};
+
 use super::atomics::WEAKENED;
 use super::*;
-
-/// What a model was seen to do.
-#[derive(Clone, Default)]
-struct Seen {
-    executions: StdArc<StdAtomicU64>,
-    outcomes: StdArc<StdMutex<BTreeSet<u64>>>,
-}
-
-impl Seen {
-    fn outcome(&self, outcome: u64) {
-        self.outcomes.lock().unwrap().insert(outcome);
-    }
-
-    fn outcomes(&self) -> BTreeSet<u64> {
-        self.outcomes.lock().unwrap().clone()
-    }
-}
-
-/// Explores a model: `body` runs once for each interleaving.
-fn model(body: impl Fn(&Seen) + Sync + Send + 'static) -> Seen {
-    let seen = Seen::default();
-    let inner = seen.clone();
-    loom::model(move || {
-        inner.executions.fetch_add(1, Relaxed);
-        body(&inner);
-    });
-    seen
-}
 
 /// A kind of publication.
 #[derive(Clone, Copy, Debug)]
@@ -135,8 +107,8 @@ fn insert_against_read_and_iterate() {
         let seen = explore(*case);
         let allowed: BTreeSet<u64> = (0..=case.inserted.len() as u64).collect();
         assert_eq!(seen.outcomes(), allowed, "{}", case.name);
-        println!("{}: {} executions", case.name, seen.executions.load(Relaxed));
-        executions += seen.executions.load(Relaxed);
+        println!("{}: {} executions", case.name, seen.executions());
+        executions += seen.executions();
         outcomes += allowed.len();
     }
     println!("proof: loom executions, insert against read = {executions}");
@@ -168,7 +140,7 @@ fn summary() -> Seen {
 fn insert_against_the_summary() {
     let seen = summary();
     assert_eq!(seen.outcomes(), BTreeSet::from([0, 7, 9, 77, 79]));
-    println!("proof: loom executions, summary = {}", seen.executions.load(Relaxed));
+    println!("proof: loom executions, summary = {}", seen.executions());
 }
 
 /// A memtable is sealed after its last insertion and handed to a flush, which must meet all of it.
@@ -211,7 +183,7 @@ fn freeze(seal_early: bool) -> Seen {
 fn freeze_against_insert() {
     let seen = freeze(false);
     assert_eq!(seen.outcomes(), BTreeSet::from([3, 9]));
-    println!("proof: loom executions, freeze against insert = {}", seen.executions.load(Relaxed));
+    println!("proof: loom executions, freeze against insert = {}", seen.executions());
 }
 
 /// Whether the checker finds something wrong. On a thread of its own: a checker that stopped in the
