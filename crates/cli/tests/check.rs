@@ -120,6 +120,24 @@ fn a_repair_of_a_sound_database_is_exit_code_0_and_loses_nothing() {
 }
 
 #[test]
+fn a_repair_of_a_database_that_was_not_closed_does_not_say_that_nothing_is_lost() {
+    let dir = TempDir::new();
+    let (db, new) = (database(&dir), dir.join("new"));
+    let manifest = file(&db, ".log");
+    let bytes = std::fs::read(&manifest).unwrap();
+    // There are two closing records; the second is 80 bytes long.
+    std::fs::write(&manifest, &bytes[..bytes.len() - 81]).unwrap();
+    let repaired = run(&["repair", &db, "--to", &new]);
+    assert_eq!((repaired.code, repaired.stderr.as_str()), (Some(0), ""));
+    let (_, told) = repaired.stdout.split_once("30 B\n").unwrap();
+    assert_eq!(
+        told,
+        "the database was not closed: whether its log went on after what was found cannot be told\n\
+         nothing is known to be lost\n"
+    );
+}
+
+#[test]
 fn a_repair_that_loses_something_is_exit_code_1_and_says_which_keys() {
     let dir = TempDir::new();
     let (db, new) = (database(&dir), dir.join("new"));
@@ -141,6 +159,7 @@ fn a_repair_that_loses_something_is_exit_code_1_and_says_which_keys() {
     assert_eq!(told.code, Some(1));
     let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!((&json["log_operations"], &json["lost"][0]["file"]), (&1.into(), &table.into()));
+    assert_eq!(json["closed"], true);
     assert_eq!(json["lost"][0]["range"], serde_json::json!({ "from": { "key": "alpha" }, "to": { "key": "beta" } }));
 }
 

@@ -97,6 +97,9 @@ pub struct Repaired {
     pub bytes: u64,
     /// What could not be read.
     pub lost: Vec<Lost>,
+    /// The database says that it was closed, and so where its log ends. One that was not, or lost that
+    /// record, looks the same whether its last writes never were, or were cut off later.
+    pub closed: bool,
 }
 
 /// Reads what can be read of the database in `dir`, which nobody has open, and writes it to a new
@@ -246,6 +249,7 @@ impl<'a> Repair<'a> {
             self.tables(id, space, &mut target)?;
         }
         self.log(survey, &mut target)?;
+        self.done.closed = survey.log_closed;
         self.done.keyspaces = survey.spaces.len() as u64;
         self.done.bytes = target.bytes;
         target.finish(self.env, destination)?;

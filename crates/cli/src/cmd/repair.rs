@@ -21,7 +21,10 @@ use crate::text;
 /// delete; all other keys are as they were. A table whose footer, properties or index are damaged is
 /// lost whole. Needs as much free space as the data takes.
 ///
-/// Exit code 0: nothing is lost; 1: something is, or the repair failed: then standard error says why.
+/// A database that was killed does not say where its log ends: that last writes were cut off later
+/// cannot be told there, and a line says so.
+///
+/// Exit code 0: nothing is known to be lost; 1: something is, or the repair failed: then standard error says why.
 /// NEW is there only once all is saved; what an interrupted repair leaves is beside it, with
 /// `.unfinished` behind its name, to be removed.
 #[derive(Args)]
@@ -71,8 +74,12 @@ impl Repair {
             text::counted(repaired.log_operations, "operation", "operations"),
             text::human_bytes(repaired.bytes),
         ))?;
+        if !repaired.closed {
+            lines.text("the database was not closed: whether its log went on after what was found cannot be told")?;
+        }
         lines.text(&match repaired.lost.len() {
-            0 => "nothing is lost".to_owned(),
+            0 if repaired.closed => "nothing is lost".to_owned(),
+            0 => "nothing is known to be lost".to_owned(),
             1 => "1 loss".to_owned(),
             n => format!("{n} losses"),
         })?;
@@ -89,6 +96,7 @@ fn as_json(repaired: &Repaired) -> Result<String, Failure> {
         "log_operations": repaired.log_operations,
         "bytes": repaired.bytes,
         "lost": lost?,
+        "closed": repaired.closed,
     });
     Ok(object.to_string())
 }
