@@ -1,0 +1,14 @@
+//! Durable execution: tasks of steps that survive crashes, deploys and long sleeps.
+//!
+//! A task is an ordinary function cut into steps. A finished step is recorded; after a crash the function
+//! runs again, and what was recorded is returned instead of done again. Workers pull; this crate decides.
+//!
+//! Owns the records ([`task`], [`step`], [`wait`]), the decisions ([`machine`]) and their place in a store.
+//! Refuses networks, threads, clocks and randomness of its own.
+
+pub mod id;
+pub mod machine;
+pub mod retry;
+pub mod step;
+pub mod task;
+pub mod wait;
