@@ -7,8 +7,10 @@
 //! Refuses networks, threads, clocks and randomness of its own.
 
 pub mod id;
+pub mod key;
 pub mod machine;
 pub mod retry;
+pub mod rows;
 pub mod step;
 pub mod task;
 pub mod wait;

@@ -638,4 +638,4 @@ impl Turn<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use crate::task::Cancellation;
 
 const START_MS: Millis = 1_000_000;
 
-fn spec() -> Spec {
+pub(crate) fn spec() -> Spec {
     Spec {
         queue: "default".to_owned(),
         name: "job".to_owned(),
@@ -284,7 +284,7 @@ fn random_command(kept: &Kept, random: &mut Rng) -> Command {
         n => value(&n.to_string()),
     };
     match random.below(13) {
-        0 | 1 | 2 => Command::Claim { fence: fence(kept.drawn + 10) },
+        0..=2 => Command::Claim { fence: fence(kept.drawn + 10) },
         3 | 4 => kept.step(count, name(random), outcome(random)),
         5 | 6 => {
             let mut waits = Vec::new();
