@@ -266,6 +266,35 @@ impl Core {
         }
     }
 
+    /// A ticket that resolves when everything up to `seq`, which is applied, is durable.
+    pub(crate) fn ticket_for(&self, seq: SeqNo) -> Result<Arc<TicketCell>> {
+        let cell = Arc::new(TicketCell::default());
+        let mut state = self.commit.lock();
+        if state.closing {
+            return Err(Error::closed("the database is closed"));
+        }
+        if let Some(why) = &state.failed {
+            return Err(Error::closed(closed_text(why)));
+        }
+        if seq > self.seq_at(Visibility::Applied) {
+            return Err(Error::invalid(format!("nothing was written under the number {} yet", seq.0)));
+        }
+        if seq <= self.seq_at(Visibility::Durable) || cairn_env::mutant("applied-taken-for-durable") {
+            cell.resolve(Ok(Commit { seq }));
+            return Ok(cell);
+        }
+        // What is applied and not durable is in here.
+        let Some(unsynced) = state.unsynced.iter_mut().find(|unsynced| unsynced.seq >= seq) else {
+            return Err(Error::unknown(unknown_text("it is applied, and nothing knows when it will be synced")));
+        };
+        unsynced.tickets.push((Promise(cell.clone()), seq));
+        unsynced.unattended += 1;
+        if !state.syncing {
+            self.sync_wanted.notify_one();
+        }
+        Ok(cell)
+    }
+
     /// Makes everything up to `seq` durable. The caller knows that it is applied.
     pub(crate) fn sync_through(&self, seq: SeqNo) -> Result<()> {
         let mut state = self.commit.lock();

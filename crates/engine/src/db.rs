@@ -205,6 +205,18 @@ impl Db {
         Ok(Ticket { core: core.clone(), cell, durability })
     }
 
+    /// A ticket for what is applied already: it resolves when everything up to `seq` is durable. So a
+    /// batch can be written as `Buffered`, read by who writes next, and acknowledged to others
+    /// only when it is synced; all that wait meanwhile share one sync.
+    ///
+    /// # Errors
+    /// `Invalid` if `seq` was not given yet, `Closed` if the database is closed to writes.
+    pub fn durable(&self, seq: SeqNo) -> Result<Ticket> {
+        let core = self.core();
+        let cell = core.ticket_for(seq)?;
+        Ok(Ticket { core: core.clone(), cell, durability: Durability::Commit })
+    }
+
     /// A view of everything as of now, kept until it is dropped.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_at(Visibility::Applied)

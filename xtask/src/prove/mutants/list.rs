@@ -39,6 +39,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("renamed-before-sync", &[CRASH]),
     mutant("replayed-log-not-synced", &[CRASH]),
     mutant("acknowledged-before-sync", &[CRASH]),
+    mutant("applied-taken-for-durable", &[("liveness", "what_is_applied_has_a_ticket")]),
     mutant("durable-before-sync", &[HISTORIES]),
     mutant("flushed-before-log-synced", &[CRASH]),
     mutant("snapshots-listed-before-sync", &[("durable_snapshots", "a_snapshot_of_the_durable")]),
