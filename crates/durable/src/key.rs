@@ -17,6 +17,7 @@
 //!   'V' queue 0 event 0 task:16    who waits for an event
 //!   'U' task:16 task:16       who waits for the end of a task: that task, then the waiting one
 //!   'I' queue 0 key           the task that was spawned with this idempotency key
+//!   'C' target                not all who wait for this have been told yet: 'e' queue 0 event, or 't' task:16
 //! ```
 //! Numbers are big-endian, so that they sort; a priority is turned over, so that the largest comes first. Names
 //! hold no zero byte. Rows in capitals are an index: they follow from the records ([`entries`]), are written in
@@ -258,6 +259,46 @@ pub fn of_idempotency(queue: &str, key: &str) -> Vec<u8> {
     named(b'I', &[queue, key])
 }
 
+/// The mark that not all waiters for a task or an event have been told. Of a timer there is none.
+pub fn of_unfinished(queue: &str, target: &Target) -> Option<Vec<u8>> {
+    match target {
+        Target::Timer(_) => None,
+        Target::Event(event) => {
+            let mut key = vec![b'C'];
+            key.extend_from_slice(&named(b'e', &[queue, event]));
+            Some(key)
+        }
+        Target::Task(task) => {
+            let mut key = vec![b'C'];
+            key.extend_from_slice(&tagged(b't', *task));
+            Some(key)
+        }
+    }
+}
+
+/// The queue (of an event) and the target that a mark is about.
+pub fn unfinished(key: &[u8]) -> Option<(String, Target)> {
+    match key.strip_prefix(b"C")?.split_first()? {
+        (b'e', names) => {
+            let mut names = names.splitn(2, |byte| *byte == 0);
+            Some((text(names.next()?)?, Target::Event(text(names.next()?)?)))
+        }
+        (b't', task) => Some((String::new(), Target::Task(task_id(task)?))),
+        _ => None,
+    }
+}
+
+/// What the keys of all such marks begin with.
+pub const UNFINISHED: &[u8] = b"C";
+/// What the keys of all queues begin with.
+pub const QUEUES: &[u8] = b"q";
+/// What the keys of all lanes begin with.
+pub const LANES: &[u8] = b"R";
+/// What the keys of all tasks begin with that a worker has.
+pub const LIVE: &[u8] = b"L";
+/// What the keys of all timers begin with.
+pub const TIMERS: &[u8] = b"T";
+
 /// What the keys of those begin with who wait for an event.
 pub fn waiters_for_event(queue: &str, event: &str) -> Vec<u8> {
     named(b'V', &[queue, event, ""])
@@ -355,6 +396,11 @@ mod tests {
         assert!(of_run(id(1), 2).starts_with(&runs_of(id(1))) && of_run(id(1), 255) < of_run(id(1), 256));
         let parts = [Part::Spec, Part::Task, Part::Output].map(|part| of_task(part, id(1)));
         assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), 3);
+        for target in [Target::Event("packed:1".to_owned()), Target::Task(id(7))] {
+            let key = of_unfinished("q", &target).unwrap();
+            assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target));
+            assert!(key.starts_with(UNFINISHED) && unfinished(&key[..2]).is_none());
+        }
         assert!(of_event("q", "ab").starts_with(&of_event("q", "")));
         assert!(!of_event("qu", "ab").starts_with(&of_event("q", "")));
     }

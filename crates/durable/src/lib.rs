@@ -6,11 +6,17 @@
 //! Owns the records ([`task`], [`step`], [`wait`]), the decisions ([`machine`]) and their place in a store.
 //! Refuses networks, threads, clocks and randomness of its own.
 
+mod error;
 pub mod id;
 pub mod key;
 pub mod machine;
+pub mod queue;
 pub mod retry;
 pub mod rows;
+mod shelf;
 pub mod step;
 pub mod task;
 pub mod wait;
+mod window;
+
+pub use error::{Error, ErrorKind, Result};

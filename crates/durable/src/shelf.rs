@@ -1,0 +1,294 @@
+//! The records in a store: reading a task whole, and writing what a decision makes of it.
+//!
+//! A task's rows stand in the bucket of the day on which its id was made and of the days that its queue keeps
+//! what has ended; a bucket is a space of its own, so that it can be dropped whole. Everything else stands in
+//! the space "tasks".
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use cairn_codec::DecodeError;
+use cairn_store::{Batch, Store};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Millis, TaskId};
+use crate::key::{self, Part};
+use crate::machine::{Decision, Record};
+use crate::rows::{self, Row};
+use crate::step::{Step, StepId};
+use crate::task::{EndedRun, Json, Spec, State, Task};
+use crate::wait::Wait;
+
+const INDEX: &str = "tasks";
+const DAY_MS: Millis = 86_400_000;
+
+/// Which bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BucketId {
+    /// Days since 1970.
+    day: u64,
+    /// How long what has ended is kept.
+    retention_days: u32,
+}
+
+impl BucketId {
+    pub(crate) fn of(id: TaskId, retention_days: u32) -> BucketId {
+        BucketId { day: id.made_ms() / DAY_MS, retention_days }
+    }
+
+    fn name(self) -> String {
+        format!("tasks-{}-{}", self.day, self.retention_days)
+    }
+
+    fn parse(name: &str) -> Option<BucketId> {
+        let (day, retention_days) = name.strip_prefix("tasks-")?.split_once('-')?;
+        let id = BucketId { day: day.parse().ok()?, retention_days: retention_days.parse().ok()? };
+        (id.name() == name).then_some(id)
+    }
+}
+
+/// A task as it is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: TaskId,
+    pub(crate) bucket: BucketId,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) task: Task,
+    pub(crate) waits: Vec<Wait>,
+}
+
+impl Stored {
+    pub(crate) fn record(&self) -> Record<'_> {
+        Record { spec: &self.spec, task: &self.task, waits: &self.waits }
+    }
+}
+
+/// The records of a store.
+#[derive(Debug)]
+pub(crate) struct Shelf<S: Store> {
+    pub(crate) store: S,
+    pub(crate) index: S::Space,
+    buckets: BTreeMap<BucketId, S::Space>,
+}
+
+impl<S: Store> Shelf<S> {
+    /// The records that a store holds.
+    pub(crate) fn open(store: S) -> Result<Shelf<S>> {
+        let index = store.space(INDEX)?;
+        let mut buckets = BTreeMap::new();
+        for name in store.spaces() {
+            if let Some(id) = BucketId::parse(&name) {
+                buckets.insert(id, store.space(&name)?);
+            }
+        }
+        Ok(Shelf { store, index, buckets })
+    }
+
+    /// Opens a bucket, making it if there is none.
+    pub(crate) fn make_bucket(&mut self, id: BucketId) -> Result<S::Space> {
+        if let Some(space) = self.buckets.get(&id) {
+            return Ok(space.clone());
+        }
+        let space = self.store.space(&id.name())?;
+        self.buckets.insert(id, space.clone());
+        Ok(space)
+    }
+
+    fn bucket(&self, id: BucketId) -> Result<&S::Space> {
+        self.buckets.get(&id).ok_or_else(|| Error::new(ErrorKind::Gone, format!("{} is not kept any more", id.name())))
+    }
+
+    /// The buckets that a task may be in.
+    fn candidates(&self, id: TaskId) -> impl Iterator<Item = (BucketId, &S::Space)> {
+        let (first, last) = (BucketId::of(id, 0), BucketId::of(id, u32::MAX));
+        self.buckets.range(first..=last).map(|(id, space)| (*id, space))
+    }
+
+    /// Reads a task whole.
+    pub(crate) fn load(&self, id: TaskId) -> Result<Option<Stored>> {
+        let key = key::of_task(Part::Task, id);
+        for (bucket, space) in self.candidates(id) {
+            let Some(task) = self.store.get(space, &key, Task::decode)? else { continue };
+            let task = task.map_err(|e| damaged("task", id, &e))?;
+            let spec = self.store.get(space, &key::of_task(Part::Spec, id), Spec::decode)?;
+            let spec = spec.ok_or_else(|| missing("spec", id))?.map_err(|e| damaged("spec", id, &e))?;
+            let waits = if task.status.state().has_ended() { Vec::new() } else { self.waits(space, id)? };
+            return Ok(Some(Stored { id, bucket, spec: Arc::new(spec), task, waits }));
+        }
+        Ok(None)
+    }
+
+    fn waits(&self, space: &S::Space, id: TaskId) -> Result<Vec<Wait>> {
+        let mut waits = Vec::new();
+        self.visit(space, &key::waits_of(id), &[], |key, row| {
+            let step = key::step_id(key).ok_or_else(|| missing("id of a wait", id))?;
+            waits.push(rows::decode_wait(step, row).map_err(|e| damaged("wait", id, &e))?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(waits)
+    }
+
+    /// Visits the rows whose keys begin with `prefix`, behind `after` if that is one of them.
+    pub(crate) fn visit(
+        &self,
+        space: &S::Space,
+        prefix: &[u8],
+        after: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let mut start = prefix.to_vec();
+        if after > prefix {
+            start.clear();
+            start.extend_from_slice(after);
+            start.push(0);
+        }
+        let mut end = prefix.to_vec();
+        while end.pop_if(|last| *last == u8::MAX).is_some() {}
+        let bounded = end.last_mut().map(|last| *last += 1).is_some();
+        let mut failed = None;
+        self.store.scan(space, &start, bounded.then_some(end.as_slice()), |key, row| match visit(key, row) {
+            Ok(flow) => flow,
+            Err(e) => {
+                failed = Some(e);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// A recorded step.
+    pub(crate) fn step(&self, stored: &Stored, step: &StepId) -> Result<Option<Step>> {
+        let space = self.bucket(stored.bucket)?;
+        let row = self.store.get(space, &key::of_step(stored.id, step), Step::decode)?;
+        row.transpose().map_err(|e| damaged("step", stored.id, &e))
+    }
+
+    /// Recorded steps in the order of their ids, behind `after`, as long as their values have `bytes_max` bytes
+    /// together (one at least), and whether there are more.
+    pub(crate) fn steps(
+        &self,
+        stored: &Stored,
+        after: Option<&StepId>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<(StepId, Step)>, bool)> {
+        let space = self.bucket(stored.bucket)?;
+        let after = after.map_or_else(Vec::new, |step| key::of_step(stored.id, step));
+        let (mut steps, mut bytes, mut more) = (Vec::new(), 0, false);
+        self.visit(space, &key::steps_of(stored.id), &after, |key, row| {
+            if !steps.is_empty() && (steps.len() >= count_max || bytes + row.len() > bytes_max) {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            bytes += row.len();
+            let id = key::step_id(key).ok_or_else(|| missing("id of a step", stored.id))?;
+            steps.push((id, Step::decode(row).map_err(|e| damaged("step", stored.id, &e))?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((steps, more))
+    }
+
+    /// The runs of a task that have ended, in order.
+    pub(crate) fn runs(&self, stored: &Stored) -> Result<Vec<EndedRun>> {
+        let space = self.bucket(stored.bucket)?;
+        let mut runs = Vec::new();
+        self.visit(space, &key::runs_of(stored.id), &[], |_, row| {
+            runs.push(EndedRun::decode(row).map_err(|e| damaged("run", stored.id, &e))?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(runs)
+    }
+
+    /// What a task returned.
+    pub(crate) fn output(&self, stored: &Stored) -> Result<Option<Json>> {
+        let space = self.bucket(stored.bucket)?;
+        Ok(self.store.get(space, &key::of_task(Part::Output, stored.id), |output| output.into())?)
+    }
+
+    /// Adds a new task to a batch.
+    pub(crate) fn insert(&mut self, batch: &mut S::Batch, stored: &Stored) -> Result<()> {
+        let space = self.make_bucket(stored.bucket)?;
+        batch.put(&space, &key::of_task(Part::Spec, stored.id), &stored.spec.encode());
+        batch.put(&space, &key::of_task(Part::Task, stored.id), &stored.task.encode());
+        for entry in key::entries(stored.id, stored.record()) {
+            batch.put(&self.index, &entry.key(), &[]);
+        }
+        Ok(())
+    }
+
+    /// Adds to a batch what a decision makes of a task, and leaves the task as it then is.
+    pub(crate) fn apply(&self, batch: &mut S::Batch, stored: &mut Stored, decision: &Decision) -> Result<Change> {
+        let space = self.bucket(stored.bucket)?;
+        let id = stored.id;
+        let before = key::entries(id, stored.record());
+        for wait in stored.waits.iter().filter(|wait| !decision.waits.contains(wait)) {
+            batch.delete(space, &key::of_wait(id, &wait.id));
+        }
+        for wait in decision.waits.iter().filter(|wait| !stored.waits.contains(wait)) {
+            batch.put(space, &key::of_wait(id, &wait.id), &rows::encode_wait(wait));
+        }
+        for (step, recorded) in &decision.steps {
+            batch.put(space, &key::of_step(id, step), &recorded.encode());
+        }
+        if let Some(run) = &decision.ended_run {
+            batch.put(space, &key::of_run(id, decision.task.runs_ended), &run.encode());
+        }
+        if let Some(output) = &decision.output {
+            batch.put(space, &key::of_task(Part::Output, id), output);
+        }
+        // How many steps a running task has recorded is known to who handed it out; the row need not follow.
+        let row = |task: &Task| match task.status.state() {
+            State::Running => Task { steps: 0, ..task.clone() },
+            _ => task.clone(),
+        };
+        if row(&stored.task) != row(&decision.task) {
+            batch.put(space, &key::of_task(Part::Task, id), &decision.task.encode());
+        }
+        stored.task = decision.task.clone();
+        stored.waits = decision.waits.clone();
+        let after = key::entries(id, stored.record());
+        let change = Change {
+            removed: before.difference(&after).cloned().collect(),
+            added: after.difference(&before).cloned().collect(),
+        };
+        for entry in &change.removed {
+            batch.delete(&self.index, &entry.key());
+        }
+        for entry in &change.added {
+            batch.put(&self.index, &entry.key(), &[]);
+        }
+        Ok(change)
+    }
+}
+
+/// How the index has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) removed: Vec<key::Entry>,
+    pub(crate) added: Vec<key::Entry>,
+}
+
+fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the {what} of task {id} is damaged: {e}"))
+}
+
+fn missing(what: &str, id: TaskId) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("the {what} of task {id} is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_buckets_are_taken_for_one() {
+        let id = BucketId { day: 20_415, retention_days: 30 };
+        assert_eq!(BucketId::parse(&id.name()), Some(id));
+        for name in ["tasks", "tasks-", "tasks-1", "tasks-01-30", "tasks-1-+3", "tasks-1-2-3", "users"] {
+            assert_eq!(BucketId::parse(name), None, "{name}");
+        }
+        let (early, late) = (TaskId::new(DAY_MS - 1, [0; 10]), TaskId::new(DAY_MS, [0; 10]));
+        assert!(BucketId::of(early, u32::MAX) < BucketId::of(late, 0));
+    }
+}
