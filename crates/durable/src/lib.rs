@@ -13,10 +13,12 @@ pub mod machine;
 pub mod queue;
 pub mod retry;
 pub mod rows;
+mod owner;
 mod shelf;
 pub mod step;
 pub mod task;
 pub mod wait;
 mod window;
+pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};

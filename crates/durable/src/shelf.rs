@@ -189,6 +189,12 @@ impl<S: Store> Shelf<S> {
         Ok((steps, more))
     }
 
+    /// The largest number of a recorded step.
+    pub(crate) fn last_seq(&self, stored: &Stored) -> Result<u32> {
+        let (steps, _) = self.steps(stored, None, usize::MAX, usize::MAX)?;
+        Ok(steps.iter().map(|(_, step)| step.seq).max().unwrap_or(0))
+    }
+
     /// The runs of a task that have ended, in order.
     pub(crate) fn runs(&self, stored: &Stored) -> Result<Vec<EndedRun>> {
         let space = self.bucket(stored.bucket)?;
@@ -207,14 +213,15 @@ impl<S: Store> Shelf<S> {
     }
 
     /// Adds a new task to a batch.
-    pub(crate) fn insert(&mut self, batch: &mut S::Batch, stored: &Stored) -> Result<()> {
+    pub(crate) fn insert(&mut self, batch: &mut S::Batch, stored: &Stored) -> Result<Change> {
         let space = self.make_bucket(stored.bucket)?;
         batch.put(&space, &key::of_task(Part::Spec, stored.id), &stored.spec.encode());
         batch.put(&space, &key::of_task(Part::Task, stored.id), &stored.task.encode());
-        for entry in key::entries(stored.id, stored.record()) {
+        let added = Vec::from_iter(key::entries(stored.id, stored.record()));
+        for entry in &added {
             batch.put(&self.index, &entry.key(), &[]);
         }
-        Ok(())
+        Ok(Change { removed: Vec::new(), added })
     }
 
     /// Adds to a batch what a decision makes of a task, and leaves the task as it then is.

@@ -17,9 +17,9 @@ pub use cairn::{Error, ErrorKind, Result};
 /// Spaces of ordered keys, with atomic batches across them.
 ///
 /// A handle is cheap to clone; all clones are one store.
-pub trait Store: Clone + Send + Sync + 'static {
+pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// A space that was opened. Cheap to clone.
-    type Space: Clone + Send + Sync + 'static;
+    type Space: Clone + std::fmt::Debug + Send + Sync + 'static;
     /// A batch on its way to be written.
     type Batch: Batch<Self::Space>;
     /// Resolves when what it was made for is durable, or never will be.

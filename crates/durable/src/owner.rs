@@ -1,0 +1,493 @@
+//! The owner of the queues: runs commands against the records, and keeps in memory what need not be read
+//! for each of them.
+//!
+//! A command reads a task, lets [`machine::decide`] decide, and writes one batch: records, index, and what the
+//! decision means for other tasks. Only when that is written does memory follow. All of it happens under
+//! one lock, held by who calls; so whatever memory says is what the store says.
+//!
+//! In memory are: the settings of the queues; of each lane and of the timers the first entries ([`Window`]); the
+//! tasks that workers have; who watches a task for its end. A task that waits costs nothing here.
+//!
+//! Owns the order of commands. Refuses threads and sockets: it is told what time it is, and it leaves what
+//! must be woken in [`Owner::rung`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::task::Waker;
+
+use cairn_env::Env;
+use cairn_store::{Batch, Store, Version};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Millis, RunId, TaskId};
+use crate::key::{self, Entry, Lane};
+use crate::machine::{self, Command, Decision, Effect, Fresh, Refusal};
+use crate::queue::{DEFAULT_QUEUE, Event, Queue};
+use crate::shelf::{Change, Shelf, Stored};
+use crate::step::Outcome;
+use crate::task::{Ending, Fence, State, Status};
+use crate::wait::Target;
+use crate::window::{Horizon, Window};
+use crate::worker::{SessionId, Sessions};
+
+/// So many waiting tasks are told of an event or an end in one batch; the others in further ones.
+const TOLD_AT_ONCE: usize = 256;
+
+/// An entry of a lane, or a timer: when, and which task.
+pub(crate) type Due = (Millis, TaskId);
+
+/// A task that a worker has, and who.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) stored: Stored,
+    /// None after a restart, until its worker says hello.
+    pub(crate) session: Option<SessionId>,
+}
+
+impl Live {
+    pub(crate) fn fence(&self) -> Option<Fence> {
+        match self.stored.task.status {
+            Status::Running { fence } => Some(fence),
+            _ => None,
+        }
+    }
+}
+
+/// One batch on its way: what it writes, and what memory must follow once it is written.
+pub(crate) struct Turn<S: Store> {
+    pub(crate) batch: S::Batch,
+    /// The tasks that it concerns, as they will be.
+    pub(crate) tasks: BTreeMap<TaskId, Stored>,
+    pub(crate) changes: Vec<Change>,
+    stopped: Vec<(Fence, Ending)>,
+    unfinished: BTreeSet<(String, Target)>,
+}
+
+/// All that is kept in memory, and the records.
+#[derive(Debug)]
+pub(crate) struct Owner<S: Store> {
+    pub(crate) env: Env,
+    pub(crate) shelf: Shelf<S>,
+    /// Tells this process's fences from those of every other.
+    instance: u64,
+    fences: u64,
+    pub(crate) queues: BTreeMap<String, Queue>,
+    pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
+    timers: Window<Due>,
+    pub(crate) live: BTreeMap<TaskId, Live>,
+    pub(crate) sessions: Sessions,
+    /// Who is woken when a task ends.
+    watchers: BTreeMap<TaskId, Vec<Waker>>,
+    /// Targets of which not all waiters have been told.
+    unfinished: BTreeSet<(String, Target)>,
+    /// To be woken when the lock is free.
+    pub(crate) rung: Vec<Waker>,
+}
+
+impl<S: Store> Owner<S> {
+    /// Reads what is kept in memory. Costs a look per lane and per running task, however many wait.
+    pub(crate) fn open(env: Env, store: S) -> Result<Owner<S>> {
+        let shelf = Shelf::open(store)?;
+        let mut owner = Owner {
+            instance: env.random_u64(),
+            env,
+            shelf,
+            fences: 0,
+            queues: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            timers: Window::new(),
+            live: BTreeMap::new(),
+            sessions: Sessions::default(),
+            watchers: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+            rung: Vec::new(),
+        };
+        owner.read_queues()?;
+        owner.read_lanes()?;
+        owner.read_live()?;
+        Ok(owner)
+    }
+
+    fn read_queues(&mut self) -> Result<()> {
+        let Owner { shelf, queues, unfinished, .. } = self;
+        queues.insert(DEFAULT_QUEUE.to_owned(), Queue::default());
+        shelf.visit(&shelf.index, key::QUEUES, &[], |key, row| {
+            let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+            let damaged = |e| Error::new(ErrorKind::Corrupt, format!("queue \"{name}\" is damaged: {e}"));
+            let queue = Queue::decode(row).map_err(damaged)?;
+            queues.insert(name, queue);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, _| {
+            unfinished.extend(key::unfinished(key));
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn read_lanes(&mut self) -> Result<()> {
+        let Owner { shelf, lanes, .. } = self;
+        let mut after = Vec::new();
+        loop {
+            let mut lane = None;
+            shelf.visit(&shelf.index, key::LANES, &after, |key, _| {
+                lane = Some(parse(key)?);
+                Ok(ControlFlow::Break(()))
+            })?;
+            let Some(Entry::Ready { lane, .. }) = lane else { return Ok(()) };
+            after = lane.prefix();
+            // Behind every entry of this lane.
+            after.extend_from_slice(&[u8::MAX; 25]);
+            lanes.insert(lane, Window::new());
+        }
+    }
+
+    fn read_live(&mut self) -> Result<()> {
+        let mut ids = Vec::new();
+        self.shelf.visit(&self.shelf.index, key::LIVE, &[], |key, _| {
+            if let Entry::Live(id) = parse(key)? {
+                ids.push(id);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for id in ids {
+            let mut stored = self.shelf.load(id)?.ok_or_else(|| not_kept(id))?;
+            // The row of a running task does not count its steps.
+            stored.task.steps = stored.task.steps.max(self.shelf.last_seq(&stored)?);
+            self.live.insert(id, Live { stored, session: None });
+        }
+        Ok(())
+    }
+
+    /// A task as it is.
+    pub(crate) fn load(&self, id: TaskId) -> Result<Stored> {
+        match self.live.get(&id) {
+            Some(live) => Ok(live.stored.clone()),
+            None => self.shelf.load(id)?.ok_or_else(|| not_kept(id)),
+        }
+    }
+
+    pub(crate) fn fresh(&self, now_ms: Millis) -> Fresh {
+        Fresh { run: RunId::new(now_ms, self.random_bytes()), random: self.env.random_u64() }
+    }
+
+    pub(crate) fn random_bytes(&self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&self.env.random_u64().to_le_bytes());
+        bytes[8..].copy_from_slice(&self.env.random_u64().to_le_bytes()[..2]);
+        bytes
+    }
+
+    pub(crate) fn next_fence(&mut self) -> Fence {
+        self.fences += 1;
+        Fence { instance: self.instance, count: self.fences }
+    }
+
+    /// A batch to be, without anything in it yet.
+    pub(crate) fn turn(&self) -> Turn<S> {
+        Turn {
+            batch: self.shelf.store.batch(),
+            tasks: BTreeMap::new(),
+            changes: Vec::new(),
+            stopped: Vec::new(),
+            unfinished: BTreeSet::new(),
+        }
+    }
+
+    /// A task as it will be after this turn.
+    pub(crate) fn load_in(&self, turn: &Turn<S>, id: TaskId) -> Result<Stored> {
+        turn.tasks.get(&id).map_or_else(|| self.load(id), |stored| Ok(stored.clone()))
+    }
+
+    /// Decides a command on a task, and adds to the turn what comes of it: for the task, and for those who
+    /// wait for its end.
+    pub(crate) fn decide(&self, turn: &mut Turn<S>, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
+        let mut stored = self.load_in(turn, id)?;
+        let decision = machine::decide(stored.record(), command, now_ms, self.fresh(now_ms)).map_err(|e| refused(id, e))?;
+        turn.changes.push(self.shelf.apply(&mut turn.batch, &mut stored, &decision)?);
+        let outcome = outcome_of(&stored.task.status, decision.output.as_deref());
+        turn.tasks.insert(id, stored);
+        for effect in &decision.effects {
+            match effect {
+                Effect::Ended => self.tell(turn, "", &Target::Task(id), &outcome, now_ms)?,
+                Effect::Stop { fence, by } => turn.stopped.push((*fence, *by)),
+            }
+        }
+        Ok(decision)
+    }
+
+    /// Resolves the waits for a target of the first who wait; if there are more, that is marked.
+    fn tell(&self, turn: &mut Turn<S>, queue: &str, target: &Target, outcome: &Outcome, now_ms: Millis) -> Result<()> {
+        let prefix = match target {
+            Target::Timer(_) => return Ok(()),
+            Target::Event(event) => key::waiters_for_event(queue, event),
+            Target::Task(task) => key::waiters_for_task(*task),
+        };
+        let (mut waiting, mut more) = (Vec::new(), false);
+        self.shelf.visit(&self.shelf.index, &prefix, &[], |key, _| {
+            if waiting.len() == TOLD_AT_ONCE {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            if let Entry::ForEvent { task, .. } | Entry::ForTask { task, .. } = parse(key)? {
+                waiting.push(task);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for id in waiting {
+            let command = Command::Resolve { target: target.clone(), outcome: outcome.clone() };
+            self.decide(turn, id, command, now_ms)?;
+        }
+        if more && let Some(key) = key::of_unfinished(queue, target) {
+            turn.batch.put(&self.shelf.index, &key, &[]);
+            turn.unfinished.insert((queue.to_owned(), target.clone()));
+        }
+        Ok(())
+    }
+
+    /// Writes a turn, and brings memory to what is written.
+    pub(crate) fn commit(&mut self, turn: Turn<S>) -> Result<Version> {
+        let version = self.shelf.store.write(turn.batch)?;
+        self.unfinished.extend(turn.unfinished);
+        for (fence, by) in turn.stopped {
+            self.stop(fence, by);
+        }
+        self.settle(turn.changes, turn.tasks);
+        Ok(version)
+    }
+
+    /// Decides a command on a task, and writes it.
+    pub(crate) fn run(&mut self, id: TaskId, command: Command, now_ms: Millis) -> Result<(Decision, Version)> {
+        let mut turn = self.turn();
+        let decision = self.decide(&mut turn, id, command, now_ms)?;
+        Ok((decision, self.commit(turn)?))
+    }
+
+    /// Adds an event to the turn: the first payload of a name stays. Says whether this one is it.
+    pub(crate) fn emit(&self, turn: &mut Turn<S>, queue: &str, name: &str, event: &Event) -> Result<bool> {
+        let key = key::of_event(queue, name);
+        if self.shelf.store.get(&self.shelf.index, &key, |_| ())?.is_some() {
+            return Ok(false);
+        }
+        turn.batch.put(&self.shelf.index, &key, &event.encode());
+        let outcome = Outcome::Value(event.payload.clone());
+        self.tell(turn, queue, &Target::Event(name.to_owned()), &outcome, event.at_ms)?;
+        Ok(true)
+    }
+
+    /// An event that was emitted.
+    pub(crate) fn event(&self, queue: &str, name: &str) -> Result<Option<Event>> {
+        let row = self.shelf.store.get(&self.shelf.index, &key::of_event(queue, name), Event::decode)?;
+        let damaged = |e| Error::new(ErrorKind::Corrupt, format!("event \"{name}\" of queue \"{queue}\" is damaged: {e}"));
+        row.transpose().map_err(damaged)
+    }
+
+    /// What has come of a target already.
+    pub(crate) fn come(&self, queue: &str, target: &Target) -> Result<Option<Outcome>> {
+        match target {
+            Target::Timer(_) => Ok(None),
+            Target::Event(name) => Ok(self.event(queue, name)?.map(|event| Outcome::Value(event.payload))),
+            Target::Task(id) => {
+                let stored = self.load(*id)?;
+                if !stored.task.status.state().has_ended() {
+                    return Ok(None);
+                }
+                let output = self.shelf.output(&stored)?;
+                Ok(Some(outcome_of(&stored.task.status, output.as_deref())))
+            }
+        }
+    }
+
+    /// Brings memory to what was written.
+    fn settle(&mut self, changes: Vec<Change>, tasks: BTreeMap<TaskId, Stored>) {
+        for change in changes {
+            for entry in change.removed {
+                self.forget(entry);
+            }
+            for entry in change.added {
+                match entry {
+                    Entry::Ready { lane, due_ms, task } => self.ready(lane, (due_ms, task)),
+                    Entry::Timer { due_ms, task } => self.timers.insert((due_ms, task)),
+                    Entry::Live(_) | Entry::ForEvent { .. } | Entry::ForTask { .. } => {}
+                }
+            }
+        }
+        for (id, stored) in tasks {
+            match stored.task.status.state() {
+                State::Running => match self.live.get_mut(&id) {
+                    Some(live) => live.stored = stored,
+                    None => drop(self.live.insert(id, Live { stored, session: None })),
+                },
+                State::Completed | State::Failed | State::Cancelled => {
+                    self.rung.extend(self.watchers.remove(&id).into_iter().flatten());
+                }
+                State::Queued | State::Waiting => {}
+            }
+        }
+    }
+
+    fn forget(&mut self, entry: Entry) {
+        match entry {
+            Entry::Ready { lane, due_ms, task } => {
+                if let Some(window) = self.lanes.get_mut(&lane) {
+                    window.remove((due_ms, task));
+                    if window.is_empty() {
+                        self.lanes.remove(&lane);
+                    }
+                }
+            }
+            Entry::Timer { due_ms, task } => self.timers.remove((due_ms, task)),
+            Entry::Live(id) => {
+                if let Some(live) = self.live.remove(&id)
+                    && let Some(session) = live.session
+                {
+                    self.sessions.drop_task(session, id);
+                }
+            }
+            Entry::ForEvent { .. } | Entry::ForTask { .. } => {}
+        }
+    }
+
+    /// Notes a ready task, and wakes a worker that would take it.
+    pub(crate) fn ready(&mut self, lane: Lane, entry: Due) {
+        if let Some(waker) = self.sessions.waiting_for(&lane) {
+            self.rung.push(waker);
+        }
+        let window = self.lanes.entry(lane).or_insert_with(|| {
+            // A lane that memory does not know has no entry in the store.
+            let mut window = Window::new();
+            window.fill(Vec::new(), true);
+            window
+        });
+        window.insert(entry);
+    }
+
+    /// Tells the worker of a hand-out that it is over.
+    fn stop(&mut self, fence: Fence, by: Ending) {
+        if let Some(waker) = self.sessions.signal(fence, by) {
+            self.rung.push(waker);
+        }
+    }
+
+    /// The first entry of a lane.
+    pub(crate) fn first_of(&mut self, lane: &Lane) -> Result<Option<Due>> {
+        let Owner { shelf, lanes, .. } = self;
+        let Some(window) = lanes.get_mut(lane) else { return Ok(None) };
+        fill(shelf, window, &lane.prefix())?;
+        let first = window.first();
+        if first.is_none() {
+            lanes.remove(lane);
+        }
+        Ok(first)
+    }
+
+    /// The first timer.
+    pub(crate) fn first_timer(&mut self) -> Result<Option<Due>> {
+        fill(&self.shelf, &mut self.timers, key::TIMERS)?;
+        Ok(self.timers.first())
+    }
+
+    /// Lets the clock make of the tasks what is due, at most so many; says when the next is due.
+    pub(crate) fn tick(&mut self, now_ms: Millis, mut at_most: usize) -> Result<Option<Millis>> {
+        while let Some((due_ms, id)) = self.first_timer()? {
+            if due_ms > now_ms || at_most == 0 {
+                return Ok(Some(due_ms));
+            }
+            at_most -= 1;
+            self.run(id, Command::Tick, now_ms)?;
+        }
+        Ok(None)
+    }
+
+    /// Tells the next of those who wait for a target of which not all have been told. Says whether there was one.
+    pub(crate) fn tell_more(&mut self, now_ms: Millis) -> Result<bool> {
+        let Some((queue, target)) = self.unfinished.first().cloned() else { return Ok(false) };
+        let mut turn = self.turn();
+        if let Some(key) = key::of_unfinished(&queue, &target) {
+            turn.batch.delete(&self.shelf.index, &key);
+        }
+        if let Some(outcome) = self.come(&queue, &target)? {
+            // Marks it again if there are still more.
+            self.tell(&mut turn, &queue, &target, &outcome, now_ms)?;
+        }
+        let more = turn.unfinished.contains(&(queue.clone(), target.clone()));
+        self.commit(turn)?;
+        if !more {
+            self.unfinished.remove(&(queue, target));
+        }
+        Ok(true)
+    }
+
+    /// Wakes somebody when a task ends.
+    pub(crate) fn watch(&mut self, id: TaskId, waker: &Waker) {
+        let watchers = self.watchers.entry(id).or_default();
+        if !watchers.iter().any(|known| known.will_wake(waker)) {
+            watchers.push(waker.clone());
+        }
+    }
+
+    /// The settings of a queue.
+    pub(crate) fn queue(&self, name: &str) -> Result<&Queue> {
+        self.queues.get(name).ok_or_else(|| {
+            Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug()))
+        })
+    }
+}
+
+/// Brings the first entries of a list of which the window knows none.
+fn fill<S: Store>(shelf: &Shelf<S>, window: &mut Window<Due>, prefix: &[u8]) -> Result<()> {
+    while let Some(from) = window.wants() {
+        let after = match from {
+            Horizon::Nothing | Horizon::End => Vec::new(),
+            Horizon::At((due_ms, id)) => {
+                let mut after = prefix.to_vec();
+                after.extend_from_slice(&due_ms.to_be_bytes());
+                after.extend_from_slice(id.as_bytes());
+                after
+            }
+        };
+        let mut entries = Vec::new();
+        shelf.visit(&shelf.index, prefix, &after, |key, _| {
+            if let Entry::Ready { due_ms, task, .. } | Entry::Timer { due_ms, task } = parse(key)? {
+                entries.push((due_ms, task));
+            }
+            let full = entries.len() == Window::<Due>::FILL;
+            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        let all = entries.len() < Window::<Due>::FILL;
+        window.fill(entries, all);
+    }
+    Ok(())
+}
+
+fn parse(key: &[u8]) -> Result<Entry> {
+    Entry::parse(key)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("an index of the tasks holds what is none: {key:02x?}")))
+}
+
+fn not_kept(id: TaskId) -> Error {
+    Error::not_found(format!("there is no task {id}, or not any more"))
+}
+
+/// What the end of a task is to those who wait for it.
+fn outcome_of(status: &Status, output: Option<&[u8]>) -> Outcome {
+    match status {
+        Status::Failed { failure, .. } => Outcome::Failed { failure: failure.clone(), retry_at_ms: None },
+        Status::Cancelled { .. } => Outcome::Cancelled,
+        Status::Completed { .. } | Status::Queued { .. } | Status::Running { .. } | Status::Waiting { .. } => {
+            Outcome::Value(output.unwrap_or(b"null").into())
+        }
+    }
+}
+
+pub(crate) fn refused(id: TaskId, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::StaleFence => Error::new(
+            ErrorKind::StaleFence,
+            format!("task {id} was taken from this worker, which had not been heard of, or has been handed back"),
+        ),
+        Refusal::Cancelled => Error::new(ErrorKind::Cancelled, format!("task {id} was cancelled")),
+        Refusal::Conflict(what) => Error::conflict(format!("task {id}: {what}")),
+        Refusal::Invalid(what) => Error::invalid(format!("task {id}: {what}")),
+    }
+}
+

@@ -1,0 +1,179 @@
+//! Workers: who is there, what they offer, what they hold, and what they must be told.
+//!
+//! A session is in memory only. Its lease is renewed by every call that it makes; a session that is silent for a
+//! lease is gone, and every task that it held is lost. A server that was killed knows of no session: its
+//! workers say hello again, with the hand-outs that they hold, within one lease.
+//!
+//! Leases go by the monotonic clock, which no test and no operator sets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::id::TaskId;
+use crate::key::Lane;
+use crate::task::{Ending, Fence};
+
+/// A worker that is silent for so long is gone.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How often a worker should make itself heard.
+pub const BEAT: Duration = Duration::from_secs(10);
+
+/// A session of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u128);
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// For people.
+    pub name: String,
+    /// Which library, for people.
+    pub sdk: String,
+    /// The names of the tasks that it knows.
+    pub tasks: BTreeSet<String>,
+    /// The queues that it takes them from.
+    pub queues: BTreeSet<String>,
+    /// How many it takes at once.
+    pub slots: u32,
+}
+
+/// What a worker must be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// The hand-out that is over.
+    pub fence: Fence,
+    /// Why.
+    pub by: Ending,
+}
+
+#[derive(Debug)]
+struct Session {
+    hello: Hello,
+    heard: Duration,
+    held: BTreeMap<TaskId, Fence>,
+    signals: Vec<Signal>,
+    /// Of a call that waits for work or a signal.
+    parked: Option<Waker>,
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    sessions: BTreeMap<SessionId, Session>,
+}
+
+/// A worker, for people.
+#[derive(Clone, Debug)]
+pub struct WorkerInfo {
+    /// What it says of itself.
+    pub hello: Hello,
+    /// The tasks that it has.
+    pub held: Vec<TaskId>,
+    /// How long ago it was heard of.
+    pub silent: Duration,
+}
+
+impl Sessions {
+    /// Begins a session.
+    pub(crate) fn begin(&mut self, id: SessionId, hello: Hello, now: Duration) {
+        let session = Session { hello, heard: now, held: BTreeMap::new(), signals: Vec::new(), parked: None };
+        self.sessions.insert(id, session);
+    }
+
+    /// Notes that a session was heard of. False if there is none.
+    pub(crate) fn hear(&mut self, id: SessionId, now: Duration) -> bool {
+        match self.sessions.get_mut(&id) {
+            Some(session) => {
+                session.heard = now;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends a session, and says what it held.
+    pub(crate) fn end(&mut self, id: SessionId) -> Vec<(TaskId, Fence)> {
+        let session = self.sessions.remove(&id);
+        session.map_or_else(Vec::new, |session| {
+            if let Some(waker) = session.parked {
+                waker.wake();
+            }
+            session.held.into_iter().collect()
+        })
+    }
+
+    /// A session that has been silent for a lease, and when the next one will have been.
+    pub(crate) fn silent(&self, now: Duration) -> (Option<SessionId>, Option<Duration>) {
+        let first = self.sessions.iter().min_by_key(|(_, session)| session.heard);
+        match first {
+            Some((id, session)) if session.heard + LEASE <= now => (Some(*id), None),
+            Some((_, session)) => (None, Some(session.heard + LEASE)),
+            None => (None, None),
+        }
+    }
+
+    /// What a session offers.
+    pub(crate) fn hello(&self, id: SessionId) -> Option<&Hello> {
+        self.sessions.get(&id).map(|session| &session.hello)
+    }
+
+    /// Gives a session a task to hold.
+    pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.held.insert(task, fence);
+        }
+    }
+
+    /// Takes a task from a session.
+    pub(crate) fn drop_task(&mut self, id: SessionId, task: TaskId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.held.remove(&task);
+        }
+    }
+
+    /// Leaves a signal for who holds a fence; returns whom to wake.
+    pub(crate) fn signal(&mut self, fence: Fence, by: Ending) -> Option<Waker> {
+        let session = self.sessions.values_mut().find(|session| session.held.values().any(|held| *held == fence))?;
+        session.signals.push(Signal { fence, by });
+        session.parked.take()
+    }
+
+    /// Takes what a session must be told.
+    pub(crate) fn take_signals(&mut self, id: SessionId) -> Vec<Signal> {
+        self.sessions.get_mut(&id).map_or_else(Vec::new, |session| std::mem::take(&mut session.signals))
+    }
+
+    /// Leaves a waker to be woken when there is work or a signal for a session. The one before is returned.
+    pub(crate) fn park(&mut self, id: SessionId, waker: &Waker) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.parked = Some(waker.clone());
+        }
+    }
+
+    /// A parked session that takes tasks of this lane.
+    pub(crate) fn waiting_for(&mut self, lane: &Lane) -> Option<Waker> {
+        let takes = |session: &&mut Session| {
+            session.parked.is_some()
+                && session.hello.queues.contains(&lane.queue)
+                && session.hello.tasks.contains(&lane.name)
+        };
+        self.sessions.values_mut().find(takes)?.parked.take()
+    }
+
+    /// Whether some session takes tasks of this name from this queue.
+    pub(crate) fn offers(&self, queue: &str, name: &str) -> bool {
+        let offers = |session: &Session| session.hello.queues.contains(queue) && session.hello.tasks.contains(name);
+        self.sessions.values().any(offers)
+    }
+
+    /// All of them, for people.
+    pub(crate) fn list(&self, now: Duration) -> Vec<WorkerInfo> {
+        let info = |session: &Session| WorkerInfo {
+            hello: session.hello.clone(),
+            held: session.held.keys().copied().collect(),
+            silent: now.saturating_sub(session.heard),
+        };
+        self.sessions.values().map(info).collect()
+    }
+}
