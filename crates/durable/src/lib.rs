@@ -6,6 +6,8 @@
 //! Owns the records ([`task`], [`step`], [`wait`]), the decisions ([`machine`]) and their place in a store.
 //! Refuses networks, threads, clocks and randomness of its own.
 
+pub mod call;
+mod desk;
 mod error;
 pub mod id;
 pub mod key;

@@ -161,6 +161,12 @@ impl Sessions {
         self.sessions.values_mut().find(takes)?.parked.take()
     }
 
+    /// All parked sessions that take tasks from this queue.
+    pub(crate) fn waiting_in(&mut self, queue: &str) -> Vec<Waker> {
+        let takes = self.sessions.values_mut().filter(|session| session.hello.queues.contains(queue));
+        takes.filter_map(|session| session.parked.take()).collect()
+    }
+
     /// Whether some session takes tasks of this name from this queue.
     pub(crate) fn offers(&self, queue: &str, name: &str) -> bool {
         let offers = |session: &Session| session.hello.queues.contains(queue) && session.hello.tasks.contains(name);

@@ -10,9 +10,10 @@
 //! in doubt closes the database to writes, and so does a memtable that cannot be written to a
 //! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened
 //! or compacted by request, and is shown in the statistics. A compaction that fails otherwise is
-//! tried again. Writers who must wait for one that fails close the database instead: they would
-//! wait without end.
+//! tried again, after those of all other keyspaces. Writers who must wait for one that fails close
+//! the database instead: they would wait without end.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -51,6 +52,10 @@ pub(crate) struct Jobs {
     damaged: BTreeSet<KeyspaceId>,
     /// Keyspaces whose last compaction failed, other than for lack of space.
     pub(crate) failing: BTreeMap<KeyspaceId, Error>,
+    /// Keyspaces whose last compaction failed, for whatever reason, and the count of failures by then: they
+    /// come after all others, the one that failed last at the end.
+    failed: BTreeMap<KeyspaceId, u64>,
+    failures: u64,
     /// What the last full compaction failed with.
     manual_error: Option<Error>,
     /// The last failure of background work, for the statistics.
@@ -121,13 +126,14 @@ impl Core {
             if jobs.closing {
                 return;
             }
-            let skip = jobs.damaged.clone();
+            let (skip, failed) = (jobs.damaged.clone(), jobs.failed.clone());
             let manual = jobs.manual;
             let series = if manual.is_some() { None } else { jobs.series_due.pop_first() };
             jobs.compaction_due = false;
             jobs.compacting = true;
             drop(jobs);
-            let picked = if self.check_writable().is_ok() { self.pick_any(&skip, manual, series) } else { None };
+            let picked =
+                if self.check_writable().is_ok() { self.pick_any(&skip, &failed, manual, series) } else { None };
             let result = picked.as_ref().map(|(id, plan)| (*id, self.compact(*id, plan)));
             // The plan holds tables that the compaction has made obsolete.
             drop(picked);
@@ -139,11 +145,15 @@ impl Core {
             match result {
                 Some((id, Ok(()))) => {
                     jobs.failing.remove(&id);
+                    jobs.failed.remove(&id);
                     jobs.compaction_due = true;
                     self.jobs_changed.notify_all();
                     continue;
                 }
                 Some((id, Err(e))) => {
+                    jobs.failures += 1;
+                    let failures = jobs.failures;
+                    jobs.failed.insert(id, failures);
                     match e.kind() {
                         ErrorKind::Full | ErrorKind::Closed => {}
                         ErrorKind::Corrupt => {
@@ -201,15 +211,18 @@ impl Core {
         jobs
     }
 
-    /// The next compaction over all keyspaces.
+    /// The next compaction over all keyspaces. The one with the most in level 0 comes first, since its writers
+    /// would wait; those whose last one failed come last, or one that fails for ever would hold up all.
     fn pick_any(
         &self,
         skip: &BTreeSet<KeyspaceId>,
+        failed: &BTreeMap<KeyspaceId, u64>,
         manual: Option<SeqNo>,
         series: Option<KeyspaceId>,
     ) -> Option<(KeyspaceId, Plan)> {
         let at = Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms() };
-        let trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
+        let mut trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
+        trees.sort_by_key(|tree| (failed.get(&tree.id), Reverse(tree.levels.level(0).len())));
         if let Some(target) = manual
             && let Some(found) = trees.iter().find_map(|tree| Some((tree.id, pick_full(&tree.levels, at, target)?)))
         {
@@ -218,13 +231,7 @@ impl Core {
         if let Some(id) = series {
             return trees.iter().find(|tree| tree.id == id).and_then(|tree| Some((id, pick_series(&tree.levels)?)));
         }
-        trees
-            .iter()
-            // The one with the most in level 0 first: its writers would wait.
-            .max_by_key(|tree| tree.levels.level(0).len())
-            .into_iter()
-            .chain(&trees)
-            .find_map(|tree| Some((tree.id, pick(&tree.levels, &self.options, at)?)))
+        trees.iter().find_map(|tree| Some((tree.id, pick(&tree.levels, &self.options, at)?)))
     }
 
     /// Seals every memtable and waits until all that was sealed is flushed.
@@ -332,6 +339,8 @@ impl Core {
             }
             *health = Health::Full { why: why.to_owned() };
         }
+        // Nobody stands between a look at the health and the wait that this must end.
+        drop(self.jobs.lock());
         self.jobs_changed.notify_all();
     }
 
@@ -369,6 +378,7 @@ impl Core {
                 *health = Health::Open;
             }
         }
+        drop(self.jobs.lock());
         self.jobs_changed.notify_all();
         self.compaction_wanted.notify_all();
     }

@@ -1,0 +1,427 @@
+//! The calls of clients and workers, carried out by the owner.
+//!
+//! Each call checks what it is given, reads, and makes one turn. Nothing here waits and nothing is told to
+//! anybody: that is for [`crate::tasks`], once what the answer reveals is durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_store::{Batch, Store};
+
+use crate::call::{Ack, NAME_BYTES_MAX, Op, OpKind, Spawn, Spawned, TAGS_MAX, VALUE_BYTES_MAX, Welcome, Work};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Millis, RunId, TaskId};
+use crate::key::{self, Lane};
+use crate::machine::{Command, Decision};
+use crate::owner::{Due, Live, Owner, Turn, refused};
+use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
+use crate::shelf::{BucketId, Stored};
+use crate::step::{Again, Outcome, Step, StepId, StepKind};
+use crate::task::{Fence, Run, Spec, State, Status, Task};
+use crate::wait::{Target, Wait};
+use crate::worker::{Hello, SessionId};
+
+/// The id of a task may be so far ahead of the clock.
+const AHEAD_MS_MAX: Millis = 86_400_000;
+/// A worker is sent so much of the recorded steps with a task, and fetches the rest.
+const STEPS_BYTES: usize = 1 << 20;
+
+/// Checks a name of one to so many bytes.
+fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::invalid(format!("{what} is empty")));
+    }
+    if name.len() > bytes_max {
+        return Err(Error::invalid(format!("{what} has {} bytes; at most {bytes_max} are allowed", name.len())));
+    }
+    if name.contains('\0') {
+        return Err(Error::invalid(format!("{what} has a zero byte in it")));
+    }
+    Ok(())
+}
+
+fn check_value(what: &str, value: &[u8]) -> Result<()> {
+    if value.len() > VALUE_BYTES_MAX {
+        let text = format!("{what} has {} bytes; at most {VALUE_BYTES_MAX} are allowed", value.len());
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    Ok(())
+}
+
+fn check_spawn(spawn: &Spawn, now_ms: Millis) -> Result<()> {
+    check_name("the queue's name", &spawn.queue, QUEUE_BYTES_MAX)?;
+    check_name("the task's name", &spawn.name, NAME_BYTES_MAX)?;
+    check_value("the input", &spawn.input)?;
+    check_value("the headers", &spawn.headers)?;
+    if spawn.tags.len() > TAGS_MAX {
+        return Err(Error::invalid(format!("{} tags; at most {TAGS_MAX} are allowed", spawn.tags.len())));
+    }
+    for (tag, value) in &spawn.tags {
+        check_name("a tag", tag, NAME_BYTES_MAX)?;
+        check_value("the value of a tag", value.as_bytes())?;
+    }
+    if let Some(key) = &spawn.idempotency_key {
+        check_name("the idempotency key", key, NAME_BYTES_MAX)?;
+    }
+    spawn.retry.check().map_err(|what| Error::invalid(format!("the retry strategy: {what}")))?;
+    if spawn.max_attempts == 0 {
+        return Err(Error::invalid("max_attempts must be at least 1"));
+    }
+    if let Some(id) = spawn.id
+        && id.made_ms() > now_ms.saturating_add(AHEAD_MS_MAX)
+    {
+        return Err(Error::invalid(format!("the id {id} was made more than a day from now; look at the clock")));
+    }
+    Ok(())
+}
+
+fn check_outcome(outcome: &Outcome) -> Result<()> {
+    match outcome {
+        Outcome::Value(value) => check_value("the value of the step", value),
+        Outcome::Failed { failure, .. } => check_failure(failure),
+        Outcome::Cancelled | Outcome::TimedOut => Ok(()),
+    }
+}
+
+fn check_failure(failure: &crate::task::Failure) -> Result<()> {
+    let detail = failure.detail.as_deref().unwrap_or_default();
+    let bytes = failure.kind.len() + failure.message.len() + detail.len();
+    if bytes > VALUE_BYTES_MAX {
+        let text = format!("the failure has {bytes} bytes; at most {VALUE_BYTES_MAX} are allowed");
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    Ok(())
+}
+
+impl<S: Store> Owner<S> {
+    /// Spawns a task, unless it is there already.
+    pub(crate) fn spawn(&mut self, spawn: &Spawn, now_ms: Millis) -> Result<Spawned> {
+        let mut turn = self.turn();
+        let spawned = self.spawn_in(&mut turn, spawn, None, now_ms)?;
+        if spawned.created {
+            self.commit(turn)?;
+        }
+        Ok(spawned)
+    }
+
+    fn spawn_in(&mut self, turn: &mut Turn<S>, spawn: &Spawn, parent: Option<TaskId>, now_ms: Millis) -> Result<Spawned> {
+        check_spawn(spawn, now_ms)?;
+        let retention_days = self.queue(&spawn.queue)?.retention_days;
+        let there = |stored: Stored| Spawned {
+            id: stored.id,
+            run: stored.task.run.id,
+            created: false,
+            state: stored.task.status.state(),
+        };
+        if let Some(id) = spawn.id
+            && let Some(stored) = self.find(id)?
+        {
+            return Ok(there(stored));
+        }
+        let key = spawn.idempotency_key.as_ref().map(|key| key::of_idempotency(&spawn.queue, key));
+        if let Some(key) = &key
+            && let Some(id) = self.shelf.store.get(&self.shelf.index, key, |id| <[u8; 16]>::try_from(id).ok())?.flatten()
+            // A key outlives its task until it is used again.
+            && let Some(stored) = self.find(TaskId::from_bytes(id))?
+        {
+            return Ok(there(stored));
+        }
+        let id = spawn.id.unwrap_or_else(|| TaskId::new(now_ms, self.random_bytes()));
+        let spec = Spec {
+            queue: spawn.queue.clone(),
+            name: spawn.name.clone(),
+            input: spawn.input.clone(),
+            headers: spawn.headers.clone(),
+            tags: spawn.tags.clone(),
+            priority: spawn.priority,
+            retry: spawn.retry,
+            max_lost: spawn.max_lost,
+            cancellation: spawn.cancellation,
+            created_ms: now_ms,
+            parent,
+        };
+        let task = Task {
+            status: Status::Queued { due_ms: spawn.due_ms.unwrap_or(now_ms).max(now_ms) },
+            run: Run { id: RunId::new(now_ms, self.random_bytes()), attempt: 1, started_ms: None },
+            max_attempts: spawn.max_attempts,
+            lost: 0,
+            runs_ended: 0,
+            steps: 0,
+            first_started_ms: None,
+            handed_back: None,
+        };
+        let bucket = BucketId::of(id, retention_days);
+        let stored = Stored { id, bucket, spec: Arc::new(spec), task, waits: Vec::new() };
+        turn.changes.push(self.shelf.insert(&mut turn.batch, &stored)?);
+        if let Some(key) = key {
+            turn.batch.put(&self.shelf.index, &key, id.as_bytes());
+        }
+        let spawned = Spawned { id, run: stored.task.run.id, created: true, state: State::Queued };
+        turn.tasks.insert(id, stored);
+        Ok(spawned)
+    }
+
+    /// A task, if it is kept.
+    pub(crate) fn find(&self, id: TaskId) -> Result<Option<Stored>> {
+        match self.live.get(&id) {
+            Some(live) => Ok(Some(live.stored.clone())),
+            None => self.shelf.load(id),
+        }
+    }
+
+    /// Emits an event.
+    pub(crate) fn emit_event(&mut self, queue: &str, name: &str, payload: &[u8], now_ms: Millis) -> Result<bool> {
+        self.queue(queue)?;
+        check_name("the event's name", name, NAME_BYTES_MAX)?;
+        check_value("the payload", payload)?;
+        let mut turn = self.turn();
+        let created = self.emit(&mut turn, queue, name, &Event { at_ms: now_ms, payload: payload.into() })?;
+        if created {
+            self.commit(turn)?;
+        }
+        Ok(created)
+    }
+
+    /// Sets what is set of a queue, making it if there is none.
+    pub(crate) fn set_queue(&mut self, name: &str, queue: Queue) -> Result<()> {
+        check_name("the queue's name", name, QUEUE_BYTES_MAX)?;
+        if queue.retention_days == 0 {
+            return Err(Error::invalid("retention_days must be at least 1"));
+        }
+        let mut turn = self.turn();
+        turn.batch.put(&self.shelf.index, &key::of_queue(name), &queue.encode());
+        self.commit(turn)?;
+        self.queues.insert(name.to_owned(), queue);
+        if queue.status == QueueStatus::Active {
+            self.rung.extend(self.sessions.waiting_in(name));
+        }
+        Ok(())
+    }
+
+    /// Begins a session of a worker, which says what it holds.
+    pub(crate) fn hello(&mut self, hello: Hello, live: &[(TaskId, Fence)], now: Duration) -> Result<Welcome> {
+        if let Some(queue) = hello.queues.iter().find(|queue| !self.queues.contains_key(*queue)) {
+            self.queue(queue)?;
+        }
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.env.random_u64().to_le_bytes());
+        id[8..].copy_from_slice(&self.env.random_u64().to_le_bytes());
+        let session = SessionId(u128::from_le_bytes(id));
+        self.sessions.begin(session, hello, now);
+        let (mut kept, mut stop) = (Vec::new(), Vec::new());
+        for (task, fence) in live {
+            match self.live.get_mut(task).filter(|live| live.fence() == Some(*fence)) {
+                Some(live) => {
+                    if let Some(before) = live.session.replace(session) {
+                        self.sessions.drop_task(before, *task);
+                    }
+                    self.sessions.give(session, *task, *fence);
+                    kept.push(*task);
+                }
+                None => stop.push(*task),
+            }
+        }
+        Ok(Welcome { session, kept, stop })
+    }
+
+    /// Ends a session. What it held goes back to its queue, at no cost.
+    pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
+        for (task, fence) in self.sessions.end(session) {
+            match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
+                Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what silent workers held; says when the next will have been silent for too long.
+    pub(crate) fn lose_silent(&mut self, now: Duration, now_ms: Millis) -> Result<Option<Duration>> {
+        loop {
+            let (silent, next) = self.sessions.silent(now);
+            let Some(session) = silent else { return Ok(next) };
+            for (task, fence) in self.sessions.end(session) {
+                self.lose(task, fence, now_ms)?;
+            }
+        }
+    }
+
+    /// Takes what nobody has said hello for since the server began.
+    pub(crate) fn lose_orphans(&mut self, now_ms: Millis) -> Result<()> {
+        let orphan = |(id, live): (&TaskId, &Live)| Some((*id, live.fence()?)).filter(|_| live.session.is_none());
+        let orphans: Vec<(TaskId, Fence)> = self.live.iter().filter_map(orphan).collect();
+        orphans.into_iter().try_for_each(|(task, fence)| self.lose(task, fence, now_ms))
+    }
+
+    fn lose(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {
+        match self.run(task, Command::Lose { fence }, now_ms) {
+            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Hands a session the next task that is ready for it.
+    pub(crate) fn claim(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Work>> {
+        while let Some((_, id)) = self.next_for(session, now_ms)? {
+            let fence = self.next_fence();
+            let (decision, _) = self.run(id, Command::Claim { fence }, now_ms)?;
+            if decision.task.status.state() != State::Running {
+                // Its own policy has given it up.
+                continue;
+            }
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            live.session = Some(session);
+            self.sessions.give(session, id, fence);
+            let stored = &live.stored;
+            let (mut steps, more_steps) = self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)?;
+            let attempt = stored.task.run.attempt;
+            steps.retain(|(_, step)| step.replays_in(attempt));
+            let (run, spec) = (stored.task.run.id, stored.spec.clone());
+            return Ok(Some(Work { id, run, attempt, fence, spec, steps, more_steps }));
+        }
+        Ok(None)
+    }
+
+    /// The first task that a session takes and that is due: of the highest priority, then the longest due.
+    fn next_for(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Due>> {
+        let Some(hello) = self.sessions.hello(session) else { return Err(unknown_session()) };
+        let takes = |lane: &&Lane| {
+            hello.queues.contains(&lane.queue)
+                && hello.tasks.contains(&lane.name)
+                && self.queues.get(&lane.queue).is_some_and(|queue| queue.status == QueueStatus::Active)
+        };
+        let lanes: Vec<Lane> = self.lanes.keys().filter(takes).cloned().collect();
+        let mut best: Option<(u32, Due)> = None;
+        for lane in lanes {
+            if let Some(first) = self.first_of(&lane)?.filter(|(due_ms, _)| *due_ms <= now_ms)
+                && best.is_none_or(|best| (lane.rank, first) < best)
+            {
+                best = Some((lane.rank, first));
+            }
+        }
+        Ok(best.map(|(_, due)| due))
+    }
+
+    /// Carries out one call of a worker.
+    pub(crate) fn op(&mut self, op: Op, now_ms: Millis) -> Result<Ack> {
+        let Op { task, fence, what } = op;
+        match what {
+            OpKind::Step { id, outcome } => {
+                check_outcome(&outcome)?;
+                let recorded = self.shelf.step(&self.load(task)?, &id)?;
+                let command = Command::Step { fence, id, kind: StepKind::Step, outcome, recorded };
+                self.run_if_changed(task, command, now_ms).map(|_| Ack::Done)
+            }
+            OpKind::Spawn { id, spawn } => self.spawn_child(task, fence, id, &spawn, now_ms),
+            OpKind::Emit { id, name, payload } => self.emit_of(task, fence, id, &name, &payload, now_ms),
+            OpKind::Suspend(waits) => self.suspend(task, fence, waits, now_ms),
+            OpKind::Finish(output) => {
+                check_value("the output", &output)?;
+                self.run_if_changed(task, Command::Finish { fence, output }, now_ms).map(|_| Ack::Done)
+            }
+            OpKind::Fail { failure, retry_at_ms } => {
+                check_failure(&failure)?;
+                self.run_if_changed(task, Command::Fail { fence, failure, retry_at_ms }, now_ms).map(|_| Ack::Done)
+            }
+            OpKind::Release { due_ms } => {
+                self.run_if_changed(task, Command::Release { fence, due_ms }, now_ms).map(|_| Ack::Done)
+            }
+        }
+    }
+
+    /// Runs a command; what changes nothing is not written.
+    pub(crate) fn run_if_changed(&mut self, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
+        let before = self.load(id)?;
+        let mut turn = self.turn();
+        let decision = self.decide(&mut turn, id, command, now_ms)?;
+        let changed = decision.task != before.task || decision.waits != before.waits || !decision.steps.is_empty();
+        if changed {
+            self.commit(turn)?;
+        }
+        Ok(decision)
+    }
+
+    fn suspend(&mut self, task: TaskId, fence: Fence, waits: Vec<Wait>, now_ms: Millis) -> Result<Ack> {
+        let stored = self.load(task)?;
+        let (mut recorded, mut come) = (Vec::with_capacity(waits.len()), Vec::with_capacity(waits.len()));
+        for wait in &waits {
+            match &wait.target {
+                Target::Event(name) => check_name("the event's name", name, NAME_BYTES_MAX)?,
+                Target::Task(id) if *id == task => return Err(Error::invalid("a task cannot wait for its own end")),
+                Target::Task(_) | Target::Timer(_) => {}
+            }
+            recorded.push(self.shelf.step(&stored, &wait.id)?);
+            come.push(self.come(&stored.spec.queue, &wait.target)?);
+        }
+        let command = Command::Suspend { fence, waits, recorded, come };
+        Ok(Ack::Suspended(self.run_if_changed(task, command, now_ms)?.resumed))
+    }
+
+    fn spawn_child(&mut self, task: TaskId, fence: Fence, id: StepId, spawn: &Spawn, now_ms: Millis) -> Result<Ack> {
+        let stored = self.load(task)?;
+        let recorded = self.shelf.step(&stored, &id)?;
+        if let Some(step) = &recorded
+            && let Some(child) = child_of(step)
+        {
+            // Told before: the child is there, whatever id this call would give it.
+            let child = self.load(child)?;
+            let (run, state) = (child.task.run.id, child.task.status.state());
+            return Ok(Ack::Spawned(Spawned { id: child.id, run, created: false, state }));
+        }
+        let mut turn = self.turn();
+        let spawned = self.spawn_in(&mut turn, spawn, Some(task), now_ms)?;
+        let outcome = Outcome::Value(format!("\"{}\"", spawned.id).into_bytes().into());
+        let command = Command::Step { fence, id, kind: StepKind::Spawn, outcome, recorded };
+        self.decide(&mut turn, task, command, now_ms)?;
+        self.commit(turn)?;
+        Ok(Ack::Spawned(spawned))
+    }
+
+    fn emit_of(
+        &mut self,
+        task: TaskId,
+        fence: Fence,
+        id: StepId,
+        name: &str,
+        payload: &[u8],
+        now_ms: Millis,
+    ) -> Result<Ack> {
+        check_name("the event's name", name, NAME_BYTES_MAX)?;
+        check_value("the payload", payload)?;
+        let stored = self.load(task)?;
+        let recorded = self.shelf.step(&stored, &id)?;
+        if let Some(step) = &recorded
+            && step.kind == StepKind::Emit
+        {
+            let created = step.outcome == emitted(true);
+            let command = Command::Step { fence, id, kind: StepKind::Emit, outcome: emitted(created), recorded };
+            self.run_if_changed(task, command, now_ms)?;
+            return Ok(Ack::Emitted { created });
+        }
+        let created = self.event(&stored.spec.queue, name)?.is_none();
+        let mut turn = self.turn();
+        let command = Command::Step { fence, id, kind: StepKind::Emit, outcome: emitted(created), recorded };
+        self.decide(&mut turn, task, command, now_ms)?;
+        self.emit(&mut turn, &stored.spec.queue, name, &Event { at_ms: now_ms, payload: payload.into() })?;
+        self.commit(turn)?;
+        Ok(Ack::Emitted { created })
+    }
+}
+
+/// The child that a recorded step spawned.
+fn child_of(step: &Step) -> Option<TaskId> {
+    match &step.outcome {
+        Outcome::Value(value) if step.kind == StepKind::Spawn => {
+            std::str::from_utf8(value).ok()?.trim_matches('"').parse().ok()
+        }
+        _ => None,
+    }
+}
+
+fn emitted(created: bool) -> Outcome {
+    Outcome::Value(created.to_string().into_bytes().into())
+}
+
+pub(crate) fn unknown_session() -> Error {
+    Error::new(ErrorKind::Gone, "this session is not known, or not any more; say hello again")
+}
