@@ -321,6 +321,8 @@ fn what_is_applied_has_a_ticket_that_resolves_once_it_is_durable() {
         }
     }
     println!("proof: schedules of tickets for what is applied = {schedules}");
+}
+
 /// The compaction of one keyspace failed again and again (a table of its could not be read). It had most tables
 /// in level 0, so it was always tried first, and nothing else was ever compacted: a writer of
 /// another keyspace waited for its turn without end.
