@@ -13,10 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
 use crate::key::{self, Lane};
 use crate::machine::{Command, Decision};
-use crate::owner::{Due, Live, Owner, Turn, refused};
+use crate::owner::{Due, Live, Owner, Turn};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
 use crate::shelf::{BucketId, Stored};
-use crate::step::{Again, Outcome, Step, StepId, StepKind};
+use crate::step::{Outcome, Step, StepId, StepKind};
 use crate::task::{Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
 use crate::worker::{Hello, SessionId};
@@ -104,7 +104,13 @@ impl<S: Store> Owner<S> {
         Ok(spawned)
     }
 
-    fn spawn_in(&mut self, turn: &mut Turn<S>, spawn: &Spawn, parent: Option<TaskId>, now_ms: Millis) -> Result<Spawned> {
+    fn spawn_in(
+        &mut self,
+        turn: &mut Turn<S>,
+        spawn: &Spawn,
+        parent: Option<TaskId>,
+        now_ms: Millis,
+    ) -> Result<Spawned> {
         check_spawn(spawn, now_ms)?;
         let retention_days = self.queue(&spawn.queue)?.retention_days;
         let there = |stored: Stored| Spawned {

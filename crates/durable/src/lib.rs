@@ -12,15 +12,17 @@ mod error;
 pub mod id;
 pub mod key;
 pub mod machine;
+mod owner;
 pub mod queue;
 pub mod retry;
 pub mod rows;
-mod owner;
 mod shelf;
 pub mod step;
 pub mod task;
+mod tasks;
 pub mod wait;
 mod window;
 pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};
+pub use tasks::{Answer, Ended, Tasks, View};

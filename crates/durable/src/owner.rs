@@ -82,6 +82,10 @@ pub(crate) struct Owner<S: Store> {
     unfinished: BTreeSet<(String, Target)>,
     /// To be woken when the lock is free.
     pub(crate) rung: Vec<Waker>,
+    /// When the clock is next needed, as far as its thread knows.
+    expected_ms: Millis,
+    /// Something is due before that.
+    sooner: bool,
 }
 
 impl<S: Store> Owner<S> {
@@ -101,6 +105,8 @@ impl<S: Store> Owner<S> {
             watchers: BTreeMap::new(),
             unfinished: BTreeSet::new(),
             rung: Vec::new(),
+            expected_ms: 0,
+            sooner: false,
         };
         owner.read_queues()?;
         owner.read_lanes()?;
@@ -202,7 +208,8 @@ impl<S: Store> Owner<S> {
     /// wait for its end.
     pub(crate) fn decide(&self, turn: &mut Turn<S>, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
         let mut stored = self.load_in(turn, id)?;
-        let decision = machine::decide(stored.record(), command, now_ms, self.fresh(now_ms)).map_err(|e| refused(id, e))?;
+        let decision =
+            machine::decide(stored.record(), command, now_ms, self.fresh(now_ms)).map_err(|e| refused(id, e))?;
         turn.changes.push(self.shelf.apply(&mut turn.batch, &mut stored, &decision)?);
         let outcome = outcome_of(&stored.task.status, decision.output.as_deref());
         turn.tasks.insert(id, stored);
@@ -277,7 +284,8 @@ impl<S: Store> Owner<S> {
     /// An event that was emitted.
     pub(crate) fn event(&self, queue: &str, name: &str) -> Result<Option<Event>> {
         let row = self.shelf.store.get(&self.shelf.index, &key::of_event(queue, name), Event::decode)?;
-        let damaged = |e| Error::new(ErrorKind::Corrupt, format!("event \"{name}\" of queue \"{queue}\" is damaged: {e}"));
+        let damaged =
+            |e| Error::new(ErrorKind::Corrupt, format!("event \"{name}\" of queue \"{queue}\" is damaged: {e}"));
         row.transpose().map_err(damaged)
     }
 
@@ -305,8 +313,14 @@ impl<S: Store> Owner<S> {
             }
             for entry in change.added {
                 match entry {
-                    Entry::Ready { lane, due_ms, task } => self.ready(lane, (due_ms, task)),
-                    Entry::Timer { due_ms, task } => self.timers.insert((due_ms, task)),
+                    Entry::Ready { lane, due_ms, task } => {
+                        self.sooner |= due_ms < self.expected_ms;
+                        self.ready(lane, (due_ms, task));
+                    }
+                    Entry::Timer { due_ms, task } => {
+                        self.sooner |= due_ms < self.expected_ms;
+                        self.timers.insert((due_ms, task));
+                    }
                     Entry::Live(_) | Entry::ForEvent { .. } | Entry::ForTask { .. } => {}
                 }
             }
@@ -398,6 +412,34 @@ impl<S: Store> Owner<S> {
         Ok(None)
     }
 
+    /// Wakes workers for what has become due.
+    pub(crate) fn wake_due(&mut self, now_ms: Millis) -> Result<()> {
+        let lanes: Vec<Lane> = self.lanes.keys().cloned().collect();
+        for lane in lanes {
+            if self.first_of(&lane)?.is_some_and(|(due_ms, _)| due_ms <= now_ms)
+                && let Some(waker) = self.sessions.waiting_for(&lane)
+            {
+                self.rung.push(waker);
+            }
+        }
+        Ok(())
+    }
+
+    /// When the clock is next needed: for a timer, or for a task that becomes ready. What is ready already needs
+    /// a worker, not the clock.
+    pub(crate) fn next_due_ms(&mut self, now_ms: Millis) -> Option<Millis> {
+        let ready = self.lanes.values().filter_map(|window| window.held().find(|(due_ms, _)| *due_ms > now_ms));
+        let next_ms = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms).min();
+        self.expected_ms = next_ms.unwrap_or(Millis::MAX);
+        self.sooner = false;
+        next_ms
+    }
+
+    /// Whether something is due before the thread of the clock expects it. Asked once.
+    pub(crate) fn take_sooner(&mut self) -> bool {
+        std::mem::take(&mut self.sooner)
+    }
+
     /// Tells the next of those who wait for a target of which not all have been told. Says whether there was one.
     pub(crate) fn tell_more(&mut self, now_ms: Millis) -> Result<bool> {
         let Some((queue, target)) = self.unfinished.first().cloned() else { return Ok(false) };
@@ -427,9 +469,9 @@ impl<S: Store> Owner<S> {
 
     /// The settings of a queue.
     pub(crate) fn queue(&self, name: &str) -> Result<&Queue> {
-        self.queues.get(name).ok_or_else(|| {
-            Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug()))
-        })
+        self.queues
+            .get(name)
+            .ok_or_else(|| Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug())))
     }
 }
 
@@ -490,4 +532,3 @@ pub(crate) fn refused(id: TaskId, refusal: Refusal) -> Error {
         Refusal::Invalid(what) => Error::invalid(format!("task {id}: {what}")),
     }
 }
-

@@ -23,7 +23,7 @@ pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// A batch on its way to be written.
     type Batch: Batch<Self::Space>;
     /// Resolves when what it was made for is durable, or never will be.
-    type Durable: Future<Output = Result<()>> + Send + 'static;
+    type Durable: Future<Output = Result<()>> + std::fmt::Debug + Unpin + Send + 'static;
 
     /// The space of this name, made if there is none.
     ///

@@ -1,0 +1,478 @@
+//! Tasks as a program holds them: one lock, one thread for time, and answers that wait for the disk.
+//!
+//! Every call runs under the lock of the [`Owner`], which reads and writes the store as applied. What it answers
+//! is told only when all that it reveals is durable: an [`Answer`] resolves then. One sync of the store serves
+//! all that wait meanwhile. A claim is the exception: it is written and not waited for, since a crash that
+//! takes it away leaves the task queued; what the hand-out shows was durable before.
+//!
+//! Owns the lock, the thread and the wakers. Refuses to know of sockets and of JSON.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cairn_env::Env;
+use cairn_env::sync::{Condvar, Mutex, Thread};
+use cairn_store::{Store, Version};
+
+use crate::call::{Ack, Op, Spawn, Spawned, Welcome, Work};
+use crate::desk::unknown_session;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Millis, TaskId};
+use crate::machine::Command;
+use crate::owner::Owner;
+use crate::queue::{Event, Queue};
+use crate::shelf::Stored;
+use crate::step::{Step, StepId};
+use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
+use crate::wait::Wait;
+use crate::worker::{Hello, LEASE, SessionId, Signal, WorkerInfo};
+
+/// Timers are looked at so often at least, since the wall clock may be set.
+const TICK: Duration = Duration::from_secs(1);
+/// So many timers fire before other calls get their turn.
+const TICKS_AT_ONCE: usize = 256;
+
+/// The tasks of a store. Cheap to clone; all clones are one.
+///
+/// There may be one for a store at a time: it alone decides who gets which task.
+#[derive(Debug)]
+pub struct Tasks<S: Store> {
+    shared: Arc<Shared<S>>,
+}
+
+impl<S: Store> Clone for Tasks<S> {
+    fn clone(&self) -> Tasks<S> {
+        Tasks { shared: self.shared.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<S: Store> {
+    env: Env,
+    store: S,
+    owner: Mutex<Owner<S>>,
+    /// Something may be due earlier than the thread thinks, or it is to end.
+    changed: Condvar,
+    closing: AtomicBool,
+    /// How far the clock of the tasks is ahead of the wall clock: only tests set it.
+    ahead_ms: AtomicI64,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// Something that was answered, once it may be told.
+#[derive(Debug)]
+pub struct Answer<S: Store, T> {
+    value: Option<Result<T>>,
+    durable: Option<S::Durable>,
+}
+
+impl<S: Store, T> Answer<S, T> {
+    fn failed(e: Error) -> Answer<S, T> {
+        Answer { value: Some(Err(e)), durable: None }
+    }
+}
+
+impl<S: Store, T: Unpin> Future for Answer<S, T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        if let Some(durable) = &mut self.durable {
+            match Pin::new(durable).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => self.durable = None,
+                Poll::Ready(Err(e)) => {
+                    self.durable = None;
+                    self.value = Some(Err(e.into()));
+                }
+            }
+        }
+        Poll::Ready(self.value.take().unwrap_or_else(|| Err(Error::invalid("an answer was asked for twice"))))
+    }
+}
+
+/// A task, as it is shown.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Which.
+    pub id: TaskId,
+    /// What was asked for.
+    pub spec: Arc<Spec>,
+    /// How far it is.
+    pub task: Task,
+    /// What it waits for.
+    pub waits: Vec<Wait>,
+    /// What it returned.
+    pub output: Option<Json>,
+    /// It is queued, and no worker that is there offers its name.
+    pub no_worker: bool,
+}
+
+impl<S: Store> Tasks<S> {
+    /// The tasks of a store, with a thread that lets time pass for them.
+    ///
+    /// # Errors
+    /// `Corrupt` if a record that is needed from the beginning is damaged; `Io`, `Closed`.
+    pub fn open(env: &Env, store: S) -> Result<Tasks<S>> {
+        let owner = Owner::open(env.clone(), store.clone())?;
+        let shared = Arc::new(Shared {
+            env: env.clone(),
+            store,
+            owner: env.mutex(owner),
+            changed: env.condvar(),
+            closing: AtomicBool::new(false),
+            ahead_ms: AtomicI64::new(0),
+            thread: env.mutex(None),
+        });
+        let inner = shared.clone();
+        let thread = env
+            .spawn("cairn-tasks", move || inner.run())
+            .map_err(|e| Error::new(ErrorKind::Io, format!("no thread for the tasks: {e}")))?;
+        *shared.thread.lock() = Some(thread);
+        Ok(Tasks { shared })
+    }
+
+    /// Ends the thread. What workers hold stays theirs: they say hello to the next one.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        drop(self.shared.owner.lock());
+        self.shared.changed.notify_all();
+        let thread = self.shared.thread.lock().take();
+        if let Some(thread) = thread {
+            thread.join();
+        }
+    }
+
+    /// The time that the tasks go by.
+    pub fn now_ms(&self) -> Millis {
+        self.shared.now_ms()
+    }
+
+    /// Sets the clock of the tasks forward. For tests of those who use them.
+    pub fn advance_clock(&self, by_ms: Millis) -> Millis {
+        let by_ms = i64::try_from(by_ms).unwrap_or(i64::MAX);
+        let ahead = |ms: i64| Some(ms.saturating_add(by_ms));
+        let _ = self.shared.ahead_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, ahead);
+        drop(self.shared.owner.lock());
+        self.shared.changed.notify_all();
+        self.shared.now_ms()
+    }
+
+    /// Carries out a call under the lock. The answer may be told when everything that is written now is durable.
+    fn answer<T>(&self, call: impl FnOnce(&mut Owner<S>, Millis) -> Result<T>) -> Answer<S, T> {
+        let shared = &self.shared;
+        let (value, version, rung, due) = {
+            let mut owner = shared.owner.lock();
+            let value = call(&mut owner, shared.now_ms());
+            let due = owner.take_sooner();
+            (value, shared.store.version(), std::mem::take(&mut owner.rung), due)
+        };
+        if due {
+            shared.changed.notify_all();
+        }
+        rung.into_iter().for_each(std::task::Waker::wake);
+        shared.revealing(value, version)
+    }
+
+    /// Spawns tasks, each for itself.
+    pub fn spawn(&self, spawns: &[Spawn]) -> Answer<S, Vec<Result<Spawned>>> {
+        self.answer(|owner, now_ms| Ok(spawns.iter().map(|spawn| owner.spawn(spawn, now_ms)).collect()))
+    }
+
+    /// A task.
+    pub fn get(&self, id: TaskId) -> Answer<S, View> {
+        self.answer(|owner, _| {
+            let stored = owner.load(id)?;
+            owner.view(stored)
+        })
+    }
+
+    /// Recorded steps of a task in the order of their ids, behind one of them, and whether there are more.
+    pub fn steps(&self, id: TaskId, after: Option<&StepId>, limit: usize) -> Answer<S, (Vec<(StepId, Step)>, bool)> {
+        self.answer(|owner, _| {
+            let stored = owner.load(id)?;
+            owner.shelf.steps(&stored, after, limit, 1 << 20)
+        })
+    }
+
+    /// The runs of a task that have ended.
+    pub fn runs(&self, id: TaskId) -> Answer<S, Vec<EndedRun>> {
+        self.answer(|owner, _| {
+            let stored = owner.load(id)?;
+            owner.shelf.runs(&stored)
+        })
+    }
+
+    /// Cancels a task. One that has ended stays as it is.
+    pub fn cancel(&self, id: TaskId, reason: &str) -> Answer<S, View> {
+        self.answer(|owner, now_ms| {
+            owner.run_if_changed(id, Command::Cancel { reason: reason.to_owned() }, now_ms)?;
+            let stored = owner.load(id)?;
+            owner.view(stored)
+        })
+    }
+
+    /// Tries a failed task again, with the steps it has.
+    pub fn retry(&self, id: TaskId, extra_attempts: u32) -> Answer<S, View> {
+        self.answer(|owner, now_ms| {
+            owner.run(id, Command::Retry { extra_attempts }, now_ms)?;
+            let stored = owner.load(id)?;
+            owner.view(stored)
+        })
+    }
+
+    /// Emits an event. Says whether it is the first of its name.
+    pub fn emit(&self, queue: &str, name: &str, payload: &[u8]) -> Answer<S, bool> {
+        self.answer(|owner, now_ms| owner.emit_event(queue, name, payload, now_ms))
+    }
+
+    /// An event that was emitted.
+    pub fn event(&self, queue: &str, name: &str) -> Answer<S, Option<Event>> {
+        self.answer(|owner, _| {
+            owner.queue(queue)?;
+            owner.event(queue, name)
+        })
+    }
+
+    /// All queues.
+    pub fn queues(&self) -> Answer<S, Vec<(String, Queue)>> {
+        self.answer(|owner, _| Ok(owner.queues.iter().map(|(name, queue)| (name.clone(), *queue)).collect()))
+    }
+
+    /// Sets what is set of a queue, making it if there is none.
+    pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, ()> {
+        self.answer(|owner, _| owner.set_queue(name, queue))
+    }
+
+    /// Begins a session of a worker.
+    pub fn hello(&self, hello: Hello, live: &[(TaskId, Fence)]) -> Answer<S, Welcome> {
+        let now = self.shared.env.now();
+        self.answer(|owner, _| owner.hello(hello, live, now))
+    }
+
+    /// Makes a worker heard of.
+    pub fn beat(&self, session: SessionId) -> Answer<S, Vec<Signal>> {
+        let now = self.shared.env.now();
+        self.answer(|owner, _| {
+            if !owner.sessions.hear(session, now) {
+                return Err(unknown_session());
+            }
+            Ok(owner.sessions.take_signals(session))
+        })
+    }
+
+    /// Ends a session. What it held goes back, at no cost.
+    pub fn bye(&self, session: SessionId) -> Answer<S, ()> {
+        self.answer(|owner, now_ms| owner.bye(session, now_ms))
+    }
+
+    /// All workers that are there.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.shared.owner.lock().sessions.list(self.shared.env.now())
+    }
+
+    /// Hands a worker up to `free` tasks, and what it must be told. What it answers may be empty.
+    pub fn take(&self, session: SessionId, free: usize) -> Answer<S, (Vec<Work>, Vec<Signal>)> {
+        self.take_or_park(session, free, None)
+    }
+
+    /// The same; if there is nothing, the waker is woken when there may be.
+    pub fn take_or_park(
+        &self,
+        session: SessionId,
+        free: usize,
+        waker: Option<&std::task::Waker>,
+    ) -> Answer<S, (Vec<Work>, Vec<Signal>)> {
+        let now = self.shared.env.now();
+        let before = self.shared.store.version();
+        let mut revealed = before;
+        let mut answer = self.answer_of(&mut revealed, |owner, now_ms, revealed| {
+            if !owner.sessions.hear(session, now) {
+                return Err(unknown_session());
+            }
+            // What is shown was there before it was claimed.
+            *revealed = owner.shelf.store.version();
+            let mut work = Vec::new();
+            while work.len() < free
+                && let Some(next) = owner.claim(session, now_ms)?
+            {
+                work.push(next);
+            }
+            let signals = owner.sessions.take_signals(session);
+            if work.is_empty()
+                && signals.is_empty()
+                && let Some(waker) = waker
+            {
+                owner.sessions.park(session, waker);
+            }
+            Ok((work, signals))
+        });
+        if let Some(Ok((work, signals))) = &answer.value
+            && work.is_empty()
+            && signals.is_empty()
+        {
+            // Nothing is revealed.
+            answer.durable = None;
+        }
+        answer
+    }
+
+    fn answer_of<T>(
+        &self,
+        revealed: &mut Version,
+        call: impl FnOnce(&mut Owner<S>, Millis, &mut Version) -> Result<T>,
+    ) -> Answer<S, T> {
+        let shared = &self.shared;
+        let (value, rung, due) = {
+            let mut owner = shared.owner.lock();
+            let value = call(&mut owner, shared.now_ms(), revealed);
+            let due = owner.take_sooner();
+            (value, std::mem::take(&mut owner.rung), due)
+        };
+        if due {
+            shared.changed.notify_all();
+        }
+        rung.into_iter().for_each(std::task::Waker::wake);
+        shared.revealing(value, *revealed)
+    }
+
+    /// Carries out the calls of a worker in order. After one that was refused the later ones of that task are refused
+    /// too; those of others are not.
+    pub fn ops(&self, session: SessionId, ops: Vec<Op>) -> Answer<S, Vec<Result<Ack>>> {
+        let now = self.shared.env.now();
+        self.answer(|owner, now_ms| {
+            if !owner.sessions.hear(session, now) {
+                return Err(unknown_session());
+            }
+            let mut refused: Vec<TaskId> = Vec::new();
+            let mut acks = Vec::with_capacity(ops.len());
+            for op in ops {
+                let task = op.task;
+                if refused.contains(&task) {
+                    acks.push(Err(Error::conflict("an earlier call about this task was refused")));
+                    continue;
+                }
+                let ack = owner.op(op, now_ms);
+                if ack.is_err() {
+                    refused.push(task);
+                }
+                acks.push(ack);
+            }
+            Ok(acks)
+        })
+    }
+
+    /// Resolves to a task when it has ended.
+    pub fn ended(&self, id: TaskId) -> Ended<S> {
+        Ended { tasks: self.clone(), id, answer: None }
+    }
+}
+
+/// The end of a task.
+#[derive(Debug)]
+pub struct Ended<S: Store> {
+    tasks: Tasks<S>,
+    id: TaskId,
+    answer: Option<Answer<S, View>>,
+}
+
+impl<S: Store> Future for Ended<S> {
+    type Output = Result<View>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<View>> {
+        if self.answer.is_none() {
+            let id = self.id;
+            let waker = context.waker();
+            let answer = self.tasks.answer(|owner, _| {
+                let stored = owner.load(id)?;
+                let ended = stored.task.status.state().has_ended();
+                if !ended {
+                    owner.watch(id, waker);
+                }
+                Ok((ended, owner.view(stored)?))
+            });
+            match answer {
+                Answer { value: Some(Ok((false, _))), .. } => return Poll::Pending,
+                Answer { value, durable } => {
+                    self.answer = Some(Answer { value: value.map(|value| value.map(|(_, view)| view)), durable });
+                }
+            }
+        }
+        match &mut self.answer {
+            Some(answer) => Pin::new(answer).poll(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: Store> Shared<S> {
+    fn now_ms(&self) -> Millis {
+        self.env.unix_time_ms().saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    fn revealing<T>(&self, value: Result<T>, version: Version) -> Answer<S, T> {
+        match self.store.durable(version) {
+            Ok(durable) => Answer { value: Some(value), durable: Some(durable) },
+            Err(e) => Answer::failed(e.into()),
+        }
+    }
+
+    /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, and wakes workers
+    /// for what has become due.
+    fn run(&self) {
+        let orphans_until = self.env.now() + LEASE;
+        let mut orphans = true;
+        let mut owner = self.owner.lock();
+        while !self.closing.load(Ordering::Acquire) {
+            let (now, now_ms) = (self.env.now(), self.now_ms());
+            let passed = owner.pass_time(now, now_ms, orphans && now >= orphans_until, TICKS_AT_ONCE);
+            orphans &= now < orphans_until;
+            let rung = std::mem::take(&mut owner.rung);
+            let wait = match passed {
+                Ok(at_once) if at_once => Duration::ZERO,
+                Ok(_) => owner
+                    .next_due_ms(now_ms)
+                    .map_or(TICK, |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)).min(TICK)),
+                // The store takes no more writes, or a record is damaged: calls tell of it.
+                Err(_) => TICK,
+            };
+            if !rung.is_empty() {
+                drop(owner);
+                rung.into_iter().for_each(std::task::Waker::wake);
+                owner = self.owner.lock();
+                continue;
+            }
+            if wait > Duration::ZERO && !self.closing.load(Ordering::Acquire) {
+                owner = self.changed.wait_for(owner, wait).0;
+            }
+        }
+    }
+}
+
+impl<S: Store> Owner<S> {
+    /// What time alone brings about. Says whether there is more of it at once.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, orphans: bool, at_most: usize) -> Result<bool> {
+        if orphans {
+            self.lose_orphans(now_ms)?;
+        }
+        self.lose_silent(now, now_ms)?;
+        let told = self.tell_more(now_ms)?;
+        let next = self.tick(now_ms, at_most)?;
+        self.wake_due(now_ms)?;
+        Ok(told || next.is_some_and(|due_ms| due_ms <= now_ms))
+    }
+
+    pub(crate) fn view(&self, stored: Stored) -> Result<View> {
+        let output = match stored.task.status.state() {
+            State::Completed => self.shelf.output(&stored)?,
+            State::Queued | State::Running | State::Waiting | State::Failed | State::Cancelled => None,
+        };
+        let queued = stored.task.status.state() == State::Queued;
+        let no_worker = queued && !self.sessions.offers(&stored.spec.queue, &stored.spec.name);
+        let Stored { id, spec, task, waits, .. } = stored;
+        Ok(View { id, spec, task, waits, output, no_worker })
+    }
+}

@@ -1,0 +1,325 @@
+//! Lives of tasks, through the calls of clients and workers, in a simulated world.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests can do nothing better")]
+
+mod common;
+
+use std::time::Duration;
+
+use cairn_durable::ErrorKind;
+use cairn_durable::call::{Ack, OpKind, Spawn};
+use cairn_durable::queue::{Queue, QueueStatus};
+use cairn_durable::step::Outcome;
+use cairn_durable::task::{Failure, State, Status};
+use cairn_durable::wait::{Target, Wait};
+use cairn_durable::worker::LEASE;
+use common::*;
+
+const SEEDS: std::ops::Range<u64> = 0..8;
+
+fn failure(retryable: bool) -> Failure {
+    Failure { kind: "Oops".to_owned(), message: "it broke".to_owned(), detail: None, retryable }
+}
+
+#[test]
+fn a_task_waits_for_an_event_across_a_crash() {
+    for seed in SEEDS {
+        let (disk, id) = world(seed, |env, disk| {
+            let (_db, tasks) = open(env);
+            let session = hello(env, &tasks, &["order"]);
+            let id = spawn(env, &tasks, Spawn::new("order", b"{\"n\":1}"));
+            let work = take(env, &tasks, session);
+            assert_eq!((work.id, &*work.spec.input, work.steps.len()), (id, &b"{\"n\":1}"[..], 0));
+            assert_eq!(op(env, &tasks, session, &work, step("charge", "17")).unwrap(), Ack::Done);
+            let suspend = OpKind::Suspend(vec![wait("packed", event("packed:1"))]);
+            assert_eq!(op(env, &tasks, session, &work, suspend).unwrap(), Ack::Suspended(vec![]));
+            assert!(block_on(env, tasks.emit("default", "packed:1", b"\"yes\"")).unwrap());
+            // What was answered survives the power cut.
+            let image = disk.crash(cairn_env::CrashPolicy::DropAll);
+            tasks.close();
+            (image, id)
+        });
+        let env = cairn::Env::simulated(seed, disk);
+        let run = env.run(|| {
+            let (db, tasks) = open(&env);
+            let session = hello(&env, &tasks, &["order"]);
+            let work = take(&env, &tasks, session);
+            let steps: Vec<_> = work.steps.iter().map(|(id, step)| (id.as_str(), step.outcome.clone())).collect();
+            assert_eq!(steps, [("charge", value("17")), ("packed", value("\"yes\""))]);
+            assert_eq!(work.attempt, 1);
+            op(&env, &tasks, session, &work, OpKind::Finish(b"true".as_slice().into())).unwrap();
+            let view = block_on(&env, tasks.ended(id)).unwrap();
+            assert_eq!((view.task.status.state(), view.output.as_deref()), (State::Completed, Some(&b"true"[..])));
+            assert_eq!(block_on(&env, tasks.runs(id)).unwrap().len(), 1);
+            // The first event of a name stays.
+            assert!(!block_on(&env, tasks.emit("default", "packed:1", b"\"no\"")).unwrap());
+            assert_eq!(&*block_on(&env, tasks.event("default", "packed:1")).unwrap().unwrap().payload, b"\"yes\"");
+            tasks.close();
+            db.close().unwrap();
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "CAIRN_SEED={seed}");
+    }
+}
+
+#[test]
+fn sleeps_end_in_time_and_hold_no_slot() {
+    for seed in SEEDS {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            let session = hello(env, &tasks, &["nap"]);
+            spawn(env, &tasks, Spawn::new("nap", b"null"));
+            let work = take(env, &tasks, session);
+            let until_ms = tasks.now_ms() + 20_000;
+            let suspend = OpKind::Suspend(vec![wait("nap", Target::Timer(until_ms))]);
+            op(env, &tasks, session, &work, suspend).unwrap();
+            assert_eq!(tasks.workers()[0].held, []);
+            let again = take(env, &tasks, session);
+            assert!(tasks.now_ms() >= until_ms && tasks.now_ms() < until_ms + 5_000, "{}", tasks.now_ms() - until_ms);
+            assert_eq!((again.steps.len(), again.run, again.attempt), (1, work.run, 1));
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_timeout_is_recorded_and_a_late_event_changes_nothing() {
+    world(1, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"null"));
+        let work = take(env, &tasks, session);
+        let packed = Wait { timeout_at_ms: Some(tasks.now_ms() + 1_000), ..wait("packed", event("packed")) };
+        op(env, &tasks, session, &work, OpKind::Suspend(vec![packed.clone()])).unwrap();
+        let work = take(env, &tasks, session);
+        assert_eq!(work.steps[0].1.outcome, Outcome::TimedOut);
+        assert!(block_on(env, tasks.emit("default", "packed", b"1")).unwrap());
+        let again = op(env, &tasks, session, &work, OpKind::Suspend(vec![packed])).unwrap();
+        let Ack::Suspended(resumed) = again else { panic!("{again:?}") };
+        assert_eq!(resumed[0].1.outcome, Outcome::TimedOut);
+        // Under another name of the step the event is there.
+        let again = op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("packed#2", event("packed"))])).unwrap();
+        let Ack::Suspended(resumed) = again else { panic!("{again:?}") };
+        assert_eq!(resumed[0].1.outcome, value("1"));
+        assert_eq!(block_on(env, tasks.steps(id, None, 10)).unwrap().0.len(), 2);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn a_vanished_worker_loses_its_task_and_cannot_come_back_to_it() {
+    for seed in SEEDS {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            let (gone, there) = (hello(env, &tasks, &["t"]), hello(env, &tasks, &["other"]));
+            let id = spawn(env, &tasks, Spawn::new("t", b"null"));
+            let work = take(env, &tasks, gone);
+            let second = hello(env, &tasks, &["t"]);
+            let waiter = Waiter::new(env);
+            for _ in 0..4 {
+                waiter.wait(LEASE / 3);
+                block_on(env, tasks.beat(there)).unwrap();
+                block_on(env, tasks.beat(second)).unwrap();
+            }
+            assert_eq!(block_on(env, tasks.beat(gone)).unwrap_err().kind(), ErrorKind::Gone);
+            let again = take(env, &tasks, second);
+            assert_eq!((again.id, again.attempt), (id, 1), "a lost run costs no attempt");
+            assert_ne!(again.run, work.run);
+            let late = op(env, &tasks, second, &work, step("s", "1"));
+            assert_eq!(late.unwrap_err().kind(), ErrorKind::StaleFence);
+            op(env, &tasks, second, &again, step("s", "2")).unwrap();
+            let view = block_on(env, tasks.get(id)).unwrap();
+            assert_eq!((view.task.lost, view.task.runs_ended), (1, 1));
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+}
+
+#[test]
+fn after_a_restart_a_worker_goes_on_with_what_it_holds() {
+    for seed in SEEDS {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            let session = hello(env, &tasks, &["t"]);
+            let (kept, lost) = (Spawn::new("t", b"1"), Spawn::new("t", b"2"));
+            let ids = [spawn(env, &tasks, kept), spawn(env, &tasks, lost)];
+            let works = [take(env, &tasks, session), take(env, &tasks, session)];
+            op(env, &tasks, session, &works[0], step("a", "1")).unwrap();
+            tasks.close();
+            drop(tasks);
+            db.close().unwrap();
+
+            let (db, tasks) = open(env);
+            let offer = || cairn_durable::worker::Hello {
+                tasks: names(&["t"]),
+                queues: names(&["default"]),
+                slots: 2,
+                ..Default::default()
+            };
+            let made_up = cairn_durable::task::Fence { instance: 1, count: 1 };
+            let held = [(works[0].id, works[0].fence), (works[1].id, made_up)];
+            let welcome = block_on(env, tasks.hello(offer(), &held)).unwrap();
+            assert_eq!((&welcome.kept[..], &welcome.stop[..]), (&[works[0].id][..], &[works[1].id][..]));
+            let session = welcome.session;
+            op(env, &tasks, session, &works[0], step("b", "2")).unwrap();
+            let (steps, more) = block_on(env, tasks.steps(works[0].id, None, 9)).unwrap();
+            assert_eq!(steps.iter().map(|(_, step)| step.seq).collect::<Vec<_>>(), [1, 2]);
+            assert!(!more);
+            // What nobody has said hello for goes to another after a lease.
+            let waiter = Waiter::new(env);
+            for _ in 0..4 {
+                waiter.wait(LEASE / 3);
+                block_on(env, tasks.beat(session)).unwrap();
+            }
+            let again = take(env, &tasks, session);
+            assert_eq!(again.id, works[1].id);
+            assert!(ids.contains(&again.id));
+            op(env, &tasks, session, &works[0], OpKind::Finish(b"1".as_slice().into())).unwrap();
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_parent_waits_for_its_child_in_the_same_queue() {
+    for seed in SEEDS {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            let session = hello(env, &tasks, &["parent", "child"]);
+            spawn(env, &tasks, Spawn::new("parent", b"null"));
+            let parent = take(env, &tasks, session);
+            let id = cairn_durable::step::StepId::new("spawn:child").unwrap();
+            let child = || OpKind::Spawn { id: id.clone(), spawn: Box::new(Spawn::new("child", b"7")) };
+            let Ack::Spawned(first) = op(env, &tasks, session, &parent, child()).unwrap() else { panic!() };
+            let Ack::Spawned(again) = op(env, &tasks, session, &parent, child()).unwrap() else { panic!() };
+            assert!(first.created && !again.created && first.id == again.id);
+            let suspend = || OpKind::Suspend(vec![wait("child", Target::Task(first.id))]);
+            op(env, &tasks, session, &parent, suspend()).unwrap();
+            let work = take(env, &tasks, session);
+            assert_eq!((work.id, work.spec.parent), (first.id, Some(parent.id)));
+            op(env, &tasks, session, &work, OpKind::Fail { failure: failure(false), retry_at_ms: None }).unwrap();
+            let parent = take(env, &tasks, session);
+            let told = parent.steps.iter().find(|(id, _)| id.as_str() == "child").unwrap();
+            assert_eq!(told.1.outcome, Outcome::Failed { failure: failure(false), retry_at_ms: None });
+            // It is recorded, also for a wait that comes later.
+            let late = OpKind::Suspend(vec![wait("child#2", Target::Task(first.id))]);
+            let Ack::Suspended(resumed) = op(env, &tasks, session, &parent, late).unwrap() else { panic!() };
+            assert_eq!(resumed.len(), 1);
+            let own = OpKind::Suspend(vec![wait("me", Target::Task(parent.id))]);
+            assert_eq!(op(env, &tasks, session, &parent, own).unwrap_err().kind(), ErrorKind::Invalid);
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+}
+
+#[test]
+fn more_waiters_than_one_batch_tells_are_all_told() {
+    world(3, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        for _ in 0..600 {
+            spawn(env, &tasks, Spawn::new("t", b"null"));
+        }
+        for _ in 0..600 {
+            let work = take(env, &tasks, session);
+            op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("go", event("go"))])).unwrap();
+        }
+        assert!(block_on(env, tasks.emit("default", "go", b"1")).unwrap());
+        for _ in 0..600 {
+            let work = take(env, &tasks, session);
+            assert_eq!(work.steps[0].1.outcome, value("1"));
+            op(env, &tasks, session, &work, OpKind::Finish(b"1".as_slice().into())).unwrap();
+        }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn order_priority_pause_and_delay_are_kept() {
+    world(4, |env, _| {
+        let (db, tasks) = open(env);
+        let named = |input: &str, priority: i32, due_ms: Option<u64>| {
+            spawn(env, &tasks, Spawn { priority, due_ms, ..Spawn::new("t", input.as_bytes()) })
+        };
+        let later_ms = tasks.now_ms() + 3_000;
+        for (input, priority, due_ms) in [("1", 0, None), ("4", -1, None), ("0", 5, None), ("2", 0, None)] {
+            named(input, priority, due_ms);
+        }
+        named("5", 9, Some(later_ms));
+        spawn(env, &tasks, Spawn::new("unknown", b"null"));
+        let session = hello(env, &tasks, &["t"]);
+        let pause = |status| block_on(env, tasks.set_queue("default", Queue { status, ..Queue::default() })).unwrap();
+        pause(QueueStatus::Paused);
+        assert!(block_on(env, tasks.take(session, 9)).unwrap().0.is_empty());
+        pause(QueueStatus::Active);
+        let mut inputs = Vec::new();
+        for _ in 0..5 {
+            inputs.push(String::from_utf8(take(env, &tasks, session).spec.input.to_vec()).unwrap());
+        }
+        assert_eq!(inputs, ["0", "1", "2", "4", "5"]);
+        assert!(tasks.now_ms() >= later_ms);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn the_same_id_or_key_is_the_same_task() {
+    world(5, |env, _| {
+        let (db, tasks) = open(env);
+        let id = cairn_durable::id::TaskId::new(tasks.now_ms(), [3; 10]);
+        let by_id = || Spawn { id: Some(id), ..Spawn::new("t", b"1") };
+        let by_key = |name: &str| Spawn { idempotency_key: Some("order:1".to_owned()), ..Spawn::new(name, b"1") };
+        let spawned = block_on(env, tasks.spawn(&[by_id(), by_id(), by_key("t"), by_key("u")])).unwrap();
+        let spawned: Vec<_> = spawned.into_iter().map(Result::unwrap).collect();
+        assert_eq!(spawned.iter().map(|s| s.created).collect::<Vec<_>>(), [true, false, true, false]);
+        assert!(spawned[0].id == id && spawned[1].id == id && spawned[2].id == spawned[3].id);
+        let unknown = Spawn { queue: "nowhere".to_owned(), ..Spawn::new("t", b"1") };
+        let future = cairn_durable::id::TaskId::new(tasks.now_ms() + 2 * 86_400_000, [3; 10]);
+        let bad = [
+            (unknown, ErrorKind::NotFound),
+            (Spawn::new("", b"1"), ErrorKind::Invalid),
+            (Spawn::new("t", &vec![b'1'; (1 << 20) + 1]), ErrorKind::TooLarge),
+            (Spawn { max_attempts: 0, ..Spawn::new("t", b"1") }, ErrorKind::Invalid),
+            (Spawn { id: Some(future), ..Spawn::new("t", b"1") }, ErrorKind::Invalid),
+        ];
+        let (spawns, kinds): (Vec<_>, Vec<_>) = bad.into_iter().unzip();
+        let refused = block_on(env, tasks.spawn(&spawns)).unwrap();
+        assert_eq!(refused.into_iter().map(|r| r.unwrap_err().kind()).collect::<Vec<_>>(), kinds);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn a_cancelled_task_tells_its_worker_and_a_failed_one_can_be_retried() {
+    world(6, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let work = take(env, &tasks, session);
+        let view = block_on(env, tasks.cancel(id, "enough")).unwrap();
+        assert_eq!(view.task.status.state(), State::Cancelled);
+        let signals = block_on(env, tasks.beat(session)).unwrap();
+        assert_eq!(signals.iter().map(|signal| signal.fence).collect::<Vec<_>>(), [work.fence]);
+        assert_eq!(op(env, &tasks, session, &work, step("s", "1")).unwrap_err().kind(), ErrorKind::Cancelled);
+
+        let id = spawn(env, &tasks, Spawn { max_attempts: 1, ..Spawn::new("t", b"1") });
+        let work = take(env, &tasks, session);
+        op(env, &tasks, session, &work, step("s", "1")).unwrap();
+        op(env, &tasks, session, &work, OpKind::Fail { failure: failure(true), retry_at_ms: None }).unwrap();
+        let ended = block_on(env, tasks.ended(id)).unwrap();
+        assert!(matches!(ended.task.status, Status::Failed { .. }));
+        block_on(env, tasks.retry(id, 1)).unwrap();
+        let work = take(env, &tasks, session);
+        assert_eq!((work.attempt, work.steps.len()), (2, 1));
+        let waiter = Waiter::new(env);
+        waiter.wait(Duration::from_millis(10));
+        tasks.close();
+        db.close().unwrap();
+    });
+}
