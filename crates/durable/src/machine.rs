@@ -324,6 +324,9 @@ impl Turn<'_> {
         if self.decision.task.status == (Status::Running { fence }) {
             return Ok(true);
         }
+        if cairn_env::mutant("stale-fence-taken") && self.decision.task.status.state() == State::Running {
+            return Ok(true);
+        }
         match self.over(fence) {
             Some(by) if Some(by) == call => Ok(false),
             Some(Ending::Cancelled) => Err(Refusal::Cancelled),
@@ -427,7 +430,12 @@ impl Turn<'_> {
             Some(at) if self.decision.waits[at].target.kind() != wait.target.kind() => {
                 return Err(Refusal::Conflict("another kind of wait is open under this step id"));
             }
-            Some(at) => at,
+            Some(at) => {
+                if cairn_env::mutant("deadline-moved-by-a-replay") {
+                    self.decision.waits[at] = wait.clone();
+                }
+                at
+            }
             None => {
                 self.decision.waits.push(wait.clone());
                 self.decision.waits.len() - 1
@@ -502,15 +510,16 @@ impl Turn<'_> {
             return Ok(self.end(Status::Failed { ended_ms: now_ms, failure }, RunStatus::Lost));
         }
         self.end_run(RunStatus::Lost);
+        let attempt = attempt + u32::from(cairn_env::mutant("lost-run-costs-an-attempt"));
         Ok(self.queue_again(attempt, now_ms))
     }
 
     fn resolve(mut self, target: &Target, outcome: &Outcome) -> Decision {
         let now_ms = self.now_ms;
         // The clock comes first: what came after its time has come too late.
-        self.record_each(|wait| match wait.due(now_ms) {
-            Some(due) => Some(due),
-            None => (wait.target == *target).then(|| outcome.clone()),
+        self.record_each(|wait| {
+            let due = wait.due(now_ms).filter(|_| !cairn_env::mutant("late-event-beats-its-timeout"));
+            due.or_else(|| (wait.target == *target).then(|| outcome.clone()))
         });
         self.wake()
     }
@@ -592,7 +601,7 @@ impl Turn<'_> {
 
     fn record(&mut self, at: usize, outcome: Outcome) -> (StepId, Step) {
         let wait = self.decision.waits.remove(at);
-        if wait.group.is_some() {
+        if wait.group.is_some() && !cairn_env::mutant("losers-of-a-group-stay") {
             self.decision.waits.retain(|other| other.group != wait.group);
         }
         let (seq, attempt) = (self.next_seq(), self.decision.task.run.attempt);

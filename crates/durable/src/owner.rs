@@ -125,7 +125,9 @@ impl<S: Store> Owner<S> {
             Ok(ControlFlow::Continue(()))
         })?;
         shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, _| {
-            unfinished.extend(key::unfinished(key));
+            if !cairn_env::mutant("further-waiters-forgotten-at-open") {
+                unfinished.extend(key::unfinished(key));
+            }
             Ok(ControlFlow::Continue(()))
         })
     }
@@ -158,7 +160,9 @@ impl<S: Store> Owner<S> {
         for id in ids {
             let mut stored = self.shelf.load(id)?.ok_or_else(|| not_kept(id))?;
             // The row of a running task does not count its steps.
-            stored.task.steps = stored.task.steps.max(self.shelf.last_seq(&stored)?);
+            if !cairn_env::mutant("steps-not-counted-at-open") {
+                stored.task.steps = stored.task.steps.max(self.shelf.last_seq(&stored)?);
+            }
             self.live.insert(id, Live { stored, session: None });
         }
         Ok(())
@@ -215,6 +219,7 @@ impl<S: Store> Owner<S> {
         turn.tasks.insert(id, stored);
         for effect in &decision.effects {
             match effect {
+                Effect::Ended if cairn_env::mutant("end-of-a-child-not-told") => {}
                 Effect::Ended => self.tell(turn, "", &Target::Task(id), &outcome, now_ms)?,
                 Effect::Stop { fence, by } => turn.stopped.push((*fence, *by)),
             }
@@ -240,11 +245,17 @@ impl<S: Store> Owner<S> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        if cairn_env::mutant("last-waiter-not-told") {
+            waiting.pop();
+        }
         for id in waiting {
             let command = Command::Resolve { target: target.clone(), outcome: outcome.clone() };
             self.decide(turn, id, command, now_ms)?;
         }
-        if more && let Some(key) = key::of_unfinished(queue, target) {
+        if more
+            && !cairn_env::mutant("further-waiters-forgotten")
+            && let Some(key) = key::of_unfinished(queue, target)
+        {
             turn.batch.put(&self.shelf.index, &key, &[]);
             turn.unfinished.insert((queue.to_owned(), target.clone()));
         }

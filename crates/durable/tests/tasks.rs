@@ -238,6 +238,38 @@ fn more_waiters_than_one_batch_tells_are_all_told() {
     });
 }
 
+/// The server goes when the first of many have been told of an event: the others are told by the next one.
+#[test]
+fn who_was_not_told_before_a_crash_is_told_after_it() {
+    let disk = world(7, |env, disk| {
+        let (_db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        for _ in 0..300 {
+            spawn(env, &tasks, Spawn::new("t", b"null"));
+        }
+        for _ in 0..300 {
+            let work = take(env, &tasks, session);
+            op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("go", event("go"))])).unwrap();
+        }
+        // Without a thread that would go on telling.
+        tasks.close();
+        assert!(block_on(env, tasks.emit("default", "go", b"1")).unwrap());
+        disk.crash(cairn_env::CrashPolicy::DropAll)
+    });
+    let env = cairn::Env::simulated(7, disk);
+    let run = env.run(|| {
+        let (db, tasks) = open(&env);
+        let session = hello(&env, &tasks, &["t"]);
+        for _ in 0..300 {
+            let work = take(&env, &tasks, session);
+            op(&env, &tasks, session, &work, OpKind::Finish(b"1".as_slice().into())).unwrap();
+        }
+        tasks.close();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
 #[test]
 fn order_priority_pause_and_delay_are_kept() {
     world(4, |env, _| {

@@ -27,6 +27,10 @@ const SEAL: Catcher = ("cairn_table", "seal::tests");
 const ONE_WINS: Catcher = ("traps", "of_four_writers");
 const DAMAGE: Catcher = ("damage", "damage_after_a_clean_close");
 
+const MACHINE: Catcher = ("cairn_durable", "machine::tests");
+const TASK_LIVES: Catcher = ("tasks", "a_task_waits_for_an_event");
+const SIMULATION: Catcher = ("simulation", "whatever_fails");
+
 pub(super) const MUTANTS: &[Mutant] = &[
     // Syncs and their order.
     mutant("log-not-synced", &[CRASH]),
@@ -100,6 +104,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
     // The server.
     mutant("server-answers-before-durable", &[("durable", "what_was_answered")]),
     mutant("server-shows-what-may-be-lost", &[("durable", "what_may_be_lost")]),
+    // Tasks.
+    mutant("task-answered-before-durable", &[TASK_LIVES, SIMULATION]),
+    mutant("tasks-of-a-killed-server-kept", &[("tasks", "after_a_restart"), SIMULATION]),
+    mutant("silent-worker-kept", &[("tasks", "a_vanished_worker"), SIMULATION]),
+    mutant("stale-fence-taken", &[MACHINE, SIMULATION]),
+    mutant("losers-of-a-group-stay", &[MACHINE]),
+    mutant("deadline-moved-by-a-replay", &[MACHINE]),
+    mutant("late-event-beats-its-timeout", &[MACHINE]),
+    mutant("lost-run-costs-an-attempt", &[MACHINE]),
+    mutant("step-recorded-anew", &[MACHINE]),
+    mutant("last-waiter-not-told", &[TASK_LIVES, SIMULATION]),
+    mutant("further-waiters-forgotten", &[("tasks", "more_waiters")]),
+    mutant("further-waiters-forgotten-at-open", &[("tasks", "who_was_not_told")]),
+    mutant("steps-not-counted-at-open", &[("tasks", "after_a_restart")]),
+    mutant("end-of-a-child-not-told", &[("tasks", "a_parent_waits"), SIMULATION]),
+    mutant("window-skips-an-entry", &[("cairn_durable", "window::tests")]),
+    mutant("index-entry-stays", &[("tasks", "order_priority"), SIMULATION]),
 ];
 
 /// What cargo builds for that.
@@ -110,6 +131,7 @@ pub(super) const BUILD: &[&str] = &[
     "--package=cairn-wal",
     "--package=cairn-table",
     "--package=cairn-server",
+    "--package=cairn-durable",
     "--lib",
     "--test=check",
     "--test=crash",
@@ -121,4 +143,6 @@ pub(super) const BUILD: &[&str] = &[
     "--test=model",
     "--test=traps",
     "--test=durable",
+    "--test=tasks",
+    "--test=simulation",
 ];
