@@ -1,0 +1,77 @@
+"""What the tests share: a server of their own, and the words that skip them where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import cairn
+
+BIN = os.environ.get("CAIRN_BIN")
+needs_server = unittest.skipUnless(BIN, "SKIPPED: CAIRN_BIN does not name the server's binary")
+needs_patience = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
+
+
+class Server:
+    """``cairn serve`` in a directory of its own."""
+
+    def __init__(self) -> None:
+        self._dir = tempfile.TemporaryDirectory(prefix="cairn-sdk-")
+        self._address = "127.0.0.1:0"
+        self.start()
+
+    def start(self) -> None:
+        command = [BIN or "", "serve", self._dir.name, "--http", self._address, "--test-clock"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if "http://" not in line:
+            raise RuntimeError(f"{command} said {line!r}")
+        self.url = "http://" + line.split("http://")[1].strip()
+        self._address = self.url.removeprefix("http://")  # the same when it is started again
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._ended()
+
+    def close(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._ended()
+        self._dir.cleanup()
+
+    def _ended(self) -> None:
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class ServerCase(unittest.IsolatedAsyncioTestCase):
+    """One server for a class; a queue and an app for each test."""
+
+    server: Server
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.server = Server()
+        cls.addClassCleanup(cls.server.close)
+
+    async def asyncSetUp(self) -> None:
+        self.app = cairn.App(self.server.url, queue=self._testMethodName)
+        self.clock = self.app.test_clock()
+        await self.clock.advance(0)  # learns the time that earlier tests have left
+
+    async def asyncTearDown(self) -> None:
+        await self.app.close()
+
+    async def until(self, what: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while (found := await what()) != wanted:
+            self.assertLess(time.monotonic(), deadline, f"is {found!r}, never {wanted!r}")
+            await asyncio.sleep(0.02)
