@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -15,6 +16,8 @@ from typing import Any
 import cairn
 
 BIN = os.environ.get("CAIRN_BIN")
+if not BIN:
+    print("SKIPPED: all that needs a server. CAIRN_BIN does not name its binary", file=sys.stderr)
 needs_server = unittest.skipUnless(BIN, "SKIPPED: CAIRN_BIN does not name the server's binary")
 needs_patience = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
 
@@ -52,6 +55,18 @@ class Server:
         self._process.stdout.close()
 
 
+HOLDING_WORKER = """
+import asyncio, sys
+from cairn import App
+app = App(queue=sys.argv[1])
+@app.task()
+async def hold(ctx, seconds):
+    print("held", flush=True)
+    await asyncio.sleep(seconds)
+asyncio.run(app.worker().run())
+"""
+
+
 class ServerCase(unittest.IsolatedAsyncioTestCase):
     """One server for a class; a queue and an app for each test."""
 
@@ -75,3 +90,13 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         while (found := await what()) != wanted:
             self.assertLess(time.monotonic(), deadline, f"is {found!r}, never {wanted!r}")
             await asyncio.sleep(0.02)
+
+    def start_worker(self) -> Any:
+        """A worker in a process of its own; it says when it holds the task "hold"."""
+        command = [sys.executable, "-c", HOLDING_WORKER, self.app.queue]
+        environment = {**os.environ, "CAIRN_URL": self.server.url}
+        worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert worker.stdout is not None
+        for close in (worker.wait, worker.stdout.close, worker.kill):
+            self.addCleanup(close)
+        return worker

@@ -7,7 +7,6 @@ import contextvars
 import os
 import subprocess
 import sys
-import textwrap
 import time
 import unittest
 from pathlib import Path
@@ -576,6 +575,14 @@ class Working(ServerCase):
         info = await long.info()
         self.assertEqual((info["attempt"], info["lost"]), (1, 0), "given back at no cost")
 
+    async def test_a_worker_that_is_told_to_stop_finishes_and_exits(self) -> None:
+        handle = await self.app.spawn("hold", 0.5)
+        worker = self.start_worker()
+        await asyncio.to_thread(worker.stdout.readline)
+        worker.terminate()
+        self.assertEqual(await asyncio.to_thread(worker.wait, 10), 0)
+        self.assertEqual(await handle.status(), "completed")
+
     async def test_hooks_carry_context_and_keep_it_apart(self) -> None:
         tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -604,6 +611,20 @@ class Working(ServerCase):
             for name, handle in handles:
                 self.assertEqual(await handle.result(timeout=10), {"wrapped": [name] * 4})
         self.assertEqual(tenant.get(), "nobody")
+
+    async def test_what_a_task_sets_in_its_context_stays_there(self) -> None:
+        mark: contextvars.ContextVar[int] = contextvars.ContextVar("mark", default=-1)
+
+        @self.app.task()
+        async def leave_a_mark(ctx: Context, n: int) -> int:
+            before = mark.get()
+            mark.set(n)
+            await ctx.step("s", lambda: None)
+            return before
+
+        async with self.app.worker(slots=2):
+            handles = [await self.app.spawn(leave_a_mark, n) for n in range(20)]
+            self.assertEqual([await handle.result(timeout=10) for handle in handles], [-1] * 20)
 
     async def test_a_restart_of_the_server_costs_no_task(self) -> None:
         ran: list[str] = []
@@ -645,28 +666,13 @@ class Leases(ServerCase):
         self.assertEqual((await handle.info())["lost"], 0)
 
     async def test_a_killed_worker_costs_a_lease_and_no_attempt(self) -> None:
-        program = textwrap.dedent("""
-            import asyncio, sys
-            from cairn import App
-            app = App(queue=sys.argv[1])
-            @app.task()
-            async def hold(ctx, _):
-                print("held", flush=True)
-                await asyncio.sleep(3600)
-            asyncio.run(app.worker().run())
-        """)
-        handle = await self.app.spawn("hold", None)
-        command = [sys.executable, "-c", program, self.app.queue]
-        environment = {**os.environ, "CAIRN_URL": self.server.url}
-        worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)  # noqa: ASYNC220
-        self.addCleanup(worker.wait)
-        assert worker.stdout is not None
-        self.addCleanup(worker.stdout.close)
+        handle = await self.app.spawn("hold", 3600)
+        worker = self.start_worker()
         await asyncio.to_thread(worker.stdout.readline)
         worker.kill()
 
         @self.app.task()
-        async def hold(ctx: Context, _: None) -> int:
+        async def hold(ctx: Context, _: float) -> int:
             return ctx.attempt
 
         async with self.app.worker():

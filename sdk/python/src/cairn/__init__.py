@@ -5,73 +5,33 @@ replays and suspends, ``worker.py`` the loop around it with its lanes ``lane.py`
 protocol, ``ids.py``, ``values.py``, ``policy.py`` and ``errors.py`` the words that all of them use.
 """
 
-from .app import App, Handle, SpawnOptions, Task, TestClock
+from . import errors
+from .app import App, Handle, Task, TestClock
 from .context import Child, Context, StepHandle
 from .errors import (
     AmbiguousStep,
-    Busy,
     CairnError,
-    Cancelled,
-    Closed,
     Conflict,
-    Corrupt,
     Failure,
     Fatal,
-    Full,
-    Gone,
     Invalid,
-    Io,
     NotFound,
     Recorded,
     Refused,
-    StaleFence,
     StepFailed,
     TaskCancelled,
     TaskFailed,
     TimedOut,
     TooLarge,
-    Unauthorized,
     Unreachable,
-    UnsupportedProtocol,
 )
 from .policy import Cancel, Retry
+from .wire import SpawnOptions
 from .worker import Worker
 
+# fmt: off
 __all__ = [
-    "AmbiguousStep",
-    "App",
-    "Busy",
-    "CairnError",
-    "Cancel",
-    "Cancelled",
-    "Child",
-    "Closed",
-    "Conflict",
-    "Context",
-    "Corrupt",
-    "Failure",
-    "Fatal",
-    "Full",
-    "Gone",
-    "Handle",
-    "Invalid",
-    "Io",
-    "NotFound",
-    "Recorded",
-    "Refused",
-    "Retry",
-    "SpawnOptions",
-    "StaleFence",
-    "StepFailed",
-    "StepHandle",
-    "Task",
-    "TaskCancelled",
-    "TaskFailed",
-    "TestClock",
-    "TimedOut",
-    "TooLarge",
-    "Unauthorized",
-    "Unreachable",
-    "UnsupportedProtocol",
-    "Worker",
+    "AmbiguousStep", "App", "CairnError", "Cancel", "Child", "Conflict", "Context", "Failure", "Fatal", "Handle",
+    "Invalid", "NotFound", "Recorded", "Refused", "Retry", "SpawnOptions", "StepFailed", "StepHandle", "Task",
+    "TaskCancelled", "TaskFailed", "TestClock", "TimedOut", "TooLarge", "Unreachable", "Worker", "errors",
 ]

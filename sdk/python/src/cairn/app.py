@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from . import wire
 from .context import Context
@@ -20,7 +20,7 @@ from .errors import Invalid, Refused, TaskCancelled, TaskFailed, is_transient
 from .ids import new_task_id
 from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, span_ms
 from .values import Json, encode
-from .wire import Call, Endpoint, Transport
+from .wire import Call, Endpoint, SpawnOptions, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,24 +33,6 @@ T = TypeVar("T")
 
 URL_DEFAULT = "http://127.0.0.1:8080"
 _TRIES_MAX = 5
-
-
-class SpawnOptions(TypedDict, total=False):
-    """How a task is started. What is not given comes from its registration, then from the server."""
-
-    queue: str
-    id: str
-    """A UUIDv7 of the caller's own making."""
-    key: str
-    """Idempotency key: a second spawn with it in this queue finds the first task, whatever its name."""
-    delay: Span
-    due: Moment
-    headers: Mapping[str, Any]
-    tags: Mapping[str, str]
-    priority: int
-    retry: Retry
-    max_attempts: int
-    cancel: Cancel
 
 
 BeforeSpawn = Callable[[str, Any, SpawnOptions], SpawnOptions]
@@ -288,26 +270,11 @@ class App:
             options = hook(name, input, options)
         if unknown := options.keys() - SpawnOptions.__annotations__.keys():
             raise TypeError(f"spawn has no option {', '.join(sorted(unknown))}")
-        due, delay, id = options.get("due"), options.get("delay"), options.get("id") or new_task_id(self.now_ms())
-        if due is not None and delay is not None:
+        if "due" in options and "delay" in options:
             raise Invalid("a task has a delay or a time when it is due, not both")
-        headers, tags = options.get("headers"), options.get("tags")
-        spawn = wire.spawn_json(
-            id=id,
-            queue=options.get("queue", self.queue),
-            name=name,
-            input=encode(input, f'the input of task "{name}"'),
-            key=options.get("key"),
-            headers=None if headers is None else encode(dict(headers), "headers"),
-            tags=None if tags is None else encode(dict(tags), "tags"),
-            due_at_ms=None if due is None else moment_ms(due, "due"),
-            delay_ms=None if delay is None else span_ms(delay, "delay"),
-            priority=options.get("priority"),
-            retry=options.get("retry"),
-            max_attempts=options.get("max_attempts"),
-            cancel=options.get("cancel"),
-        )
-        return id, spawn
+        id = options.get("id") or new_task_id(self.now_ms())
+        encoded = encode(input, f'the input of task "{name}"')
+        return id, wire.spawn_json(name, encoded, id, options.get("queue", self.queue), options)
 
     async def _send(self, call: Call[T]) -> T:
         """For calls that may be done twice: a few more tries where there was no answer, or none that decides."""

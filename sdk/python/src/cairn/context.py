@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
 
 from . import wire
 from .errors import (
@@ -35,7 +35,8 @@ from .wire import Step, Wait, WaitKind
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .app import App, SpawnOptions, Task
+    from .app import App, Task
+    from .wire import SpawnOptions
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
@@ -45,6 +46,12 @@ O = TypeVar("O")  # noqa: E741
 _PAUSE_IN_PLACE_MS_MAX = 5_000
 _PROGRESS_BYTES_MAX = 16 << 10
 _REQUIRED: Any = object()
+
+
+class StepPolicy(TypedDict, total=False):
+    retry: Retry | None
+    max_attempts: int | None
+    timeout: Span | None
 
 
 class StepHandle(Generic[T]):
@@ -116,34 +123,10 @@ class Context:
     # -- Steps
 
     @overload
-    async def step(
-        self,
-        name: str,
-        fn: Callable[..., Awaitable[T]],
-        *args: Any,
-        retry: Retry | None = None,
-        max_attempts: int | None = None,
-        timeout: Span | None = None,
-    ) -> T: ...
+    async def step(self, name: str, fn: Callable[..., Awaitable[T]], *args: Any, **policy: Unpack[StepPolicy]) -> T: ...
     @overload
-    async def step(
-        self,
-        name: str,
-        fn: Callable[..., T],
-        *args: Any,
-        retry: Retry | None = None,
-        max_attempts: int | None = None,
-        timeout: Span | None = None,
-    ) -> T: ...
-    async def step(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        *args: Any,
-        retry: Retry | None = None,
-        max_attempts: int | None = None,
-        timeout: Span | None = None,
-    ) -> Any:
+    async def step(self, name: str, fn: Callable[..., T], *args: Any, **policy: Unpack[StepPolicy]) -> T: ...
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **policy: Unpack[StepPolicy]) -> Any:
         """``fn(*args)``, recorded once: replays return what was recorded. A plain function runs in a thread.
 
         Without ``retry`` and ``max_attempts`` an exception passes through unrecorded, and the task's policy decides.
@@ -151,11 +134,14 @@ class Context:
         every replay too. ``timeout`` ends one attempt; a function in a thread then runs on unheeded.
         """
         await self._run.enter()
+        if unknown := policy.keys() - StepPolicy.__annotations__.keys():
+            raise TypeError(f"step has no option {', '.join(sorted(unknown))}")
+        timeout, retry, max_attempts = policy.get("timeout"), policy.get("retry"), policy.get("max_attempts")
         limit_s = None if timeout is None else span_ms(timeout, "timeout") / 1000
-        if max_attempts is not None and max_attempts < 1:
-            raise Invalid(f"max_attempts is at least 1, not {max_attempts}")
         if retry is not None or max_attempts is not None:
-            retry, max_attempts = retry or Retry(), max_attempts or MAX_ATTEMPTS
+            retry, max_attempts = retry or Retry(), MAX_ATTEMPTS if max_attempts is None else max_attempts
+            if max_attempts < 1:
+                raise Invalid(f"max_attempts is at least 1, not {max_attempts}")
         with self._scope.calling(name) as key:
             found = self._run.recall(key, "step")
             if found is None:

@@ -28,18 +28,18 @@ class Pulse(threading.Thread):
         self,
         endpoint: Endpoint,
         hello: Callable[[Mapping[str, str]], Call[Session]],
-        *,
         on_session: Callable[[Session, Mapping[str, Live]], None],
         on_signals: Callable[[list[Signal], Mapping[str, Live]], None],
-        on_end: Callable[[Exception | None], None],
     ) -> None:
         """The callbacks run on the event loop that makes this. They are given what was held when the server was
         asked."""
         super().__init__(name="cairn-heartbeat", daemon=True)
         self._endpoint = endpoint
         self._hello = hello
-        self._on_session, self._on_signals, self._on_end = on_session, on_signals, on_end
+        self._on_session, self._on_signals = on_session, on_signals
         self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        """Done when the thread has ended, with the reason if it was not told to stop."""
         self._changed = threading.Condition()
         # Under the lock:
         self._live: dict[str, Live] = {}
@@ -92,17 +92,16 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         transport = BlockingTransport(self._endpoint)
-        failed: Exception | None = None
         try:
             self._beat(transport)
             if self._session is not None:
                 with contextlib.suppress(Exception):  # if it does not arrive, the lease ends by itself
                     transport.send(wire.bye(self._session.id))
+            self._tell(self.over.set_result, None)
         except Exception as error:
-            failed = error
+            self._tell(self.over.set_exception, error)
         finally:
             transport.close()
-            self._tell(self._on_end, failed)
 
     def _beat(self, transport: BlockingTransport) -> None:
         backoff = Backoff(max_s=2.0)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
 
 from .errors import Failure, Invalid, Refused, Unreachable
-from .policy import Cancel, Retry, span_ms
-from .values import Json, join, join_list
+from .policy import Cancel, Moment, Retry, Span, moment_ms, span_ms
+from .values import Json, encode, join, join_list
 
 PROTOCOL = "1"
 POLL_WAIT_MS_MAX = 25_000
@@ -185,6 +185,24 @@ class Wait:
     timeout_at_ms: int | None = None
 
 
+class SpawnOptions(TypedDict, total=False):
+    """How a task is started. What is not given comes from its registration, then from the server."""
+
+    queue: str
+    id: str
+    """A UUIDv7 of the caller's own making."""
+    key: str
+    """Idempotency key: a second spawn with it in this queue finds the first task, whatever its name."""
+    delay: Span
+    due: Moment
+    headers: Mapping[str, Any]
+    tags: Mapping[str, str]
+    priority: int
+    retry: Retry
+    max_attempts: int
+    cancel: Cancel
+
+
 def op_step(work: Work, key: str, value: Json) -> Op:
     return _op(work, "step", key=key, value=value)
 
@@ -241,39 +259,24 @@ def cancel_json(cancel: Cancel | None) -> Json | None:
     return join({name: span_ms(span, name) for name, span in spans.items() if span is not None}) if spans else None
 
 
-def spawn_json(
-    *,
-    id: str,
-    queue: str,
-    name: str,
-    input: Json,
-    key: str | None,
-    headers: Json | None,
-    tags: Json | None,
-    due_at_ms: int | None,
-    delay_ms: int | None,
-    priority: int | None,
-    retry: Retry | None,
-    max_attempts: int | None,
-    cancel: Cancel | None,
-) -> Json:
-    return join(
-        {
-            "id": id,
-            "queue": queue,
-            "name": name,
-            "input": input,
-            "headers": headers,
-            "tags": tags,
-            "idempotency_key": key,
-            "due_at_ms": due_at_ms,
-            "delay_ms": delay_ms,
-            "priority": priority,
-            "retry": retry_json(retry),
-            "max_attempts": max_attempts,
-            "cancel": cancel_json(cancel),
-        }
-    )
+def spawn_json(name: str, input: Json, id: str, queue: str, options: SpawnOptions) -> Json:
+    due, delay, headers, tags = options.get("due"), options.get("delay"), options.get("headers"), options.get("tags")
+    fields = {
+        "id": id,
+        "queue": queue,
+        "name": name,
+        "input": input,
+        "headers": headers and encode(dict(headers), "headers"),
+        "tags": tags and encode(dict(tags), "tags"),
+        "idempotency_key": options.get("key"),
+        "due_at_ms": None if due is None else moment_ms(due, "due"),
+        "delay_ms": None if delay is None else span_ms(delay, "delay"),
+        "priority": options.get("priority"),
+        "retry": retry_json(options.get("retry")),
+        "max_attempts": options.get("max_attempts"),
+        "cancel": cancel_json(options.get("cancel")),
+    }
+    return join(fields)
 
 
 # -- Calls ---------------------------------------------------------------------------------------------------------
@@ -397,7 +400,7 @@ def session_is_over(error: BaseException) -> bool:
 
 def run_is_over(error: BaseException) -> bool:
     """Whether a refused operation means that the task is not ours any more."""
-    return isinstance(error, Refused) and error.kind in ("stale_fence", "cancelled", "gone", "not_found")
+    return isinstance(error, Refused) and error.kind in ("stale_fence", "cancelled", "gone")
 
 
 def _path(template: str, name: str) -> str:
@@ -437,17 +440,13 @@ class Transport:
     """For one event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
         self._client = httpx.AsyncClient(base_url=endpoint.url, headers=endpoint.headers())
 
     async def send(self, call: Call[T]) -> T:
         try:
-            response = await self._client.request(
-                call.method, call.path, content=call.body, params=call.params, timeout=_timeout(call)
-            )
+            return _answer(call, await self._client.request(**_request(call)))
         except httpx.HTTPError as error:
-            raise _unreachable(self._endpoint, call, error) from error
-        return _answer(call, response)
+            raise _unreachable(call, error) from error
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -457,28 +456,25 @@ class BlockingTransport:
     """For a thread without an event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
         self._client = httpx.Client(base_url=endpoint.url, headers=endpoint.headers())
 
     def send(self, call: Call[T]) -> T:
         try:
-            response = self._client.request(
-                call.method, call.path, content=call.body, params=call.params, timeout=_timeout(call)
-            )
+            return _answer(call, self._client.request(**_request(call)))
         except httpx.HTTPError as error:
-            raise _unreachable(self._endpoint, call, error) from error
-        return _answer(call, response)
+            raise _unreachable(call, error) from error
 
     def close(self) -> None:
         self._client.close()
 
 
-def _timeout(call: Call[Any]) -> httpx.Timeout:
-    return httpx.Timeout(_ANSWER_S + call.held_s, connect=_CONNECT_S)
+def _request(call: Call[Any]) -> dict[str, Any]:
+    timeout = httpx.Timeout(_ANSWER_S + call.held_s, connect=_CONNECT_S)
+    return {"method": call.method, "url": call.path, "content": call.body, "params": call.params, "timeout": timeout}
 
 
-def _unreachable(endpoint: Endpoint, call: Call[Any], error: Exception) -> Unreachable:
-    return Unreachable(f"no answer from {endpoint.url} to {call.method} {call.path}: {type(error).__name__} {error}")
+def _unreachable(call: Call[Any], error: httpx.HTTPError) -> Unreachable:
+    return Unreachable(f"no answer to {call.method} {error.request.url}: {type(error).__name__} {error}")
 
 
 def _answer(call: Call[T], response: httpx.Response) -> T:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import logging
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -41,7 +43,7 @@ SDK = "python/0.1.0"
 _UNWIND_S = 1.0  # for the clean-up of a task that was suspended
 _RECANCEL_S = 5.0
 _UNKNOWN_NAME_DELAY_MS = 15_000
-_BYE_S = 5.0
+_END_S = 5.0
 _THREADS_MIN = 32
 
 log = logging.getLogger("cairn")
@@ -59,7 +61,7 @@ class Worker:
         self._tasks = dict(app.tasks)
         self.executor: Executor = ThreadPoolExecutor(max(slots, _THREADS_MIN), "cairn-step")
         self._lane = Lane(self._post)
-        self._stopping, self._drained = asyncio.Event(), asyncio.Event()
+        self._stopping, self._enough = asyncio.Event(), asyncio.Event()
         self._session: Session | None = None
         self._attached, self._free = asyncio.Event(), asyncio.Event()
         self._handed_out: deque[Work] = deque()
@@ -76,12 +78,11 @@ class Worker:
             await self._work()
 
     async def __aenter__(self) -> Worker:
-        """Works in the background; leaving drains. Signals are left alone."""
-        started = asyncio.Event()
-        self._background = asyncio.create_task(self._work(started))
-        ready = asyncio.create_task(started.wait())
-        await asyncio.wait({self._background, ready}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        """Works in the background, from when the server has answered; leaving drains. Signals are left alone."""
+        self._background = asyncio.create_task(self._work())
+        attaching = asyncio.create_task(self._attached.wait())
+        await asyncio.wait({self._background, attaching}, return_when=asyncio.FIRST_COMPLETED)
+        attaching.cancel()
         if self._background.done():
             self._background.result()
         return self
@@ -95,68 +96,45 @@ class Worker:
 
     def stop(self) -> None:
         """Begins to drain; called again, ends the draining."""
-        if self._stopping.is_set():
-            self._drained.set()
-        self._stopping.set()
+        (self._enough if self._stopping.is_set() else self._stopping).set()
 
-    async def _work(self, started: asyncio.Event | None = None) -> None:
-        self._pulse_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _work(self) -> None:
+        self._context = contextvars.copy_context()
         self._transport = Transport(self._app._endpoint)
-        hello = functools.partial(
-            wire.hello, self.name, SDK, {t.name: t.version for t in self._tasks.values()}, self._queues, self._slots
-        )
-        self._pulse = Pulse(
-            self._app._endpoint,
-            hello,
-            on_session=self._on_session,
-            on_signals=self._on_signals,
-            on_end=self._on_pulse_end,
-        )
+        names = {task.name: task.version for task in self._tasks.values()}
+        hello = functools.partial(wire.hello, self.name, SDK, names, self._queues, self._slots)
+        self._pulse = Pulse(self._app._endpoint, hello, self._on_session, self._on_signals)
         self._pulse.start()
+        stopping, polling = asyncio.create_task(self._stopping.wait()), asyncio.create_task(self._poll())
+        until: list[asyncio.Future[Any]] = [stopping, polling, self._pulse.over]
         with self._quiet_loop():
-            await self._until_stopped(started)
+            try:
+                await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+                for ended in until:
+                    if ended.done():
+                        ended.result()
+                polling.cancel()
+                await self._drain()
+            finally:
+                stopping.cancel(), polling.cancel()
+                await self._end()
 
-    async def _until_stopped(self, started: asyncio.Event | None) -> None:
-        attaching = asyncio.create_task(self._attached.wait())
-        stopping = asyncio.create_task(self._stopping.wait())
-        polling = asyncio.create_task(self._poll())
-        try:
-            until: list[asyncio.Future[Any]] = [stopping, self._pulse_over, polling]
-            await asyncio.wait([attaching, *until], return_when=asyncio.FIRST_COMPLETED)
-            if started is not None:
-                started.set()
-            await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
-            for ended in (self._pulse_over, polling):
-                if ended.done():
-                    ended.result()
-            polling.cancel()
-            for work in self._handed_out:
-                self._pulse.let_go(work)
-                self._send_and_forget(wire.op_release(work))
-            await self._until_drained()
-        finally:
-            for each in (attaching, stopping, polling):
-                each.cancel()
-            await self._end()
-
-    async def _until_drained(self) -> None:
-        waits = [asyncio.create_task(self._drained.wait()), asyncio.create_task(self._until_idle())]
-        await asyncio.wait(waits, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for each in waits:
-            each.cancel()
-
-    async def _until_idle(self) -> None:
-        while self._running:
-            await asyncio.wait(self._running)
+    async def _drain(self) -> None:
+        for work in self._handed_out:
+            self._pulse.let_go(work)
+            self._send_and_forget(wire.op_release(work))
+        enough = asyncio.create_task(self._enough.wait())
+        deadline = time.monotonic() + self._drain_s
+        while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait({*self._running, enough}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        enough.cancel()
 
     async def _end(self) -> None:
-        for run in list(self._runs.values()):
-            self._let_go(run, "the worker has stopped")
-        if self._running:
-            await asyncio.wait(self._running, timeout=_UNWIND_S)
+        for run in self._runs.values():
+            run.end("the worker has stopped")
+        self._pulse.stop()  # and with it goes what is still held
+        await asyncio.wait({self._pulse.over, *self._running}, timeout=_END_S)
         self._lane.close()
-        self._pulse.stop()
-        await asyncio.wait({self._pulse_over}, timeout=_BYE_S)
         self.executor.shutdown(wait=False, cancel_futures=True)
         await self._transport.close()
 
@@ -213,13 +191,6 @@ class Worker:
                 self._let_go(run, each.kind)
                 if each.kind == "drain":
                     self._send_and_forget(wire.op_release(run.work))
-
-    def _on_pulse_end(self, failed: Exception | None) -> None:
-        if not self._pulse_over.done():
-            if failed is None:
-                self._pulse_over.set_result(None)
-            else:
-                self._pulse_over.set_exception(failed)
 
     async def _current_session(self) -> str:
         while self._session is None:
@@ -278,7 +249,9 @@ class Worker:
 
     def _fill(self) -> None:
         while self._handed_out and len(self._running) < self._slots and not self._stopping.is_set():
-            running = asyncio.create_task(self._execute(self._handed_out.popleft()))
+            # In the context of the worker: this may be called in that of another task.
+            start = functools.partial(asyncio.create_task, self._execute(self._handed_out.popleft()))
+            running = self._context.copy().run(start)
             self._running.add(running)
             running.add_done_callback(self._freed)
         if len(self._running) < self._slots:
@@ -350,23 +323,18 @@ class Worker:
     async def _finish(self, work: Work, output: Any, error: BaseException | None) -> None:
         if error is None:
             try:
-                encoded = encode(output, f'the output of task "{work.name}"')
+                await self._lane.send(wire.op_finish(work, encode(output, f'the output of task "{work.name}"')))
+                return
             except Refused as refused:
+                if wire.run_is_over(refused):
+                    raise
                 error = refused
-            else:
-                try:
-                    await self._lane.send(wire.op_finish(work, encoded))
-                    return
-                except Refused as refused:
-                    if wire.run_is_over(refused):
-                        raise
-                    error = refused
         log.warning('task %s "%s", attempt %d', work.task, work.name, work.attempt, exc_info=error)
         await self._lane.send(wire.op_finish_failed(work, Failure.of(error)))
 
     async def _load_rest(self, run: Run) -> None:
         after, backoff = run.work.steps_next, Backoff()
-        while after is not None:
+        while after is not None and run.ended is None:
             try:
                 steps, after = await self._transport.send(wire.steps(run.work.task, after))
                 run.recorded.update((step.key, step) for step in steps)
