@@ -185,7 +185,7 @@ class RunCase(unittest.IsolatedAsyncioTestCase):
 
     async def play(self, code: Callable[[Context], Awaitable[Any]], *recorded: Step) -> Any:
         """What ``code`` returns, or Unwind if it was taken off."""
-        work = Work("t1", "r1", 1, "f1", "code", "default", None, {}, [], None)
+        work = Work("t1", 1, "f1", "code", "default", None, {}, [], None)
         self.run_of_task = Run(self.host, work, recorded)
         running = asyncio.ensure_future(code(Context(App("http://unused.invalid"), self.run_of_task)))
         return await asyncio.wait_for(running, 5)

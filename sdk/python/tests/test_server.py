@@ -619,12 +619,14 @@ class Working(ServerCase):
         async def leave_a_mark(ctx: Context, n: int) -> int:
             before = mark.get()
             mark.set(n)
-            await ctx.step("s", lambda: None)
+            for _ in range(n % 4):
+                await ctx.step("s", lambda: None)
             return before
 
-        async with self.app.worker(slots=2):
-            handles = [await self.app.spawn(leave_a_mark, n) for n in range(20)]
-            self.assertEqual([await handle.result(timeout=10) for handle in handles], [-1] * 20)
+        spawns: list[Any] = [(leave_a_mark, n, {}) for n in range(50)]
+        handles: list[Any] = await self.app.spawn_many(spawns)
+        async with self.app.worker(slots=4):
+            self.assertEqual([await handle.result(timeout=10) for handle in handles], [-1] * 50)
 
     async def test_a_restart_of_the_server_costs_no_task(self) -> None:
         ran: list[str] = []

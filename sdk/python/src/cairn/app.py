@@ -238,12 +238,7 @@ class App:
         return await self._send(wire.emit(queue or self.queue, event, encoded))
 
     def worker(
-        self,
-        *,
-        slots: int = 10,
-        queues: Iterable[str] | None = None,
-        name: str | None = None,
-        drain: Span = 30.0,
+        self, *, slots: int = 10, queues: Iterable[str] | None = None, name: str | None = None, drain: Span = 30.0
     ) -> Worker:
         """Runs the tasks registered so far, at most ``slots`` at a time, from ``queues``: unless given, this App's
         and those of its tasks. ``drain`` is how long it lets them go on once it is told to stop."""

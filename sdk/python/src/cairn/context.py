@@ -15,17 +15,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
 
 from . import wire
-from .errors import (
-    AmbiguousStep,
-    Conflict,
-    Failure,
-    Invalid,
-    Recorded,
-    StepFailed,
-    TaskCancelled,
-    TaskFailed,
-    TimedOut,
-)
+from .errors import AmbiguousStep, Conflict, Failure, Invalid, Recorded, StepFailed, TaskCancelled, TaskFailed, TimedOut
 from .ids import Scope, extend
 from .policy import MAX_ATTEMPTS, Moment, Retry, Span, moment_ms, span_ms
 from .run import Run, in_step

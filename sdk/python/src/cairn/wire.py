@@ -61,7 +61,6 @@ class Work:
     """A task handed out: one attempt, until it is finished, suspended, released or lost."""
 
     task: str
-    run_id: str
     attempt: int
     fence: str
     name: str
@@ -75,7 +74,6 @@ class Work:
     def read(raw: Mapping[str, Any]) -> Work:
         return Work(
             task=raw["task"],
-            run_id=raw["run_id"],
             attempt=raw["attempt"],
             fence=raw["fence"],
             name=raw["name"],
