@@ -34,7 +34,6 @@ T = TypeVar("T")
 URL_DEFAULT = "http://127.0.0.1:8080"
 _TRIES_MAX = 5
 
-
 BeforeSpawn = Callable[[str, Any, SpawnOptions], SpawnOptions]
 WrapTask = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
@@ -71,23 +70,20 @@ class Handle(Generic[O]):
         deadline = time.monotonic() + limit_s
         backoff = Backoff()
         while True:
-            left_s = deadline - time.monotonic()
-            if left_s < 0:
-                raise TimeoutError(f"task {self.id} has no result after {limit_s} s")
             asked = time.monotonic()
+            left_s = max(deadline - asked, 0)
             try:
-                wait_ms = min(wire.POLL_WAIT_MS_MAX, int(left_s * 1000) + 1) if left_s < 1e6 else wire.POLL_WAIT_MS_MAX
+                wait_ms = int(min(left_s * 1000, wire.POLL_WAIT_MS_MAX))
                 state = await self._app._send_once(wire.result(self.id, wait_ms))
+                if state["status"] in wire.TERMINAL:
+                    return cast(O, _output(self.id, state))
             except Exception as error:
                 if not is_transient(error):
                     raise
-            else:
-                if state["status"] in wire.TERMINAL:
-                    return cast(O, _output(self.id, state))
-                if time.monotonic() - asked > 0.5:
-                    backoff.reset()
-                    continue
-            await asyncio.sleep(min(backoff.next_s(), max(deadline - time.monotonic(), 0)))
+            if left_s == 0:
+                raise TimeoutError(f"task {self.id} has no result after {limit_s} s")
+            if time.monotonic() - asked < 1:  # an answer before its time
+                await asyncio.sleep(min(backoff.next_s(), max(deadline - time.monotonic(), 0)))
 
     async def status(self) -> str:
         """queued, running, waiting, completed, failed or cancelled."""
@@ -260,7 +256,8 @@ class App:
         """The id that the task will have, unless its key finds another, and what to send."""
         name = task.name if isinstance(task, Task) else task
         registered = task if isinstance(task, Task) else self.tasks.get(task)
-        options = cast(SpawnOptions, {**(registered.defaults if registered else {}), **options})
+        given = {option: value for option, value in options.items() if value is not None}
+        options = cast(SpawnOptions, {**(registered.defaults if registered else {}), **given})
         for hook in self._before_spawn:
             options = hook(name, input, options)
         if unknown := options.keys() - SpawnOptions.__annotations__.keys():

@@ -56,7 +56,8 @@ class Retry:
     def __post_init__(self) -> None:
         if self.kind not in ("none", "fixed", "exponential"):
             raise Invalid(f"a retry is none, fixed or exponential, not {self.kind!r}")
-        span_ms(self.base, "base"), span_ms(self.max, "max")
+        span_ms(self.base, "base")
+        span_ms(self.max, "max")
         if not (math.isfinite(self.factor) and self.factor >= 1) or not 0 <= self.jitter <= 1:
             raise Invalid(f"factor must be at least 1 and jitter from 0 to 1, not {self.factor} and {self.jitter}")
 

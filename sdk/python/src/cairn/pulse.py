@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from .errors import is_transient
 from .policy import Backoff
 from .values import Json
 from .wire import BlockingTransport, Call, Endpoint, Live, Session, Signal, Work
+
+_PAUSE_S_MIN = 0.05
 
 log = logging.getLogger("cairn")
 
@@ -131,6 +134,8 @@ class Pulse(threading.Thread):
             with self._changed:
                 self._changed.wait_for(lambda: self._hurry, pause_s)
                 self._hurry = False
+            if not self._stopping:
+                time.sleep(_PAUSE_S_MIN)  # however often a task shows its progress
 
     def _holds(self, work: Work) -> bool:
         held = self._live.get(work.task)

@@ -141,6 +141,7 @@ class Run:
         """How ``wait`` ends. Unless it is recorded the task is suspended, and this does not return."""
         if found := self.recall(wait.key, kind):
             return found
+        self.check()
         future: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
         self._waits[wait.key] = (wait, future)
         self._settle()

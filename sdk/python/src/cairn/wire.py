@@ -25,7 +25,9 @@ OPS_MAX = 256
 STEPS_PAGE = 1000
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
-_CONNECT_S, _ANSWER_S = 5.0, 30.0
+_CONNECT_S = 5.0
+_ANSWER_S = 30.0
+_BEAT_ANSWER_S = 5.0  # well within a lease, so that a lost beat can be made up for
 
 T = TypeVar("T")
 
@@ -287,8 +289,8 @@ class Call(Generic[T]):
     read: Callable[[Any], T]
     body: Json | None = None
     params: Mapping[str, str | int] | None = None
-    held_s: float = 0.0
-    """How long the server may hold the answer back."""
+    answer_s: float = _ANSWER_S
+    """How long to wait for the answer."""
 
 
 def spawn(spawns: list[Json], atomic: bool) -> Call[list[Spawned | Refused]]:
@@ -306,7 +308,13 @@ def task(id: str) -> Call[dict[str, Any]]:
 
 
 def result(id: str, wait_ms: int) -> Call[dict[str, Any]]:
-    return Call("GET", _path("/v1/tasks/{}/result", id), _as_is, params={"wait_ms": wait_ms}, held_s=wait_ms / 1000)
+    return Call(
+        "GET",
+        _path("/v1/tasks/{}/result", id),
+        _as_is,
+        params={"wait_ms": wait_ms},
+        answer_s=wait_ms / 1000 + _ANSWER_S,
+    )
 
 
 def steps(id: str, after: str) -> Call[tuple[list[Step], str | None]]:
@@ -353,7 +361,7 @@ def hello(
             "live": [{"task": task, "fence": fence} for task, fence in live.items()],
         }
     )
-    return Call("POST", "/v1/workers/hello", Session.read, body)
+    return Call("POST", "/v1/workers/hello", Session.read, body, answer_s=_BEAT_ANSWER_S)
 
 
 @dataclass(frozen=True)
@@ -367,12 +375,13 @@ class Live:
 
 def beat(session: str, live: Mapping[str, Live]) -> Call[Delivery]:
     tasks = join_list([join({"task": task, **vars(each)}) for task, each in live.items()])
-    return Call("POST", "/v1/workers/beat", Delivery.read, join({"session": session, "live": tasks}))
+    body = join({"session": session, "live": tasks})
+    return Call("POST", "/v1/workers/beat", Delivery.read, body, answer_s=_BEAT_ANSWER_S)
 
 
 def poll(session: str, free: int) -> Call[Delivery]:
     body = join({"session": session, "free": free, "wait_ms": POLL_WAIT_MS_MAX})
-    return Call("POST", "/v1/workers/poll", Delivery.read, body, held_s=POLL_WAIT_MS_MAX / 1000)
+    return Call("POST", "/v1/workers/poll", Delivery.read, body, answer_s=POLL_WAIT_MS_MAX / 1000 + _ANSWER_S)
 
 
 def ops(session: str, ops: Sequence[Op], claim: int) -> Call[Delivery]:
@@ -388,7 +397,8 @@ def ops(session: str, ops: Sequence[Op], claim: int) -> Call[Delivery]:
 
 
 def bye(session: str) -> Call[None]:
-    return Call("POST", "/v1/workers/bye", lambda raw: None, join({"session": session}))
+    body = join({"session": session})
+    return Call("POST", "/v1/workers/bye", lambda raw: None, body, answer_s=_BEAT_ANSWER_S)
 
 
 def session_is_over(error: BaseException) -> bool:
@@ -467,7 +477,7 @@ class BlockingTransport:
 
 
 def _request(call: Call[Any]) -> dict[str, Any]:
-    timeout = httpx.Timeout(_ANSWER_S + call.held_s, connect=_CONNECT_S)
+    timeout = httpx.Timeout(call.answer_s, connect=_CONNECT_S)
     return {"method": call.method, "url": call.path, "content": call.body, "params": call.params, "timeout": timeout}
 
 

@@ -116,7 +116,8 @@ class Worker:
                 polling.cancel()
                 await self._drain()
             finally:
-                stopping.cancel(), polling.cancel()
+                stopping.cancel()
+                polling.cancel()
                 await self._end()
 
     async def _drain(self) -> None:
