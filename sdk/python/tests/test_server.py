@@ -378,17 +378,18 @@ class Waiting(ServerCase):
 
         async with self.app.worker():
             handle = await self.app.spawn(windows, None)
-            for seconds in (61, 11, 61, 11):
-                await self.until(handle.status, "waiting")
+
+            async def waits_for() -> list[str]:
+                return [reason["kind"] for reason in (await handle.info())["waiting"]]
+
+            for kind, seconds in (("event", 61), ("timer", 11), ("event", 61), ("timer", 11)):
+                await self.until(waits_for, [kind])
                 await self.clock.advance(seconds)
-                await asyncio.sleep(0.2)
-            await self.until(handle.status, "waiting")
+            await self.until(waits_for, ["event"])
             await self.app.emit("tick", "tick!")
-            await asyncio.sleep(0.2)
-            await self.until(handle.status, "waiting")
-            await self.clock.advance(11)
-            await asyncio.sleep(0.2)
-            await self.clock.advance(2)
+            for kind, seconds in (("timer", 11), ("event", 2)):
+                await self.until(waits_for, [kind])
+                await self.clock.advance(seconds)
             self.assertEqual(await handle.result(timeout=10), ["timed out", "timed out", "tick!", "nothing"])
 
     async def test_a_child_is_awaited_without_a_slot(self) -> None:
