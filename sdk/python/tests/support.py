@@ -1,0 +1,102 @@
+"""What the tests share: a server of their own, and the words that skip them where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import cairn
+
+BIN = os.environ.get("CAIRN_BIN")
+if not BIN:
+    print("SKIPPED: all that needs a server. CAIRN_BIN does not name its binary", file=sys.stderr)
+needs_server = unittest.skipUnless(BIN, "SKIPPED: CAIRN_BIN does not name the server's binary")
+needs_patience = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
+
+
+class Server:
+    """``cairn serve`` in a directory of its own."""
+
+    def __init__(self) -> None:
+        self._dir = tempfile.TemporaryDirectory(prefix="cairn-sdk-")
+        self._address = "127.0.0.1:0"
+        self.start()
+
+    def start(self) -> None:
+        command = [BIN or "", "serve", self._dir.name, "--http", self._address, "--test-clock"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if "http://" not in line:
+            raise RuntimeError(f"{command} said {line!r}")
+        self.url = "http://" + line.split("http://")[1].strip()
+        self._address = self.url.removeprefix("http://")  # the same when it is started again
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._ended()
+
+    def close(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._ended()
+        self._dir.cleanup()
+
+    def _ended(self) -> None:
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+HOLDING_WORKER = """
+import asyncio, sys
+from cairn import App
+app = App(queue=sys.argv[1])
+@app.task()
+async def hold(ctx, seconds):
+    print("held", flush=True)
+    await asyncio.sleep(seconds)
+asyncio.run(app.worker().run())
+"""
+
+
+class ServerCase(unittest.IsolatedAsyncioTestCase):
+    """One server for a class; a queue and an app for each test."""
+
+    server: Server
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.server = Server()
+        cls.addClassCleanup(cls.server.close)
+
+    async def asyncSetUp(self) -> None:
+        self.app = cairn.App(self.server.url, queue=self._testMethodName)
+        self.clock = self.app.test_clock()
+        await self.clock.advance(0)  # learns the time that earlier tests have left
+
+    async def asyncTearDown(self) -> None:
+        await self.app.close()
+
+    async def until(self, what: Callable[[], Awaitable[Any]], wanted: Any, seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while (found := await what()) != wanted:
+            self.assertLess(time.monotonic(), deadline, f"is {found!r}, never {wanted!r}")
+            await asyncio.sleep(0.02)
+
+    def start_worker(self) -> Any:
+        """A worker in a process of its own; it says when it holds the task "hold"."""
+        command = [sys.executable, "-c", HOLDING_WORKER, self.app.queue]
+        environment = {**os.environ, "CAIRN_URL": self.server.url}
+        worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert worker.stdout is not None
+        for close in (worker.wait, worker.stdout.close, worker.kill):
+            self.addCleanup(close)
+        return worker
