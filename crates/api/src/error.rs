@@ -46,13 +46,23 @@ pub enum ErrorKind {
     Internal,
     /// Closed to writes, shutting down, or out of connections.
     Closed,
+    /// The hand-out of a task is over: stop working on it.
+    StaleFence,
+    /// The task was cancelled: stop working on it.
+    Cancelled,
+    /// Not kept any more, or a session that is not known: say hello again.
+    Gone,
+    /// Another version of the protocol, or none.
+    UnsupportedProtocol,
+    /// A part of the protocol that this build does not have yet.
+    NotBuilt,
     /// No space: free some, then retry. Nothing was written.
     Full,
 }
 
 impl ErrorKind {
     /// Every kind, in order.
-    pub const ALL: [ErrorKind; 16] = [
+    pub const ALL: [ErrorKind; 21] = [
         ErrorKind::Invalid,
         ErrorKind::Unauthorized,
         ErrorKind::Forbidden,
@@ -68,6 +78,11 @@ impl ErrorKind {
         ErrorKind::Io,
         ErrorKind::Internal,
         ErrorKind::Closed,
+        ErrorKind::StaleFence,
+        ErrorKind::Cancelled,
+        ErrorKind::Gone,
+        ErrorKind::UnsupportedProtocol,
+        ErrorKind::NotBuilt,
         ErrorKind::Full,
     ];
 
@@ -86,6 +101,10 @@ impl ErrorKind {
             ErrorKind::Busy => 429,
             ErrorKind::Unknown | ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::Internal => 500,
             ErrorKind::Closed => 503,
+            ErrorKind::StaleFence | ErrorKind::Cancelled => 409,
+            ErrorKind::Gone => 410,
+            ErrorKind::UnsupportedProtocol => 400,
+            ErrorKind::NotBuilt => 501,
             ErrorKind::Full => 507,
         }
     }
@@ -108,6 +127,11 @@ impl ErrorKind {
             ErrorKind::Io => "io",
             ErrorKind::Internal => "internal",
             ErrorKind::Closed => "closed",
+            ErrorKind::StaleFence => "stale_fence",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::Gone => "gone",
+            ErrorKind::UnsupportedProtocol => "unsupported_protocol",
+            ErrorKind::NotBuilt => "not_built",
             ErrorKind::Full => "full",
         }
     }
@@ -123,12 +147,13 @@ impl ErrorKind {
 /// The body of every response that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    error: Detail,
+    error: ErrorDetail,
 }
 
+/// What is in it, also where an error stands among other results.
 /// Unknown fields are let through here and only here: a newer server may say more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Detail {
+pub struct ErrorDetail {
     kind: String,
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,10 +162,16 @@ struct Detail {
     key_base64: Option<String>,
 }
 
+impl From<ErrorBody> for ErrorDetail {
+    fn from(body: ErrorBody) -> ErrorDetail {
+        body.error
+    }
+}
+
 impl ErrorBody {
     /// An error of this kind, with a text for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> ErrorBody {
-        let detail = Detail { kind: kind.name().to_owned(), message: message.into(), key: None, key_base64: None };
+        let detail = ErrorDetail { kind: kind.name().to_owned(), message: message.into(), key: None, key_base64: None };
         ErrorBody { error: detail }
     }
 

@@ -16,6 +16,7 @@ pub mod error;
 pub mod scan;
 pub mod stats;
 pub mod target;
+pub mod tasks;
 mod text;
 
 pub use batch::{BatchRequest, BatchResponse, Condition, Op, WriteDurability};
