@@ -15,6 +15,7 @@
 use std::fmt;
 
 use crate::error::ErrorKind;
+use crate::route::Route;
 use crate::scan::ScanQuery;
 
 /// Longest target that is answered with anything but 414, in bytes. A limit of the HTTP library,
@@ -28,8 +29,10 @@ pub enum Target {
     Key(Vec<u8>),
     /// A range of keys.
     Scan(ScanQuery),
-    /// Everything else.
+    /// Everything else of the database.
     V1(V1),
+    /// Tasks.
+    Tasks(Route),
 }
 
 /// The routes under `/v1/`.
@@ -104,6 +107,9 @@ impl Target {
             return Err(TargetError::invalid("the target must start with `/`"));
         };
         if segment.starts_with("v1/") {
+            if let Some(route) = Route::parse(path, query)? {
+                return Ok(Target::Tasks(route));
+            }
             return match V1::ALL.into_iter().find(|route| route.target() == path) {
                 Some(route) if query.is_none() => Ok(Target::V1(route)),
                 Some(_) => Err(TargetError::invalid(format!("{path} takes no parameters"))),

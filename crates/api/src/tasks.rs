@@ -590,6 +590,8 @@ pub struct Beat {
 pub struct Beaten {
     /// What to stop.
     pub signals: Vec<Signal>,
+    /// The clock of the server, which waits go by.
+    pub now_ms: u64,
 }
 
 /// `POST /v1/workers/bye`.

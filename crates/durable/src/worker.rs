@@ -41,6 +41,8 @@ pub struct Hello {
 /// What a worker must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal {
+    /// The task.
+    pub task: TaskId,
     /// The hand-out that is over.
     pub fence: Fence,
     /// Why.
@@ -134,9 +136,11 @@ impl Sessions {
 
     /// Leaves a signal for who holds a fence; returns whom to wake.
     pub(crate) fn signal(&mut self, fence: Fence, by: Ending) -> Option<Waker> {
-        let session = self.sessions.values_mut().find(|session| session.held.values().any(|held| *held == fence))?;
-        session.signals.push(Signal { fence, by });
-        session.parked.take()
+        self.sessions.values_mut().find_map(|session| {
+            let (task, _) = session.held.iter().find(|(_, held)| **held == fence)?;
+            session.signals.push(Signal { task: *task, fence, by });
+            session.parked.take()
+        })
     }
 
     /// Takes what a session must be told.

@@ -14,6 +14,8 @@ pub struct ServerConfig {
     /// When a write is answered: `Commit` by default, from stable storage on; `Buffered` where the
     /// database syncs at intervals or leaves it to the system. Reads follow: see [`cairn::Visibility`].
     pub durability: Durability,
+    /// Whether clients may set the clock of the tasks forward: for tests, never by default.
+    pub test_clock: bool,
     /// The bounds.
     pub limits: Limits,
 }
@@ -24,6 +26,7 @@ impl Default for ServerConfig {
             http: "127.0.0.1:8080".to_owned(),
             token: None,
             durability: Durability::Commit,
+            test_clock: false,
             limits: Limits::default(),
         }
     }

@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 
 use cairn::{Db, Durability, Keyspace, Visibility};
 use cairn_api::{Target, V1};
+use cairn_durable::Tasks;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::blocking::Blocking;
 use crate::body::{Budget, Upload};
@@ -15,7 +16,7 @@ use crate::config::Limits;
 use crate::connection::InFlight;
 use crate::metrics::Metrics;
 use crate::reply::{Refusal, Reply, ReplyBody};
-use crate::{admin, auth, batch, keys, scan};
+use crate::{admin, auth, batch, keys, scan, tasks};
 
 /// What all requests share.
 pub(crate) struct App {
@@ -33,6 +34,11 @@ pub(crate) struct App {
     /// A sync for buffered batches is about to begin.
     pub(crate) syncs_soon: AtomicBool,
     pub(crate) metrics: Metrics,
+    pub(crate) tasks: Tasks<Db>,
+    /// The clock of the tasks may be set.
+    pub(crate) test_clock: bool,
+    /// The server stops: nobody waits any longer.
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 /// Answers a request, whatever it is.
@@ -69,6 +75,7 @@ async fn route(
         Target::Key(key) if *method == Method::PUT => keys::put(app, key, upload).await,
         Target::Key(key) if *method == Method::DELETE => keys::delete(app, &key).await,
         Target::Key(_) => Err(Refusal::method("GET, HEAD, PUT, DELETE")),
+        Target::Tasks(route) => tasks::route(app, method, headers, route, upload).await,
         Target::Scan(query) if reads => scan::scan(app, query, headers).await,
         Target::V1(V1::Healthz) if reads => admin::health(app).await,
         Target::V1(V1::Stats) if reads => admin::stats(app).await,

@@ -32,6 +32,11 @@ pub enum Error {
         /// What the engine said.
         source: cairn::Error,
     },
+    /// The tasks could not be read.
+    Tasks {
+        /// What is wrong.
+        source: cairn_durable::Error,
+    },
     /// A part of the server panicked: a defect.
     Panicked {
         /// Which part.
@@ -63,6 +68,7 @@ impl fmt::Display for Error {
             ),
             Error::Config { message } => f.write_str(message),
             Error::Close { source } => write!(f, "the database did not close cleanly: {source}"),
+            Error::Tasks { source } => write!(f, "the tasks cannot be read: {source}"),
             Error::Panicked { part } => write!(f, "{part} panicked: a defect of the server"),
         }
     }
@@ -73,6 +79,7 @@ impl std::error::Error for Error {
         match self {
             Error::Listen { source, .. } => Some(source),
             Error::Close { source } => Some(source),
+            Error::Tasks { source } => Some(source),
             Error::TokenRequired { .. } | Error::Config { .. } | Error::Panicked { .. } => None,
         }
     }

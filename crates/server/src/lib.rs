@@ -30,6 +30,7 @@ mod metrics;
 mod reply;
 mod scan;
 mod server;
+mod tasks;
 
 pub use config::{Limits, ServerConfig};
 pub use error::{Error, Result};

@@ -108,6 +108,11 @@ impl Refusal {
         self.kind
     }
 
+    /// The error alone, to stand among other results.
+    pub(crate) fn into_body(self) -> ErrorBody {
+        *self.body
+    }
+
     pub(crate) fn into_reply(self) -> Reply {
         // These types always serialise; were that ever untrue, the status still tells.
         let body = to_vec(&self.body).unwrap_or_default();

@@ -11,8 +11,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use cairn::{Db, Durability, Visibility};
+use cairn::{Db, Durability, Env, Visibility};
 use cairn_api::{ErrorBody, ErrorKind};
+use cairn_durable::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -41,6 +42,7 @@ pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
     address: SocketAddr,
+    stop: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Server {
@@ -71,7 +73,17 @@ impl Server {
         let listener = TcpListener::bind(&addresses[..]).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let limits = config.limits;
+        let tasks = {
+            let db = db.clone();
+            let opened = tokio::task::spawn_blocking(move || Tasks::open(&Env::real(), db)).await;
+            let opened = opened.map_err(|_| Error::Panicked { part: "opening the tasks" })?;
+            opened.map_err(|source| Error::Tasks { source })?
+        };
+        let (stop, stopping) = watch::channel(false);
         let app = App {
+            tasks,
+            test_clock: config.test_clock,
+            stopping,
             keyspace: db.default_keyspace(),
             db,
             durability: config.durability,
@@ -89,7 +101,7 @@ impl Server {
             syncs_soon: AtomicBool::new(false),
             metrics: Metrics::default(),
         };
-        Ok(Server { app: Arc::new(app), listener, address })
+        Ok(Server { app: Arc::new(app), listener, address, stop })
     }
 
     /// Where it listens, with the real port.
@@ -102,7 +114,7 @@ impl Server {
     /// # Errors
     /// [`Error::Close`] if the database does not close cleanly.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Server { app, listener, .. } = self;
+        let Server { app, listener, stop, .. } = self;
         let (stage, staged) = watch::channel(Stage::Open);
         let connections = Arc::new(Semaphore::new(app.limits.connections_max));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
@@ -134,6 +146,7 @@ impl Server {
         }
         drop(listener);
 
+        stop.send_replace(true);
         stage.send_replace(Stage::Draining);
         let all = u32::try_from(app.limits.connections_max).unwrap_or(u32::MAX);
         let mut drained = pin!(connections.acquire_many(all));
@@ -141,9 +154,13 @@ impl Server {
             stage.send_replace(Stage::Dropping);
             let _all_gone = drained.await;
         }
-        let db = app.db.clone();
+        let (db, tasks) = (app.db.clone(), app.tasks.clone());
         drop(app);
-        match tokio::task::spawn_blocking(move || db.close()).await {
+        let close = move || {
+            tasks.close();
+            db.close()
+        };
+        match tokio::task::spawn_blocking(close).await {
             Ok(closed) => closed.map_err(|source| Error::Close { source }),
             Err(_) => Err(Error::Panicked { part: "closing the database" }),
         }

@@ -57,6 +57,9 @@ pub(crate) struct Serve {
     /// A file whose one line every request must bring as `Authorization: Bearer ...`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Let clients set the clock of the tasks forward, so that a test need not sleep. Never in earnest
+    #[arg(long)]
+    test_clock: bool,
 }
 
 /// When a write is answered.
@@ -134,8 +137,13 @@ impl Serve {
         let token = self.token_file.as_deref().map(|path| read_token(&env, path)).transpose()?;
         let memory = self.memory.unwrap_or_else(|| a_quarter_of_memory(&env));
         let options = self.durability.apply(self.profile.options(), memory);
-        let mut config =
-            ServerConfig { http: self.http, token, durability: options.durability, ..ServerConfig::default() };
+        let mut config = ServerConfig {
+            http: self.http,
+            token,
+            durability: options.durability,
+            test_clock: self.test_clock,
+            ..ServerConfig::default()
+        };
         // A database that cannot open another file cannot write.
         config.limits.connections_max = config.limits.connections_max.min((open_files_max() / 2).max(1));
         let db = Db::open_in(&env, &self.dir, options)?;

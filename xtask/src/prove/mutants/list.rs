@@ -120,7 +120,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("steps-not-counted-at-open", &[("tasks", "after_a_restart")]),
     mutant("end-of-a-child-not-told", &[("tasks", "a_parent_waits"), SIMULATION]),
     mutant("window-skips-an-entry", &[("cairn_durable", "window::tests")]),
-    mutant("index-entry-stays", &[("tasks", "order_priority"), SIMULATION]),
+    mutant("index-entry-stays", &[SIMULATION]),
 ];
 
 /// What cargo builds for that.
