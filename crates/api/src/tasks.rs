@@ -709,10 +709,10 @@ pub struct Ack {
     /// Or why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorDetail>,
-    /// The child.
+    /// Of a spawn: the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spawned: Option<Spawned>,
-    /// Whether the event is the first of its name.
+    pub id: Option<String>,
+    /// Of a spawn or an emit: whether it is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<bool>,
     /// Of a suspension: what has come already. Empty: the task waits.

@@ -743,7 +743,9 @@ async fn ops(app: &App, request: wire::OpsRequest) -> Result<Reply, Refusal> {
     let (work, signals) = call(app, move |tasks| tasks.take(session, claim)).await?;
     let ack = |ack: cairn_durable::Result<Ack>| match ack {
         Ok(Ack::Done) => wire::Ack { ok: true, ..Default::default() },
-        Ok(Ack::Spawned(spawned)) => wire::Ack { ok: true, spawned: Some(spawned_to(spawned)), ..Default::default() },
+        Ok(Ack::Spawned(Spawned { id, created, .. })) => {
+            wire::Ack { ok: true, id: Some(id.to_string()), created: Some(created), ..Default::default() }
+        }
         Ok(Ack::Emitted { created }) => wire::Ack { ok: true, created: Some(created), ..Default::default() },
         Ok(Ack::Suspended(resumed)) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
         Err(e) => wire::Ack { ok: false, error: Some(error_body(&e).into()), ..Default::default() },

@@ -78,7 +78,9 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.close)
 
     async def asyncSetUp(self) -> None:
-        self.app = cairn.App(self.server.url, queue=self._testMethodName)
+        # A queue's name has at most 57 bytes.
+        self.app = cairn.App(self.server.url, queue=self._testMethodName.removeprefix("test_")[:50])
+        await self.app.make_queue()
         self.clock = self.app.test_clock()
         await self.clock.advance(0)  # learns the time that earlier tests have left
 

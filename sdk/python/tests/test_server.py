@@ -93,6 +93,7 @@ class Spawning(ServerCase):
         self.assertEqual([h.id == first.id for h in (again, other_name, after, other_key)], [True] * 3 + [False])
         self.assertEqual([h.created for h in (first, again, after)], [True, False, False])
         self.assertEqual(runs, [1, 5])
+        await self.app.make_queue(f"{self.app.queue}-other")
         elsewhere = await self.app.spawn(once, 6, key="k", queue=f"{self.app.queue}-other")
         self.assertNotEqual(elsewhere.id, first.id)
 

@@ -227,6 +227,10 @@ class App:
     def handle(self, id: str) -> Handle[Any]:
         return Handle(self, id)
 
+    async def make_queue(self, queue: str | None = None) -> None:
+        """Makes a queue, this App's unless named, if there is none. Only "default" is there from the beginning."""
+        await self._send(wire.make_queue(queue or self.queue))
+
     async def emit(self, event: str, payload: Any = None, *, queue: str | None = None) -> bool:
         """Emits once for all: who waits in the queue and who will is given this payload. False if one of this name
         was there before; that one stands."""

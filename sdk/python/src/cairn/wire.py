@@ -333,6 +333,10 @@ def retry(id: str, mode: str, extra_attempts: int) -> Call[dict[str, Any]]:
     return Call("POST", _path("/v1/tasks/{}/retry", id), _as_is, body)
 
 
+def make_queue(queue: str) -> Call[dict[str, Any]]:
+    return Call("PUT", _path("/v1/queues/{}", queue), _as_is, join({}))
+
+
 def emit(queue: str, name: str, payload: Json) -> Call[bool]:
     def read(raw: Any) -> bool:
         (each,) = raw["results"]
