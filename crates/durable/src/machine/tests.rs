@@ -1,3 +1,5 @@
+//! The state machine: lives of tasks as cases, random ones against the table, and what must hold at every turn.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cairn_env::testing::Rng;

@@ -1,3 +1,5 @@
+//! The stored form: what is written reads back, nothing else is taken, and the bytes of a version stay.
+
 use cairn_env::testing::Rng;
 
 use super::*;
