@@ -24,9 +24,10 @@
 mod connection;
 mod entries;
 mod error;
+mod tasks;
 
 pub use cairn_api::{BatchRequest, BatchResponse, Condition, ErrorKind, Level, Op, ScanLine, ScanQuery, Stats};
-pub use cairn_api::{Maintained, WriteDurability};
+pub use cairn_api::{Maintained, WriteDurability, tasks as wire};
 pub use connection::Timeouts;
 pub use entries::Entries;
 pub use error::{Error, Result};

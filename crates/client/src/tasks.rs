@@ -1,0 +1,155 @@
+//! Tasks: spawning them, looking at them, acting on them.
+
+use cairn_api::target::encode;
+use cairn_api::tasks::{
+    CancelRequest, Each, Emit, EmitRequest, Emitted, Event, PROTOCOL, PROTOCOL_HEADER, Page, Queue, QueueRequest,
+    Results, RetryMode, RetryRequest, Run, Spawn, SpawnRequest, Spawned, Step, Task, TaskResult, Worker,
+};
+use hyper::Method;
+use hyper::header::HeaderValue;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::Wait;
+use crate::{Client, Error, Result};
+
+impl Client {
+    /// Spawns tasks, each for itself: what came of each stands in its place.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn spawn(&self, tasks: Vec<Spawn>) -> Result<Vec<Each<Spawned>>> {
+        let results: Results<Spawned> =
+            self.call(Method::POST, "/v1/tasks", Some(&SpawnRequest { tasks, atomic: false })).await?;
+        Ok(results.results)
+    }
+
+    /// A task as it is.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn task(&self, id: &str) -> Result<Task> {
+        self.call(Method::GET, &of_task(id, ""), NOTHING).await
+    }
+
+    /// Where a task stands, and what it returned or why it failed; waits for its end, for `wait_ms` at most.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`]; a task that has not ended is no error.
+    pub async fn task_result(&self, id: &str, wait_ms: u64) -> Result<TaskResult> {
+        self.call(Method::GET, &of_task(id, &format!("/result?wait_ms={wait_ms}")), NOTHING).await
+    }
+
+    /// A page of the recorded steps of a task, in the order of their ids.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn task_steps(&self, id: &str, after: Option<&str>) -> Result<Page<Step>> {
+        let after = after.map_or_else(String::new, |after| format!("?after={}", encode(after.as_bytes())));
+        self.call(Method::GET, &of_task(id, &format!("/steps{after}")), NOTHING).await
+    }
+
+    /// The runs of a task that have ended.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn task_runs(&self, id: &str) -> Result<Vec<Run>> {
+        let page: Page<Run> = self.call(Method::GET, &of_task(id, "/runs"), NOTHING).await?;
+        Ok(page.items)
+    }
+
+    /// Cancels a task; one that has ended stays as it is.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn cancel_task(&self, id: &str, reason: Option<&str>) -> Result<Task> {
+        let request = CancelRequest { reason: reason.map(str::to_owned) };
+        self.call(Method::POST, &of_task(id, "/cancel"), Some(&request)).await
+    }
+
+    /// Tries a failed task again.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`]; a task that has not failed is [`cairn_api::ErrorKind::Conflict`].
+    pub async fn retry_task(&self, id: &str, mode: RetryMode, extra_attempts: u32) -> Result<Task> {
+        self.call(Method::POST, &of_task(id, "/retry"), Some(&RetryRequest { mode, extra_attempts })).await
+    }
+
+    /// All queues.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn queues(&self) -> Result<Vec<Queue>> {
+        let page: Page<Queue> = self.call(Method::GET, "/v1/queues", NOTHING).await?;
+        Ok(page.items)
+    }
+
+    /// Sets what is set of a queue, making it if there is none.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn set_queue(&self, name: &str, request: &QueueRequest) -> Result<Queue> {
+        self.call(Method::PUT, &of_queue(name, ""), Some(request)).await
+    }
+
+    /// Hands out no more tasks of a queue, or does so again.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn pause_queue(&self, name: &str, paused: bool) -> Result<Queue> {
+        self.call(Method::POST, &of_queue(name, if paused { "/pause" } else { "/resume" }), NOTHING).await
+    }
+
+    /// Emits an event. Says whether it is the first of its name.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn emit(&self, queue: &str, event: Emit) -> Result<Each<Emitted>> {
+        let request = EmitRequest { events: vec![event] };
+        let results: Results<Emitted> = self.call(Method::POST, &of_queue(queue, "/events"), Some(&request)).await?;
+        let mut results = results.results;
+        results.pop().ok_or_else(|| Error::answer("the event", "there is no result for it"))
+    }
+
+    /// An event that was emitted.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn event(&self, queue: &str, name: &str) -> Result<Event> {
+        self.call(Method::GET, &of_queue(queue, &format!("/events/{}", encode(name.as_bytes()))), NOTHING).await
+    }
+
+    /// The workers that are there.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn workers(&self) -> Result<Vec<Worker>> {
+        let page: Page<Worker> = self.call(Method::GET, "/v1/workers", NOTHING).await?;
+        Ok(page.items)
+    }
+
+    /// One call of the task protocol.
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let body = body.map_or_else(|| Ok(Vec::new()), serde_json::to_vec);
+        let body = body.map_err(|e| Error::Request { message: e.to_string() })?;
+        let mut request = self.origin.request(method, target, None, body.into())?;
+        request.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from_static(PROTOCOL));
+        let body = self.origin.send(request, Wait::Timeout).await?.checked().await?.bytes().await?;
+        serde_json::from_slice(&body).map_err(|e| Error::answer(target, e))
+    }
+}
+
+const NOTHING: Option<&()> = None;
+
+fn of_task(id: &str, rest: &str) -> String {
+    format!("/v1/tasks/{}{rest}", encode(id.as_bytes()))
+}
+
+fn of_queue(name: &str, rest: &str) -> String {
+    format!("/v1/queues/{}{rest}", encode(name.as_bytes()))
+}
