@@ -4,11 +4,13 @@
 //! between two writes to the device, as a power cut would: with flag 2 what its journal had not
 //! committed is gone, with flag 1 the journal is committed first, and names arrive without their
 //! data. The victim is killed, the file system mounted again, and what is there is judged: everything
-//! acknowledged or shown as durable, and a prefix of the rest.
+//! acknowledged or shown as durable before the cut began, and a prefix of the rest. What the victim still
+//! says while it lives on without its disk binds nobody ([`Ledger::cut_begins`](super::ledger::Ledger::cut_begins)).
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,9 +27,10 @@ const CUTS_OF_ONE: u64 = 20;
 const CHECK_EVERY: u64 = 5;
 const IMAGE_BYTES: u64 = 256 << 20;
 
-/// Cuts the power of the mount point `$ARGV[0]` with the flag `$ARGV[1]`. Perl, because an ioctl of
-/// one's own choice is `unsafe` in Rust, and Debian has no system without Perl.
-const SHUTDOWN: &str = r#"open(F, "<", $ARGV[0]) or die "$!"; ioctl(F, 0x8004587d, pack("L", $ARGV[1])) or die "$!";"#;
+/// Cuts the power of the mount point `$ARGV[0]` with the flag `$ARGV[1]`, once its input ends. Perl, because
+/// an ioctl of one's own choice is `unsafe` in Rust, and Debian has no system without Perl.
+const SHUTDOWN: &str = r#"open(F, "<", $ARGV[0]) or die "$!"; $| = 1; print "ready\n"; <STDIN>;
+    ioctl(F, 0x8004587d, pack("L", $ARGV[1])) or die "$!";"#;
 
 /// The file system, unmounted when dropped; its loop device goes with the mount. The image stays: after
 /// a failure it is the evidence.
@@ -64,8 +67,22 @@ impl Disk {
         command("mount", &["-t", "ext4", "-o", "loop", text(&self.image), text(&self.mount)])
     }
 
-    fn cut(&self, flag: u64) -> Result<(), String> {
-        command("perl", &["-e", SHUTDOWN, text(&self.mount), &flag.to_string()])
+    /// Makes ready to cut the power, so that between the word and the cut there is next to no time.
+    fn arm(&self, flag: u64) -> Result<Cutter, String> {
+        let failed = |e| format!("perl: {e}");
+        let mut child = Command::new("perl")
+            .args(["-e", SHUTDOWN, text(&self.mount), &flag.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let mut ready = [0; 6];
+        let said = child.stdout.as_mut().map(|out| out.read_exact(&mut ready));
+        match said {
+            Some(Ok(())) => Ok(Cutter(child)),
+            _ => Err(Cutter(child).cut().err().unwrap_or_else(|| "perl said nothing".to_owned())),
+        }
     }
 
     fn unmount(&self) -> Result<(), String> {
@@ -79,6 +96,20 @@ impl Disk {
             sleep(Duration::from_millis(20));
         }
         result
+    }
+}
+
+/// What cuts the power on a word.
+struct Cutter(Child);
+
+impl Cutter {
+    fn cut(mut self) -> Result<(), String> {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().map_err(|e| format!("perl: {e}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("perl, cutting: {}", String::from_utf8_lossy(&output.stderr).trim()))
     }
 }
 
@@ -115,7 +146,7 @@ pub(crate) fn run(context: &Context<'_>, stop: &Stop, least: u64) -> Outcome {
         Ok(disk) => disk,
         Err(e) => return Outcome::Skipped(format!("no file system of one's own to cut: {e}")),
     };
-    if let Err(e) = disk.cut(2).and_then(|()| disk.unmount()).and_then(|()| disk.mount()) {
+    if let Err(e) = disk.arm(2).and_then(Cutter::cut).and_then(|()| disk.unmount()).and_then(|()| disk.mount()) {
         return Outcome::Skipped(format!("no EXT4_IOC_SHUTDOWN: {e}"));
     }
     let mut cuts = Cuts::default();
@@ -147,6 +178,7 @@ fn figures(cuts: &Cuts) -> Vec<Figure> {
         Figure::new("writes acknowledged", cuts.counts.acknowledged),
         Figure::new("acknowledged writes checked", cuts.counts.checked),
         Figure::new("buffered writes gone, as they may", cuts.counts.gone_with_machine),
+        Figure::new("writers who lost what was said after the cut had begun", cuts.counts.late_and_gone),
         Figure::new("reads noted", cuts.counts.reads),
         Figure::new("checks of all files", cuts.checks),
     ]
@@ -195,7 +227,10 @@ impl Directory<'_> {
         if let Some(error) = self.victims.ledger.last_error() {
             return Err(format!("an error before the cut: {error}"));
         }
-        self.disk.cut(flag)?;
+        let cutter = self.disk.arm(flag)?;
+        victim.run_for(&mut self.victims.ledger, Duration::ZERO)?;
+        self.victims.ledger.cut_begins();
+        cutter.cut()?;
         // The process learns of it in the middle of whatever it is doing, and must not panic.
         victim.run_for(&mut self.victims.ledger, Duration::from_millis(pause_ms(random, 10)))?;
         victim.kill_or_bury(&mut self.victims.ledger)?;

@@ -27,6 +27,10 @@ pub(crate) struct Ledger {
     numbers: Vec<Vec<(u64, u64)>>,
     /// The sequence number that the database must not end before.
     seq_floor: u64,
+    /// The power has begun to go: what is said from now on nobody would have heard.
+    late: bool,
+    /// Steps that were acknowledged as durable in that time.
+    late_floors: Vec<u64>,
     /// What a victim last said went wrong.
     last_error: Option<String>,
     pub(crate) counts: Counts,
@@ -42,6 +46,8 @@ pub(crate) struct Counts {
     pub(crate) checked: u64,
     /// Steps that were acknowledged as buffered and went with the machine, as they may.
     pub(crate) gone_with_machine: u64,
+    /// Writers who lost steps that were acknowledged as durable only after the cut had begun.
+    pub(crate) late_and_gone: u64,
     pub(crate) refused: u64,
     pub(crate) errors: u64,
 }
@@ -53,6 +59,7 @@ impl Counts {
         self.recoveries += other.recoveries;
         self.checked += other.checked;
         self.gone_with_machine += other.gone_with_machine;
+        self.late_and_gone += other.late_and_gone;
         self.refused += other.refused;
         self.errors += other.errors;
     }
@@ -66,6 +73,8 @@ impl Ledger {
             last: vec![0; writers],
             numbers: vec![Vec::new(); writers],
             seq_floor: 0,
+            late: false,
+            late_floors: vec![0; writers],
             last_error: None,
             counts: Counts::default(),
         }
@@ -90,7 +99,14 @@ impl Ledger {
     }
 
     fn binds(&self, durable: bool) -> bool {
-        durable || self.end == End::Process
+        !self.late && (durable || self.end == End::Process)
+    }
+
+    /// The power begins to go. A real cut takes the machine with it, and nothing that it says afterwards is
+    /// heard; a file system that is shut down lets its processes live on for a while, and its kernel
+    /// answers some of their syncs with Ok though it wrote nothing any more.
+    pub(crate) fn cut_begins(&mut self) {
+        self.late = true;
     }
 
     /// A writer's step was acknowledged under this sequence number.
@@ -107,6 +123,8 @@ impl Ledger {
         if binds {
             *floor = step.max(*floor);
             self.seq_floor = seq.max(self.seq_floor);
+        } else if durable && let Some(late) = self.late_floors.get_mut(writer) {
+            *late = step.max(*late);
         }
         Ok(())
     }
@@ -157,6 +175,10 @@ impl Ledger {
                 self.counts.gone_with_machine += u64::from(!there);
             }
         }
+        let late_and_gone = steps.iter().zip(&self.late_floors).filter(|(found, late)| found < late);
+        self.counts.late_and_gone += late_and_gone.count() as u64;
+        self.late = false;
+        self.late_floors.fill(0);
         self.counts.recoveries += 1;
         self.floors = steps.to_vec();
         self.last = steps.to_vec();
@@ -229,6 +251,19 @@ mod tests {
         assert_eq!(ledger(End::Machine).note("found 12 1 2"), Ok(()));
         assert!(ledger(End::Machine).note("found 11 1 1").unwrap_err().contains("LOST"));
         assert!(ledger(End::Machine).note("found 12 1 1").unwrap_err().contains("LOST"));
+    }
+
+    #[test]
+    fn what_is_said_after_the_cut_binds_nobody() {
+        let mut ledger = ledger(End::Machine);
+        ledger.cut_begins();
+        ledger.note("ack 1 3 14 durable").unwrap();
+        ledger.note("read 1 3 14 durable").unwrap();
+        assert!(ledger.note("found 11 1 1").unwrap_err().contains("LOST"));
+        assert_eq!(ledger.note("found 12 1 2"), Ok(()));
+        assert_eq!(ledger.counts.late_and_gone, 1);
+        ledger.note("ack 1 3 15 durable").unwrap();
+        assert!(ledger.note("found 12 1 2").unwrap_err().contains("LOST"));
     }
 
     #[test]
