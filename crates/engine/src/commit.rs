@@ -17,6 +17,8 @@
 //! 4. A memtable is sealed only by who holds `lead`, and only between groups: a sealed memtable
 //!    holds nothing that is not published.
 //! 5. A batch with conditions begins its group, so that they are decided on what is applied.
+//! 6. A keyspace is dropped only by who holds `lead`, between groups: a batch is wholly before a drop,
+//!    and gone with it as far as it wrote there, or wholly after it, and refused.
 //!
 //! Who leads: a caller that waits does it itself, without a change of thread; for batches that
 //! nobody waits for (`submit`), the append and the sync thread do.
@@ -29,7 +31,7 @@ use std::time::Duration;
 use cairn_wal::{LogWriter, Position};
 
 use crate::batch::{Batch, EncodedBatch, Ops};
-use crate::catalog::Buffer;
+use crate::catalog::{Buffer, Catalog};
 use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
@@ -114,12 +116,15 @@ impl CommitState {
     }
 }
 
+/// A keyspace's active memtable and the one who writes to it.
+pub(crate) type ActiveMemtable = (Arc<Buffer>, MemtableWriter);
+
 /// What only the leader touches: log and memtables.
 #[derive(Debug)]
 pub(crate) struct Lead {
     /// None once the log is closed.
     log: Option<LogWriter>,
-    pub(crate) writers: BTreeMap<KeyspaceId, (Arc<Buffer>, MemtableWriter)>,
+    pub(crate) writers: BTreeMap<KeyspaceId, ActiveMemtable>,
     pub(crate) next_seq: u64,
     /// Delay owed for slowing down, in nanoseconds.
     pub(crate) delay_owed_nanos: u64,
@@ -147,6 +152,16 @@ impl Lead {
     /// The log's writer.
     pub(crate) fn log(&mut self) -> Result<&mut LogWriter> {
         self.log.as_mut().ok_or_else(|| Error::closed("the database is closed"))
+    }
+
+    /// Takes out a keyspace's active memtable, to be sealed or dropped.
+    pub(crate) fn take(&mut self, id: KeyspaceId) -> Option<ActiveMemtable> {
+        self.full.remove(&id);
+        let active = self.writers.remove(&id);
+        if let Some((buffer, _)) = &active {
+            self.active_bytes = self.active_bytes.saturating_sub(buffer.charged());
+        }
+        active
     }
 
     /// Ends the log.
@@ -399,12 +414,14 @@ impl Core {
         if let Err(e) = self.check_writable() {
             return refuse(group, &e);
         }
-        if let Health::Full { why } = self.health() {
-            // Deletes free space in the end, so they may go on; everything else must wait.
-            let error = Error::full(full_text(&why));
-            group = keep(group, |p| if p.batch.only_deletes { Ok(()) } else { Err(error.clone()) });
-        }
+        // Deletes free space in the end, so they may go on; everything else must wait.
+        let full = if let Health::Full { why } = self.health() { Some(Error::full(full_text(&why))) } else { None };
+        let catalog = self.catalog.load();
         group = keep(group, |p| {
+            check_keyspaces(&catalog, &p.batch)?;
+            if let Some(full) = full.as_ref().filter(|_| !p.batch.only_deletes) {
+                return Err(full.clone());
+            }
             p.batch.conditions.iter().try_for_each(|condition| {
                 let result = self.check_condition(condition);
                 if result.is_err() {
@@ -413,6 +430,7 @@ impl Core {
                 result
             })
         });
+        drop(catalog);
         if group.is_empty() {
             return None;
         }
@@ -665,6 +683,15 @@ pub(crate) fn full_text(why: &str) -> String {
 
 fn unknown_text(why: &str) -> String {
     format!("the write may or may not exist after the database is reopened: {why}")
+}
+
+/// Fails if a batch names a keyspace that was dropped.
+fn check_keyspaces(catalog: &Catalog, batch: &EncodedBatch) -> Result<()> {
+    let dropped = batch.keyspaces.iter().find(|(id, _)| catalog.tree(**id).is_none());
+    match dropped {
+        Some((_, name)) if !cairn_env::mutant("write-to-a-dropped-keyspace-taken") => Err(Error::no_keyspace(name)),
+        _ => Ok(()),
+    }
 }
 
 /// Ends every ticket of a group with one error.
