@@ -172,8 +172,8 @@ impl Db {
     /// Drops a keyspace with all that it holds; durable when this returns. False if there is none of
     /// this name. A keyspace of the same name that is made later is another one, and empty.
     ///
-    /// It takes place between two groups of writes, like a batch. What was written before, and acknowledged,
-    /// is gone with it; of a batch over several keyspaces the rest stays. What comes after is refused:
+    /// It takes place between two groups of writes, like a batch, and all that was written before is then as durable.
+    /// What was acknowledged before is gone with it; of a batch over several keyspaces the rest stays. What comes after is refused:
     /// with `NotFound` that names the keyspace, reads and writes through a [`Keyspace`] of it end, and a batch that names
     /// it in an operation or a condition, as a whole. So do reads at a [`Snapshot`], also at one that was
     /// taken before the drop: a snapshot keeps versions from compaction, not keyspaces. Iterators,

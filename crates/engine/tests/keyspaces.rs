@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn::{CompactionStyle, Db, Durability, Env, ErrorKind, Keyspace, Options, SeqNo, Visibility, check, repair};
-use cairn_env::{Fault, FaultKind, Op, SimDisk};
+use cairn_env::{CrashPolicy, Fault, FaultKind, Op, SimDisk};
 use common::{base_seed, rounds, tiny};
 
 const DIR: &str = "db";
@@ -177,6 +177,26 @@ fn numbers_go_on_after_the_keyspace_that_had_the_last_of_them() {
             }
         }
     }
+}
+
+/// A crash leaves a prefix: not the drop without what was written before it.
+#[test]
+fn what_was_written_before_a_drop_is_as_durable_as_the_drop() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(base_seed(), disk.clone());
+    let run = env.run(|| {
+        let db = open(&env, tiny());
+        let mut batch = db.batch();
+        batch.put(&db.default_keyspace(), b"k", b"v");
+        batch.put(&db.keyspace("day").unwrap(), b"k", b"v");
+        db.write(batch, Durability::Buffered).unwrap();
+        assert!(db.drop_keyspace("day").unwrap());
+        let cut = disk.crash(CrashPolicy::DropAll);
+        db.close().unwrap();
+        let db = open(&Env::on_disk(cut), tiny());
+        assert_eq!((db.iter().count(), db.keyspaces().len()), (1, 1));
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("keyspace-mixed-up-at-replay", &[CRASH]),
     // Dropped keyspaces.
     mutant("dropped-keyspace-id-forgotten", &[("keyspaces", "the_id_of_the_newest"), CRASH]),
+    mutant("dropped-before-log-synced", &[("keyspaces", "what_was_written_before_a_drop"), CRASH]),
     mutant("dropped-keyspace-reinstalled", &[("keyspaces", "a_flush_or_compaction_that_meets")]),
     mutant("dropped-numbers-forgotten", &[("keyspaces", "numbers_go_on")]),
     mutant("write-to-a-dropped-keyspace-taken", &[("keyspaces", "batches_among_which")]),
