@@ -21,7 +21,8 @@
 //!    and gone with it as far as it wrote there, or wholly after it, and refused.
 //!
 //! Who leads: a caller that waits does it itself, without a change of thread; for batches that
-//! nobody waits for (`submit`), the append and the sync thread do.
+//! nobody waits for (`submit`), the append and the sync thread do. Who drops a keyspace leads too, and
+//! goes before every group that is not begun: writers without pause cannot keep it waiting.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -78,6 +79,8 @@ pub(crate) struct CommitState {
     pending_bytes: usize,
     pending_unattended: usize,
     leading: bool,
+    /// So many wait to work between two groups: no further group is begun before them.
+    interrupting: usize,
     /// Writes are refused for lack of memory: memtables must be sealed without a group to write.
     pub(crate) room_wanted: bool,
     unsynced: VecDeque<Unsynced>,
@@ -95,6 +98,7 @@ impl CommitState {
             pending_bytes: 0,
             pending_unattended: 0,
             leading: false,
+            interrupting: 0,
             room_wanted: false,
             unsynced: VecDeque::new(),
             syncing: false,
@@ -105,6 +109,11 @@ impl CommitState {
 
     fn unsynced_unattended(&self) -> bool {
         self.unsynced.iter().any(|u| u.unattended > 0)
+    }
+
+    /// Whether whoever has something to write may lead.
+    fn may_lead(&self) -> bool {
+        !self.leading && self.interrupting == 0
     }
 
     /// The caller syncs next, all that is appended now.
@@ -265,7 +274,7 @@ impl Core {
             if let Some(outcome) = ticket.outcome() {
                 return outcome;
             }
-            if !state.leading && !state.pending.is_empty() {
+            if state.may_lead() && !state.pending.is_empty() {
                 state.leading = true;
                 drop(state);
                 self.lead_group();
@@ -306,7 +315,7 @@ impl Core {
     pub(crate) fn run_append_thread(&self) {
         let mut state = self.commit.lock();
         loop {
-            if !state.leading && (state.pending_unattended > 0 || state.room_wanted) {
+            if state.may_lead() && (state.pending_unattended > 0 || state.room_wanted) {
                 state.leading = true;
                 drop(state);
                 self.lead_group();
@@ -370,6 +379,35 @@ impl Core {
             self.publish(&mut state, written);
         }
         drop(lead);
+        self.tell_followers(&state);
+    }
+
+    /// Works between two groups: after the one under way, if there is one, and before all that are not
+    /// begun. Nothing is appended or applied meanwhile, and all that is appended is published.
+    pub(crate) fn between_groups<R>(&self, work: impl FnOnce(&mut Lead) -> Result<R>) -> Result<R> {
+        let mut state = self.commit.lock();
+        state.interrupting += 1;
+        // A leader that panicked leads for ever.
+        while state.leading && state.failed.is_none() {
+            state = self.commit_changed.wait(state);
+        }
+        state.interrupting -= 1;
+        if let Some(why) = &state.failed {
+            return Err(Error::closed(closed_text(why)));
+        }
+        state.leading = true;
+        drop(state);
+        let guard = PanicGuard { core: self, what: "work between two groups of writes" };
+        let result = work(&mut self.lead.lock());
+        std::mem::forget(guard);
+        let mut state = self.commit.lock();
+        state.leading = false;
+        self.tell_followers(&state);
+        result
+    }
+
+    /// Nobody leads any more: whoever has something to write, or waits for what was written, goes on.
+    fn tell_followers(&self, state: &CommitState) {
         if state.pending_unattended > 0 || state.room_wanted || state.closing {
             self.append_wanted.notify_one();
         }

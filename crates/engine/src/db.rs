@@ -170,19 +170,21 @@ impl Db {
     }
 
     /// Drops a keyspace with all that it holds; durable when this returns. False if there is none of
-    /// this name. A keyspace of the same name that is made later is another one, and empty.
+    /// this name. A keyspace of the same name that is made later is another one, and empty; conditions
+    /// on it know nothing of the earlier one.
     ///
-    /// It takes place between two groups of writes, like a batch, and all that was written before is then as durable.
-    /// What was acknowledged before is gone with it; of a batch over several keyspaces the rest stays. What comes after is refused:
-    /// with `NotFound` that names the keyspace, reads and writes through a [`Keyspace`] of it end, and a batch that names
-    /// it in an operation or a condition, as a whole. So do reads at a [`Snapshot`], also at one that was
-    /// taken before the drop: a snapshot keeps versions from compaction, not keyspaces. Iterators,
-    /// cursors, pinned values and [`Reader::pinned`] readers that were there before go on.
+    /// It takes place between two groups of writes, before those that are still queued, and all that was
+    /// written before is then as durable. What was acknowledged before is gone with it; of a batch over
+    /// several keyspaces the rest stays. What comes after is refused with a `NotFound` that names the
+    /// keyspace: reads and writes through a [`Keyspace`] of it, and as a whole each batch that names it in
+    /// an operation or a condition. So are reads at a [`Snapshot`], also at one that was taken before: a
+    /// snapshot keeps versions from compaction, not keyspaces. Iterators, cursors, pinned values and
+    /// [`Reader::pinned`] readers that were there before go on.
     ///
-    /// The cost does not depend on what the keyspace holds: a sync of the log if something is not synced yet, and an edit of
-    /// the manifest, during which writes wait. Its tables are then removed in the background, one file
-    /// each, and its memtables freed, when the last of its readers has gone; the log lets go of what only it needed.
-    /// On a full disk it works as deletes do, and gives space back.
+    /// The cost does not depend on what the keyspace holds: a sync of the log, if something is not synced
+    /// yet, and an edit of the manifest; writes wait for both. The table files are then removed in the
+    /// background, and the memtables freed, when the last of their readers has gone; the log lets go of
+    /// what only the keyspace needed. On a full disk it works as deletes do, and gives space back.
     ///
     /// ```
     /// # let env = cairn::Env::memory();

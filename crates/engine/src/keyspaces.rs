@@ -3,9 +3,10 @@
 //! Owns which keyspaces there are: the manifest says it, the catalog follows. Ids are given out in
 //! order and never again, names as often as they are free. A handle stands for an id.
 //!
-//! A drop takes place in the leader's order: under `lead`, between groups, it syncs the log through the
-//! last write, then the one edit that is the drop, then takes the keyspace out of the catalog. A batch is
-//! before all of that or after it. Reads load a catalog with the keyspace or one without.
+//! A drop takes place in the leader's order ([`Core::between_groups`]): it syncs the log through the last
+//! write, writes the one edit that is the drop, then takes the keyspace out of the catalog. The group under
+//! way is before all of that, batches still queued are after it. Reads load a catalog with the keyspace or
+//! one without.
 //!
 //! What a crash leaves: before the edit is durable, all as it was; after it, tables that nothing
 //! names (the next open removes them) and operations in the log on an id that is used up and has no
@@ -19,8 +20,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalog::Tree;
-use crate::commit::ActiveMemtable;
-use crate::core::{Core, PanicGuard};
+use crate::commit::{ActiveMemtable, Lead};
+use crate::core::Core;
 use crate::edit::Change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::levels::Levels;
@@ -101,11 +102,7 @@ impl Core {
         self.jobs.lock().dropping.insert(id);
         self.jobs_changed.notify_all();
         let _waits = Dropping { core: self, id };
-
-        let guard = PanicGuard { core: self, what: "the drop of a keyspace" };
-        let dropped = self.drop_in_order(name);
-        std::mem::forget(guard);
-        let Some(dropped) = dropped? else { return Ok(false) };
+        let Some(dropped) = self.between_groups(|lead| self.drop_in_order(lead, name))? else { return Ok(false) };
         self.remove_log_before(dropped.log_start);
         self.jobs.lock().forget(dropped.tree.id);
         drop(dropped);
@@ -116,8 +113,7 @@ impl Core {
     }
 
     /// Drops a keyspace between two groups.
-    fn drop_in_order(&self, name: &str) -> Result<Option<Dropped>> {
-        let mut lead = self.lead.lock();
+    fn drop_in_order(&self, lead: &mut Lead, name: &str) -> Result<Option<Dropped>> {
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
         // Another drop may have come first.
