@@ -11,7 +11,8 @@
 //! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened
 //! or compacted by request, and is shown in the statistics. A compaction that fails otherwise is
 //! tried again, after those of all other keyspaces. Writers who must wait for one that fails close
-//! the database instead: they would wait without end.
+//! the database instead: they would wait without end. A job on a keyspace that is dropped meanwhile
+//! ends early, and whatever it ended with counts as done.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
