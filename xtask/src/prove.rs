@@ -145,6 +145,12 @@ const STAGES: &[Stage] = &[
         ],
     ),
     engine_test(
+        "keyspaces",
+        2,
+        &["test", "-p", "cairn", "--test", "keyspaces"],
+        &["schedules of writers and a drop", "schedules of a flush or compaction and a drop"],
+    ),
+    engine_test(
         "durable snapshots",
         3,
         &["test", "-p", "cairn", "--test", "durable_snapshots"],

@@ -12,6 +12,9 @@
 //! The i-th op (from 0) of the bodies of a group has sequence number `first + i`; numbers are not
 //! in the body because the leader gives them later. Unknown kinds do not decode.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use cairn_codec::{DecodeError, Reader, Write};
 
 use crate::db::Keyspace;
@@ -30,6 +33,7 @@ pub struct Batch {
     count: u32,
     only_deletes: bool,
     conditions: Vec<Condition>,
+    keyspaces: BTreeMap<KeyspaceId, Arc<str>>,
     problem: Option<Error>,
     key_and_value_bytes_max: usize,
     value_bytes_max: usize,
@@ -61,6 +65,7 @@ impl Batch {
             count: 0,
             only_deletes: true,
             conditions: Vec::new(),
+            keyspaces: BTreeMap::new(),
             problem: None,
             key_and_value_bytes_max: options.write_bytes_max(BATCH_BYTES_MAX),
             value_bytes_max: options.write_bytes_max(VALUE_BYTES_MAX),
@@ -114,6 +119,7 @@ impl Batch {
             let text = format!("keyspace \"{}\" belongs to another database than the batch", keyspace.name());
             self.problem.get_or_insert(Error::invalid(text));
         }
+        self.keyspaces.entry(keyspace.id()).or_insert_with(|| keyspace.shared_name());
     }
 
     /// Writes the batch only if nothing newer than `since` stands under `key`: no put, no delete.
@@ -182,6 +188,7 @@ impl Batch {
             count: self.count,
             only_deletes: self.only_deletes,
             conditions: self.conditions,
+            keyspaces: self.keyspaces,
         })
     }
 }
@@ -202,6 +209,8 @@ pub(crate) struct EncodedBatch {
     pub(crate) count: u32,
     pub(crate) only_deletes: bool,
     pub(crate) conditions: Vec<Condition>,
+    /// All that it names, in operations and conditions.
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, Arc<str>>,
 }
 
 /// Decodes a body, op by op.

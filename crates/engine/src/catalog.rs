@@ -9,7 +9,8 @@
 //! 2. A sealed memtable leaves the catalog in the same swap in which its tables enter: no reader
 //!    finds neither, none finds both.
 //! 3. Every change applies to the catalog of that moment, under the swap lock; nothing is derived
-//!    from an older one. No I/O and no call into `env` happens under that lock.
+//!    from an older one. No I/O and no call into `env` happens under that lock. Ids are never used
+//!    again: one that was there and is not any more was dropped, and no change brings it back.
 //! 4. Who reads loads the catalog first and the sequence number second. Flush and compaction may
 //!    therefore drop versions that are hidden from every registered snapshot and from everyone
 //!    who loads the number later.
@@ -164,6 +165,16 @@ impl Catalog {
             *slot = Some(Arc::new(tree));
         }
     }
+
+    /// Takes a keyspace's part out.
+    fn unset(&mut self, id: KeyspaceId) {
+        let (chunk, slot) = place(id);
+        if let Some(chunk) = self.chunks.get_mut(chunk)
+            && let Some(slot) = Arc::make_mut(chunk).get_mut(slot)
+        {
+            *slot = None;
+        }
+    }
 }
 
 /// The current catalog.
@@ -209,5 +220,17 @@ impl CatalogCell {
         let mut catalog = Catalog::clone(&self.current.load());
         catalog.set(tree);
         self.current.store(Arc::new(catalog));
+    }
+
+    /// Takes a keyspace out; what readers have pinned of it they keep.
+    pub(crate) fn remove(&self, id: KeyspaceId) {
+        let old = {
+            let _swap = self.swap.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut catalog = Catalog::clone(&self.current.load());
+            catalog.unset(id);
+            self.current.swap(Arc::new(catalog))
+        };
+        // Out of the lock, as above.
+        drop(old);
     }
 }

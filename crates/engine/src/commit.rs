@@ -17,9 +17,12 @@
 //! 4. A memtable is sealed only by who holds `lead`, and only between groups: a sealed memtable
 //!    holds nothing that is not published.
 //! 5. A batch with conditions begins its group, so that they are decided on what is applied.
+//! 6. A keyspace is dropped only by who holds `lead`, between groups: a batch is wholly before a drop,
+//!    and gone with it as far as it wrote there, or wholly after it, and refused.
 //!
 //! Who leads: a caller that waits does it itself, without a change of thread; for batches that
-//! nobody waits for (`submit`), the append and the sync thread do.
+//! nobody waits for (`submit`), the append and the sync thread do. Who drops a keyspace leads too, and
+//! goes before every group that is not begun: writers without pause cannot keep it waiting.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use std::time::Duration;
 use cairn_wal::{LogWriter, Position};
 
 use crate::batch::{Batch, EncodedBatch, Ops};
-use crate::catalog::Buffer;
+use crate::catalog::{Buffer, Catalog};
 use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
@@ -76,6 +79,8 @@ pub(crate) struct CommitState {
     pending_bytes: usize,
     pending_unattended: usize,
     leading: bool,
+    /// So many wait to work between two groups: no further group is begun before them.
+    interrupting: usize,
     /// Writes are refused for lack of memory: memtables must be sealed without a group to write.
     pub(crate) room_wanted: bool,
     unsynced: VecDeque<Unsynced>,
@@ -93,6 +98,7 @@ impl CommitState {
             pending_bytes: 0,
             pending_unattended: 0,
             leading: false,
+            interrupting: 0,
             room_wanted: false,
             unsynced: VecDeque::new(),
             syncing: false,
@@ -105,6 +111,11 @@ impl CommitState {
         self.unsynced.iter().any(|u| u.unattended > 0)
     }
 
+    /// Whether whoever has something to write may lead.
+    fn may_lead(&self) -> bool {
+        !self.leading && self.interrupting == 0
+    }
+
     /// The caller syncs next, all that is appended now.
     fn begin_sync(&mut self) {
         self.syncing = true;
@@ -114,12 +125,15 @@ impl CommitState {
     }
 }
 
+/// A keyspace's active memtable and the one who writes to it.
+pub(crate) type ActiveMemtable = (Arc<Buffer>, MemtableWriter);
+
 /// What only the leader touches: log and memtables.
 #[derive(Debug)]
 pub(crate) struct Lead {
     /// None once the log is closed.
     log: Option<LogWriter>,
-    pub(crate) writers: BTreeMap<KeyspaceId, (Arc<Buffer>, MemtableWriter)>,
+    pub(crate) writers: BTreeMap<KeyspaceId, ActiveMemtable>,
     pub(crate) next_seq: u64,
     /// Delay owed for slowing down, in nanoseconds.
     pub(crate) delay_owed_nanos: u64,
@@ -147,6 +161,16 @@ impl Lead {
     /// The log's writer.
     pub(crate) fn log(&mut self) -> Result<&mut LogWriter> {
         self.log.as_mut().ok_or_else(|| Error::closed("the database is closed"))
+    }
+
+    /// Takes out a keyspace's active memtable, to be sealed or dropped.
+    pub(crate) fn take(&mut self, id: KeyspaceId) -> Option<ActiveMemtable> {
+        self.full.remove(&id);
+        let active = self.writers.remove(&id);
+        if let Some((buffer, _)) = &active {
+            self.active_bytes = self.active_bytes.saturating_sub(buffer.charged());
+        }
+        active
     }
 
     /// Ends the log.
@@ -250,7 +274,7 @@ impl Core {
             if let Some(outcome) = ticket.outcome() {
                 return outcome;
             }
-            if !state.leading && !state.pending.is_empty() {
+            if state.may_lead() && !state.pending.is_empty() {
                 state.leading = true;
                 drop(state);
                 self.lead_group();
@@ -320,7 +344,7 @@ impl Core {
     pub(crate) fn run_append_thread(&self) {
         let mut state = self.commit.lock();
         loop {
-            if !state.leading && (state.pending_unattended > 0 || state.room_wanted) {
+            if state.may_lead() && (state.pending_unattended > 0 || state.room_wanted) {
                 state.leading = true;
                 drop(state);
                 self.lead_group();
@@ -384,6 +408,35 @@ impl Core {
             self.publish(&mut state, written);
         }
         drop(lead);
+        self.tell_followers(&state);
+    }
+
+    /// Works between two groups: after the one under way, if there is one, and before all that are not
+    /// begun. Nothing is appended or applied meanwhile, and all that is appended is published.
+    pub(crate) fn between_groups<R>(&self, work: impl FnOnce(&mut Lead) -> Result<R>) -> Result<R> {
+        let mut state = self.commit.lock();
+        state.interrupting += 1;
+        // A leader that panicked leads for ever.
+        while state.leading && state.failed.is_none() {
+            state = self.commit_changed.wait(state);
+        }
+        state.interrupting -= 1;
+        if let Some(why) = &state.failed {
+            return Err(Error::closed(closed_text(why)));
+        }
+        state.leading = true;
+        drop(state);
+        let guard = PanicGuard { core: self, what: "work between two groups of writes" };
+        let result = work(&mut self.lead.lock());
+        std::mem::forget(guard);
+        let mut state = self.commit.lock();
+        state.leading = false;
+        self.tell_followers(&state);
+        result
+    }
+
+    /// Nobody leads any more: whoever has something to write, or waits for what was written, goes on.
+    fn tell_followers(&self, state: &CommitState) {
         if state.pending_unattended > 0 || state.room_wanted || state.closing {
             self.append_wanted.notify_one();
         }
@@ -428,12 +481,14 @@ impl Core {
         if let Err(e) = self.check_writable() {
             return refuse(group, &e);
         }
-        if let Health::Full { why } = self.health() {
-            // Deletes free space in the end, so they may go on; everything else must wait.
-            let error = Error::full(full_text(&why));
-            group = keep(group, |p| if p.batch.only_deletes { Ok(()) } else { Err(error.clone()) });
-        }
+        // Deletes free space in the end, so they may go on; everything else must wait.
+        let full = if let Health::Full { why } = self.health() { Some(Error::full(full_text(&why))) } else { None };
+        let catalog = self.catalog.load();
         group = keep(group, |p| {
+            check_keyspaces(&catalog, &p.batch)?;
+            if let Some(full) = full.as_ref().filter(|_| !p.batch.only_deletes) {
+                return Err(full.clone());
+            }
             p.batch.conditions.iter().try_for_each(|condition| {
                 let result = self.check_condition(condition);
                 if result.is_err() {
@@ -442,6 +497,7 @@ impl Core {
                 result
             })
         });
+        drop(catalog);
         if group.is_empty() {
             return None;
         }
@@ -694,6 +750,15 @@ pub(crate) fn full_text(why: &str) -> String {
 
 fn unknown_text(why: &str) -> String {
     format!("the write may or may not exist after the database is reopened: {why}")
+}
+
+/// Fails if a batch names a keyspace that was dropped.
+fn check_keyspaces(catalog: &Catalog, batch: &EncodedBatch) -> Result<()> {
+    let dropped = batch.keyspaces.iter().find(|(id, _)| catalog.tree(**id).is_none());
+    match dropped {
+        Some((_, name)) if !cairn_env::mutant("write-to-a-dropped-keyspace-taken") => Err(Error::no_keyspace(name)),
+        _ => Ok(()),
+    }
 }
 
 /// Ends every ticket of a group with one error.

@@ -4,7 +4,8 @@
 //! outermost first:
 //!
 //! 1. `lead` (held across the log's writes): who holds it is the one writer of log and memtables.
-//! 2. `manifest` (held across the manifest's writes and syncs). Never taken under `lead`.
+//! 2. `manifest` (held across the manifest's writes and syncs). Only the drop of a keyspace takes it under
+//!    `lead`, so that no write is under way; who holds it never waits for `lead`.
 //! 3. `commit` or `jobs` (short; released while waiting). Never both.
 //! 4. the catalog's swap lock, the snapshot list, the health, a ticket, the log's space, the queue
 //!    of removals: leaves, no I/O under them.

@@ -8,22 +8,16 @@ use cairn_env::Env;
 use cairn_env::sync::Thread;
 
 use crate::batch::Batch;
-use crate::catalog::Tree;
 use crate::core::{Core, Health, PanicGuard};
 use crate::cursor::Iter;
-use crate::edit::Change;
 use crate::error::{Error, Result};
-use crate::levels::Levels;
 use crate::options::Options;
 use crate::read::{Pinned, Reader};
 use crate::recovery;
 use crate::snapshot::{ReleaseHook, Snapshot};
 use crate::stats::Stats;
 use crate::ticket::{Commit, Ticket};
-use crate::types::{
-    DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KEYSPACE_IDS_MAX, KEYSPACE_NAME_BYTES_MAX, KeyspaceId, SeqNo,
-    Visibility,
-};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, Visibility};
 
 /// An open database. Clones share it; when the last handle goes (keyspaces count), it is closed.
 ///
@@ -165,13 +159,49 @@ impl Db {
         self.default.clone()
     }
 
-    /// A keyspace by name, created if it does not exist; durable when this returns.
+    /// A keyspace by name, created if it does not exist; durable when this returns. A database gives out
+    /// 16,777,216 keyspaces over its life, those counted that were dropped.
     ///
     /// # Errors
-    /// `Invalid` for a name that is empty or over 255 bytes, `Closed`, `Full`, `Io`.
+    /// `Invalid` for a name that is empty or over 255 bytes, or when all are given out; `Closed`, `Full`, `Io`.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let id = self.core().keyspace_id(name)?;
         Ok(Keyspace { handle: self.default.handle.clone(), id, name: Arc::from(name) })
+    }
+
+    /// Drops a keyspace with all that it holds; durable when this returns. False if there is none of
+    /// this name. A keyspace of the same name that is made later is another one, and empty; conditions
+    /// on it know nothing of the earlier one.
+    ///
+    /// It takes place between two groups of writes, before those that are still queued, and all that was
+    /// written before is then as durable. What was acknowledged before is gone with it; of a batch over
+    /// several keyspaces the rest stays. What comes after is refused with a `NotFound` that names the
+    /// keyspace: reads and writes through a [`Keyspace`] of it, and as a whole each batch that names it in
+    /// an operation or a condition. So are reads at a [`Snapshot`], also at one that was taken before: a
+    /// snapshot keeps versions from compaction, not keyspaces. Iterators, cursors, pinned values and
+    /// [`Reader::pinned`] readers that were there before go on.
+    ///
+    /// The cost does not depend on what the keyspace holds: a sync of the log, if something is not synced
+    /// yet, and an edit of the manifest; writes wait for both. The table files are then removed in the
+    /// background, and the memtables freed, when the last of their readers has gone; the log lets go of
+    /// what only the keyspace needed. On a full disk it works as deletes do, and gives space back.
+    ///
+    /// ```
+    /// # let env = cairn::Env::memory();
+    /// # let db = cairn::Db::open_in(&env, "data", cairn::Options::default())?;
+    /// let monday = db.keyspace("2026-11-23")?;
+    /// monday.put(b"k", b"v")?;
+    /// assert!(db.drop_keyspace("2026-11-23")?);
+    /// assert_eq!(monday.get(b"k").unwrap_err().kind(), cairn::ErrorKind::NotFound);
+    /// assert!(!db.drop_keyspace("2026-11-23")?);
+    /// # Ok::<(), cairn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid` for the keyspace "default", which every database has. `Full`, and nothing has changed.
+    /// `Closed`, or `Io`: then the keyspace is whole or gone after the database is reopened.
+    pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
+        self.core().drop_keyspace(name)
     }
 
     /// The names of all keyspaces, in the order of their creation.
@@ -323,6 +353,10 @@ impl Keyspace {
         self.id
     }
 
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.handle.core
     }
@@ -361,7 +395,8 @@ impl Keyspace {
         Reader::latest(self.clone(), visibility)
     }
 
-    /// Reads as of a snapshot of the same database.
+    /// Reads as of a snapshot of the same database; `NotFound` from each read if the keyspace was dropped,
+    /// before or after the snapshot was taken.
     ///
     /// # Errors
     /// `Invalid` if the snapshot belongs to another database.
@@ -425,33 +460,6 @@ impl Keyspace {
 }
 
 impl Core {
-    fn keyspace_id(&self, name: &str) -> Result<KeyspaceId> {
-        if name.is_empty() || name.len() > KEYSPACE_NAME_BYTES_MAX {
-            let text =
-                format!("the keyspace name has {} bytes; 1 to {KEYSPACE_NAME_BYTES_MAX} are allowed", name.len());
-            return Err(Error::invalid(text));
-        }
-        let find = || self.catalog.load().trees().find(|tree| &*tree.name == name).map(|tree| tree.id);
-        self.check_open()?;
-        if let Some(id) = find() {
-            return Ok(id);
-        }
-        self.check_writable()?;
-        let mut manifest = self.manifest.lock();
-        if let Some(id) = find() {
-            return Ok(id);
-        }
-        let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
-        let last = manifest.state().keyspaces.last_key_value().map(|(id, _)| *id);
-        let id = last
-            .map_or(Some(0), |last| last.checked_add(1).filter(|id| *id < KEYSPACE_IDS_MAX))
-            .ok_or_else(|| Error::invalid("every keyspace id is used up"))?;
-        self.commit_edit(manifest, &[Change::Keyspace { id, name: name.to_owned() }])?;
-        // It is empty up to now: conditions about earlier moments can be decided.
-        self.catalog.add(Tree::new(id, Arc::from(name), Levels::empty(), SeqNo(0)));
-        Ok(id)
-    }
-
     /// Ends log and manifest, so that the next open knows they were ended. The manifest only after
     /// the log: its end then tells that the log has one.
     fn close_files(&self) -> Result<()> {

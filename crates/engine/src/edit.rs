@@ -10,12 +10,21 @@
 //!   5 flushed      keyspace:varint  seq:varint        all of it up to seq is in tables
 //!   6 add_table    keyspace:varint  level:u8  meta
 //!   7 remove_table keyspace:varint  level:u8  id:varint
+//!   8 drop_keyspace keyspace:varint seq:varint        gone with its tables; all of it was up to seq
+//!   9 dropped      next:varint  seq:varint            of all that were dropped: see below
 //! meta     := id:varint  file_bytes:varint  entries:varint  tombstones:varint  stale:varint
 //!             smallest_seq:varint  largest_seq:varint  created_ms:varint
 //!             smallest_key:prefixed  largest_key:prefixed
 //! ```
 //! `prefixed` is a varint length and that many bytes. An unknown tag refuses to open. The first
 //! edit of a manifest file is a snapshot of the whole state; every later one changes it.
+//!
+//! Of a keyspace that was dropped two things are remembered, in a snapshot by `dropped`, which stands
+//! behind the keyspaces and is left out if none ever was: ids below `next` are used up, even if the
+//! newest keyspace is among the dropped, and no operation on a dropped one has a number above `seq`.
+//! So an operation in the log on an id below `next` that no keyspace has, with a number up to `seq`,
+//! is one of a dropped keyspace and is skipped; any other on an unknown id is damage. Numbers go on
+//! behind `seq`, also when neither log nor tables hold it any more.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +46,8 @@ pub(crate) enum Change {
     Flushed { keyspace: KeyspaceId, seq: SeqNo },
     AddTable { keyspace: KeyspaceId, level: usize, meta: TableMeta },
     RemoveTable { keyspace: KeyspaceId, level: usize, id: TableId },
+    DropKeyspace { keyspace: KeyspaceId, seq: SeqNo },
+    Dropped { next: KeyspaceId, seq: SeqNo },
 }
 
 /// Encodes an edit.
@@ -92,6 +103,16 @@ pub(crate) fn encode(changes: &[Change]) -> Vec<u8> {
                 out.put_u8(level_byte(*level));
                 out.put_varint(*id);
             }
+            Change::DropKeyspace { keyspace, seq } => {
+                out.put_u8(8);
+                out.put_varint(u64::from(*keyspace));
+                out.put_varint(seq.0);
+            }
+            Change::Dropped { next, seq } => {
+                out.put_u8(9);
+                out.put_varint(u64::from(*next));
+                out.put_varint(seq.0);
+            }
         }
     }
     out
@@ -130,6 +151,12 @@ fn decode_change(reader: &mut Reader<'_>) -> Result<Change, DecodeError> {
         5 => Change::Flushed { keyspace: keyspace(reader)?, seq: SeqNo(reader.varint()?) },
         6 => Change::AddTable { keyspace: keyspace(reader)?, level: level(reader)?, meta: meta(reader)? },
         7 => Change::RemoveTable { keyspace: keyspace(reader)?, level: level(reader)?, id: reader.varint()? },
+        8 => Change::DropKeyspace { keyspace: keyspace(reader)?, seq: SeqNo(reader.varint()?) },
+        9 => {
+            let beyond = reader.error("more keyspaces are used up than this build gives out");
+            let next = u32::try_from(reader.varint()?).ok().filter(|next| *next <= KEYSPACE_IDS_MAX).ok_or(beyond)?;
+            Change::Dropped { next, seq: SeqNo(reader.varint()?) }
+        }
         _ => return Err(unknown),
     })
 }
@@ -186,6 +213,10 @@ pub(crate) struct State {
     pub(crate) database_id: u64,
     pub(crate) hash_seed: u64,
     pub(crate) keyspaces: BTreeMap<KeyspaceId, KeyspaceState>,
+    /// Ids below are used up.
+    pub(crate) next_keyspace: KeyspaceId,
+    /// No operation on a keyspace that was dropped has a greater number. 0 if none was.
+    pub(crate) dropped: SeqNo,
     pub(crate) next_table: TableId,
     pub(crate) log_start: u64,
 }
@@ -200,7 +231,26 @@ impl State {
     }
 
     fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceState, String> {
-        self.keyspaces.get_mut(&id).ok_or_else(|| format!("an edit is about keyspace {id}, which was never created"))
+        let never = id >= self.next_keyspace;
+        self.keyspaces.get_mut(&id).ok_or_else(|| {
+            format!("an edit is about keyspace {id}, which was {}", if never { "never created" } else { "dropped" })
+        })
+    }
+
+    /// The keyspace that operation `seq` of the log is about; none if that was dropped. An id that was
+    /// never given out is damage, and so is a number that no dropped keyspace got.
+    pub(crate) fn keyspace_of(&self, id: KeyspaceId, seq: u64) -> Result<Option<&KeyspaceState>, String> {
+        match self.keyspaces.get(&id) {
+            Some(keyspace) => Ok(Some(keyspace)),
+            None if id < self.next_keyspace && SeqNo(seq) <= self.dropped => Ok(None),
+            None => Err(format!("a batch is about keyspace {id}, which does not exist")),
+        }
+    }
+
+    /// The greatest number that the log need not hold any more: where numbers go on without it.
+    pub(crate) fn last_seq(&self) -> SeqNo {
+        let dropped = if cairn_env::mutant("dropped-numbers-forgotten") { SeqNo(0) } else { self.dropped };
+        self.keyspaces.values().map(|keyspace| keyspace.flushed).fold(dropped, SeqNo::max)
     }
 
     fn apply_one(&mut self, change: &Change) -> Result<(), String> {
@@ -210,11 +260,12 @@ impl State {
                 self.hash_seed = *hash_seed;
             }
             Change::Keyspace { id, name } => {
-                if self.keyspaces.last_key_value().is_some_and(|(last, _)| last >= id) {
+                if *id < self.next_keyspace {
                     return Err(format!("keyspace {id} is created after a later one"));
                 }
                 let state = KeyspaceState { name: name.clone(), ..KeyspaceState::default() };
                 self.keyspaces.insert(*id, state);
+                self.next_keyspace = id.saturating_add(1);
             }
             Change::NextTable(id) => self.next_table = self.next_table.max(*id),
             Change::LogStart(segment) => {
@@ -240,6 +291,18 @@ impl State {
                     _ => return Err(format!("table {id} is removed from level {level}, where it is not")),
                 }
             }
+            Change::DropKeyspace { keyspace, .. } if *keyspace == DEFAULT_KEYSPACE_ID => {
+                return Err(format!("keyspace {keyspace} is dropped, which every database has"));
+            }
+            Change::DropKeyspace { keyspace, seq } => {
+                self.keyspace(*keyspace)?;
+                self.keyspaces.remove(keyspace);
+                self.dropped = self.dropped.max(*seq);
+            }
+            Change::Dropped { next, seq } => {
+                self.next_keyspace = self.next_keyspace.max(*next);
+                self.dropped = self.dropped.max(*seq);
+            }
         }
         Ok(())
     }
@@ -258,6 +321,11 @@ impl State {
                 changes.push(Change::AddTable { keyspace: id, level: *level, meta: meta.clone() });
             }
         }
+        let follows = self.keyspaces.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
+        let any_dropped = self.next_keyspace > follows || self.dropped > SeqNo(0);
+        if any_dropped && !cairn_env::mutant("dropped-keyspace-id-forgotten") {
+            changes.push(Change::Dropped { next: self.next_keyspace, seq: self.dropped });
+        }
         changes
     }
 
@@ -269,7 +337,8 @@ impl State {
             return Err(format!("keyspace {DEFAULT_KEYSPACE_ID} is not \"{DEFAULT_KEYSPACE}\""));
         }
         let flushed = self.keyspaces.values().map(|keyspace| keyspace.flushed.0);
-        if let Some(number) = flushed.chain([self.next_table, self.log_start]).find(|number| *number > NUMBER_MAX) {
+        let mut numbers = flushed.chain([self.dropped.0, self.next_table, self.log_start]);
+        if let Some(number) = numbers.find(|number| *number > NUMBER_MAX) {
             return Err(format!("number {number} leaves no room for others"));
         }
         for keyspace in self.keyspaces.values() {
@@ -322,6 +391,9 @@ mod tests {
             Change::Flushed { keyspace: 0, seq: SeqNo(300) },
             Change::AddTable { keyspace: 0, level: 2, meta: meta(4) },
             Change::RemoveTable { keyspace: 0, level: 2, id: 4 },
+            Change::Keyspace { id: 1, name: "x".into() },
+            Change::DropKeyspace { keyspace: 1, seq: SeqNo(301) },
+            Change::Dropped { next: 2, seq: SeqNo(301) },
         ]
     }
 
@@ -339,7 +411,10 @@ mod tests {
              060002048020\
              0a020101ac0205\
              0161016d\
-             07000204"
+             07000204\
+             02010178\
+             0801ad02\
+             0902ad02"
         );
         assert_eq!(decode(&bytes), Ok(every_change()));
     }
@@ -368,6 +443,9 @@ mod tests {
         assert!(decode(&create(KEYSPACE_IDS_MAX - 1)).is_ok());
         assert!(decode(&create(KEYSPACE_IDS_MAX)).is_err());
         assert!(decode(&create(u32::MAX)).is_err());
+        let used_up = |next| encode(&[Change::Dropped { next, seq: SeqNo(1) }]);
+        assert!(decode(&used_up(KEYSPACE_IDS_MAX)).is_ok());
+        assert!(decode(&used_up(KEYSPACE_IDS_MAX + 1)).is_err());
     }
 
     /// Writes to a default keyspace that only the open database knew were logged, and the next open
@@ -383,11 +461,40 @@ mod tests {
     #[test]
     fn a_state_is_rebuilt_by_its_own_snapshot() {
         let mut state = State::default();
+        let rebuilt = |state: &State| {
+            let mut again = State::default();
+            again.apply(&decode(&encode(&state.snapshot())).unwrap()).unwrap();
+            again
+        };
         state.apply(&every_change()[..6]).unwrap();
-        let mut again = State::default();
-        again.apply(&decode(&encode(&state.snapshot())).unwrap()).unwrap();
-        assert_eq!(again, state);
+        assert_eq!(rebuilt(&state), state);
         state.check().unwrap();
+        state.apply(&every_change()[7..8]).unwrap();
+        assert_eq!(rebuilt(&state), state);
+        assert_eq!(state.snapshot().len(), 8, "nothing was dropped, and nothing is said of it");
+        state.apply(&every_change()[8..9]).unwrap();
+        assert_eq!(rebuilt(&state), state);
+        state.check().unwrap();
+    }
+
+    /// The newest keyspace is the one that was dropped.
+    #[test]
+    fn the_id_of_a_dropped_keyspace_is_used_up_and_its_operations_are_known() {
+        let mut state = State::default();
+        state.apply(&every_change()).unwrap();
+        assert_eq!((state.next_keyspace, state.dropped, state.last_seq()), (2, SeqNo(301), SeqNo(301)));
+        let mut again = State::default();
+        again.apply(&state.snapshot()).unwrap();
+        for state in [&state, &again] {
+            assert_eq!(state.keyspace_of(1, 301), Ok(None));
+            assert!(state.keyspace_of(0, 9000).unwrap().is_some());
+            for (id, seq) in [(1, 302), (2, 1), (7, 1)] {
+                assert!(state.keyspace_of(id, seq).unwrap_err().contains("does not exist"), "{id} {seq}");
+            }
+            let create = |id| [Change::Keyspace { id, name: "x".into() }];
+            assert!(state.clone().apply(&create(1)).unwrap_err().contains("after a later one"));
+            state.clone().apply(&create(2)).unwrap();
+        }
     }
 
     #[test]
@@ -399,6 +506,10 @@ mod tests {
             (Change::Flushed { keyspace: 5, seq: SeqNo(1) }, "never created"),
             (Change::LogStart(1), "goes back"),
             (Change::Keyspace { id: 0, name: "x".into() }, "after a later one"),
+            (Change::DropKeyspace { keyspace: 0, seq: SeqNo(1) }, "which every database has"),
+            (Change::DropKeyspace { keyspace: 1, seq: SeqNo(1) }, "which was dropped"),
+            (Change::DropKeyspace { keyspace: 5, seq: SeqNo(1) }, "never created"),
+            (Change::AddTable { keyspace: 1, level: 1, meta: meta(9) }, "which was dropped"),
         ] {
             assert!(state.clone().apply(&[change]).unwrap_err().contains(what), "{what}");
         }

@@ -96,6 +96,11 @@ impl Error {
         Repr::NotFound(what.into()).into()
     }
 
+    /// A keyspace that was dropped, to whoever still holds a handle of it.
+    pub(crate) fn no_keyspace(name: &str) -> Error {
+        Error::not_found(format!("keyspace \"{name}\" does not exist: it was dropped"))
+    }
+
     pub(crate) fn busy(what: impl Into<String>) -> Error {
         Repr::Busy(what.into()).into()
     }

@@ -3,10 +3,12 @@
 //! What a crash between the steps leaves: before the edit, table files that nothing names (the
 //! next open removes them; the log still has the entries); after it, the memtable's log segments
 //! (replay skips what the manifest says is flushed, and the next open removes them).
+//!
+//! A keyspace may be dropped while its memtable is written: the flush ends without an edit.
 
 use std::sync::Arc;
 
-use crate::catalog::Buffer;
+use crate::catalog::{Buffer, Tree};
 use crate::core::{Core, closed_text};
 use crate::edit::Change;
 use crate::error::{Error, Result};
@@ -26,6 +28,7 @@ impl Core {
     pub(crate) fn flush_oldest(&self, id: KeyspaceId) -> Result<()> {
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };
         let Some(buffer) = tree.sealed.last().cloned() else { return Ok(()) };
+        let stale = cairn_env::mutant("dropped-keyspace-reinstalled").then(|| tree.clone());
         drop(tree);
         // A batch may span keyspaces: no part of it may be durable in a table while another part
         // could still be lost with the log. And before the list of snapshots is read: one of the
@@ -47,7 +50,11 @@ impl Core {
             }
             Err(e) => {
                 self.discard(output);
-                Err(e)
+                if let Some(stale) = stale.filter(|_| self.is_dropped(id)) {
+                    self.catalog.add(Tree::clone(&stale));
+                }
+                // Whatever it ended with: nobody misses the tables of a keyspace that was dropped.
+                if self.is_dropped(id) { Ok(()) } else { Err(e) }
             }
         }
     }
@@ -64,9 +71,7 @@ impl Core {
         let mut cursor = MemtableCursor::new(buffer.memtable.clone());
         cursor.seek_to_first();
         while cursor.valid() {
-            if self.is_closing() {
-                return Err(Error::closed("the database is being closed"));
-            }
+            self.check_job(output.keyspace())?;
             // A tombstone always stays: what it hides may lie in any table.
             output.add(cursor.key(), cursor.seq(), cursor.kind(), cursor.value(), || true)?;
             cursor.next();
@@ -79,7 +84,8 @@ impl Core {
         let flushed = SeqNo(buffer.memtable.largest_seq().unwrap_or(0) + too_high);
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
-        let log_start = self.log_start(Some(buffer)).max(manifest.state().log_start);
+        self.check_kept(id)?;
+        let log_start = self.log_start(|other| Arc::ptr_eq(other, buffer)).max(manifest.state().log_start);
         let mut changes: Vec<Change> =
             tables.iter().map(|table| Change::AddTable { keyspace: id, level: 0, meta: table.meta.clone() }).collect();
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
@@ -129,7 +135,7 @@ impl Core {
         }
         let mut manifest = self.manifest.lock();
         let manifest = manifest.as_mut().ok_or_else(|| Error::closed("the database is closed"))?;
-        let log_start = self.log_start(None);
+        let log_start = self.log_start(|_| false);
         if log_start > manifest.state().log_start {
             self.commit_edit(manifest, &[Change::LogStart(log_start)])?;
             self.remove_log_before(log_start);
@@ -137,8 +143,9 @@ impl Core {
         Ok(())
     }
 
-    /// The first segment that still holds something no table has, once `flushed` is in tables.
-    fn log_start(&self, flushed: Option<&Arc<Buffer>>) -> u64 {
+    /// The first segment that still holds something no table has, once the memtables that are `gone`
+    /// are in tables or dropped.
+    pub(crate) fn log_start(&self, gone: impl Fn(&Arc<Buffer>) -> bool) -> u64 {
         // The segment first: a group appended after this look lies in it or in a later one, so a
         // memtable that the catalog does not show yet cannot need an earlier one.
         let current = self.log_space.current_segment();
@@ -146,7 +153,7 @@ impl Core {
             .load()
             .trees()
             .flat_map(|tree| tree.buffers())
-            .filter(|buffer| !flushed.is_some_and(|flushed| Arc::ptr_eq(buffer, flushed)))
+            .filter(|buffer| !gone(buffer))
             .map(|buffer| buffer.first_segment)
             .fold(current, u64::min)
     }

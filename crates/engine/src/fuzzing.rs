@@ -15,7 +15,7 @@ use crate::edit::{self, Change, State};
 use crate::files::{self, FileKind, LOG, MANIFEST, classify, table_path};
 use crate::manifest::EDIT_KIND;
 use crate::types::kind;
-use crate::{CompactionStyle, Db, Env, Options, check};
+use crate::{CompactionStyle, Db, Durability, Env, Options, check};
 
 const DIR: &str = "/db";
 
@@ -181,12 +181,13 @@ fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     sections
 }
 
-/// A directory that was closed, and one with a table, deletes, and writes after the flush.
+/// A directory that was closed, and one with a table, deletes, and writes after the flush, some of a
+/// keyspace that was dropped, and that one opened and closed again.
 ///
 /// # Panics
 /// Never: the files are in memory.
 fn directories() -> Vec<Vec<(u8, Vec<u8>)>> {
-    let fill = |flush: bool| {
+    let fill = |flush: bool, again: bool| {
         let (env, dir) = (Env::memory(), Path::new(DIR));
         let db = Db::open_in(&env, dir, options()).expect("memory");
         for i in 0..20u8 {
@@ -195,9 +196,17 @@ fn directories() -> Vec<Vec<(u8, Vec<u8>)>> {
         if flush {
             db.flush().expect("memory");
             db.keyspace("second").expect("memory").put(b"a", b"b").expect("memory");
+            let mut batch = db.batch();
+            batch.put(&db.default_keyspace(), b"d", b"e");
+            batch.put(&db.keyspace("third").expect("memory"), b"d", b"e");
+            db.write(batch, Durability::Commit).expect("memory");
+            db.drop_keyspace("third").expect("memory");
             db.delete(&[b'k', 0, 3]).expect("memory");
         }
         db.close().expect("memory");
+        if again {
+            Db::open_in(&env, dir, options()).expect("memory").close().expect("memory");
+        }
         let mut sections = Vec::new();
         let current = files::read_current(&env, dir).expect("memory").expect("closed");
         let mut start = 1;
@@ -227,7 +236,7 @@ fn directories() -> Vec<Vec<(u8, Vec<u8>)>> {
         }
         sections
     };
-    vec![fill(false), fill(true)]
+    vec![fill(false, false), fill(true, false), fill(true, true)]
 }
 
 /// Real directories.

@@ -224,6 +224,12 @@ fn words(change: &Change) -> String {
         Change::RemoveTable { keyspace, level, id } => {
             format!("remove table {id} from level {level} of keyspace {keyspace}")
         }
+        Change::DropKeyspace { keyspace, seq } => {
+            format!("keyspace {keyspace} is dropped with its tables; its sequence numbers are up to {seq}")
+        }
+        Change::Dropped { next, seq } => {
+            format!("keyspaces below {next} that are not named were dropped; their sequence numbers are up to {seq}")
+        }
     }
 }
 

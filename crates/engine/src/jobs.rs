@@ -11,7 +11,8 @@
 //! table; a failure to read a damaged table stops compaction of that keyspace until it is reopened
 //! or compacted by request, and is shown in the statistics. A compaction that fails otherwise is
 //! tried again, after those of all other keyspaces. Writers who must wait for one that fails close
-//! the database instead: they would wait without end.
+//! the database instead: they would wait without end. A job on a keyspace that is dropped meanwhile
+//! ends early, and whatever it ended with counts as done.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +57,8 @@ pub(crate) struct Jobs {
     /// come after all others, the one that failed last at the end.
     failed: BTreeMap<KeyspaceId, u64>,
     failures: u64,
+    /// Keyspaces of which somebody waits to drop them: no writer waits for their jobs.
+    pub(crate) dropping: BTreeSet<KeyspaceId>,
     /// What the last full compaction failed with.
     manual_error: Option<Error>,
     /// The last failure of background work, for the statistics.
@@ -63,6 +66,16 @@ pub(crate) struct Jobs {
     /// Why writers wait now.
     pub(crate) stall_reason: Option<String>,
     pub(crate) closing: bool,
+}
+
+impl Jobs {
+    /// Nothing more is to be done for a keyspace that was dropped.
+    pub(crate) fn forget(&mut self, id: KeyspaceId) {
+        self.series_due.remove(&id);
+        self.damaged.remove(&id);
+        self.failing.remove(&id);
+        self.failed.remove(&id);
+    }
 }
 
 impl Core {
@@ -409,5 +422,13 @@ impl Core {
     /// Whether a long job should give up.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Ends a job on a keyspace if the database is being closed, or the keyspace was dropped meanwhile.
+    pub(crate) fn check_job(&self, id: KeyspaceId) -> Result<()> {
+        if self.is_closing() {
+            return Err(Error::closed("the database is being closed"));
+        }
+        self.check_kept(id)
     }
 }

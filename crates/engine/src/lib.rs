@@ -44,6 +44,7 @@ mod flush;
 pub mod fuzzing;
 mod inspect;
 mod jobs;
+mod keyspaces;
 mod levels;
 mod log_space;
 #[cfg(all(test, loom))]

@@ -153,6 +153,11 @@ impl<'a> Output<'a> {
         self.finished.iter().map(|(meta, _)| self.core.open_table(self.keyspace, meta.clone())).collect()
     }
 
+    /// Whose tables they are.
+    pub(crate) fn keyspace(&self) -> KeyspaceId {
+        self.keyspace
+    }
+
     /// The bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.finished.iter().map(|(meta, _)| meta.file_bytes).sum()

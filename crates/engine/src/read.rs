@@ -154,10 +154,14 @@ impl Reader {
             Moment::Pinned { tree, .. } => Ok((tree.clone(), self.seq())),
             Moment::Latest(_) | Moment::Snapshot(_) => {
                 let early = self.number_before_catalog();
-                let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;
+                let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
                 Ok((tree, early.unwrap_or_else(|| self.seq())))
             }
         }
+    }
+
+    fn dropped(&self) -> Error {
+        Error::no_keyspace(self.keyspace.name())
     }
 
     /// The planted defect of taking the number before the catalog; in between others get a turn.
@@ -178,7 +182,7 @@ impl Reader {
             Moment::Latest(_) | Moment::Snapshot(_) => {
                 let early = self.number_before_catalog();
                 let catalog = core.catalog.load();
-                let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| gone(&self.keyspace))?;
+                let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
                 Ok(form(lookup(core, tree, key, early.unwrap_or_else(|| self.seq()), mode)?))
             }
         }
@@ -187,8 +191,8 @@ impl Reader {
     /// The value of a key, copied.
     ///
     /// # Errors
-    /// `Invalid` for an empty or oversized key, `Corrupt` or `Io` if a table cannot be read,
-    /// `Closed`. A missing key is `None`, not an error.
+    /// `Invalid` for an empty or oversized key, `NotFound` if the keyspace was dropped ([`crate::Db::drop_keyspace`]),
+    /// `Corrupt` or `Io` if a table cannot be read, `Closed`. A missing key is `None`, not an error.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.get_with(key, <[u8]>::to_vec)
     }
@@ -267,7 +271,7 @@ impl Reader {
     /// A cursor over all keys, for reading without copies.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `NotFound` if the keyspace was dropped, `Closed`.
     pub fn cursor(&self) -> Result<Cursor> {
         let (tree, seq) = self.tree()?;
         Ok(Cursor::new(tree, seq, KeyRange::default()))
@@ -276,15 +280,11 @@ impl Reader {
     /// A cursor over a range of keys.
     ///
     /// # Errors
-    /// `Closed`.
+    /// As [`Reader::cursor`].
     pub fn cursor_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Cursor> {
         let (tree, seq) = self.tree()?;
         Ok(Cursor::new(tree, seq, KeyRange::new(bytes_of(range.start_bound()), bytes_of(range.end_bound()))))
     }
-}
-
-fn gone(keyspace: &Keyspace) -> Error {
-    Error::not_found(format!("keyspace \"{}\" does not exist", keyspace.name()))
 }
 
 fn pin(found: Found<'_>) -> Resident {

@@ -2,8 +2,8 @@
 //!
 //! 1. Take the lock; tell a database from a foreign directory; read `CURRENT` and the manifest.
 //! 2. Open the tables that the manifest lists.
-//! 3. Replay the log from its start. What the manifest says is flushed is skipped; the rest goes
-//!    into memtables and is written anew into a log that nobody has seen yet.
+//! 3. Replay the log from its start. What the manifest says is flushed or dropped is skipped; the rest
+//!    goes into memtables and is written anew into a log that nobody has seen yet.
 //! 4. Sync the new log, begin a new manifest that starts there, switch `CURRENT`.
 //! 5. Remove what nothing names any more.
 //!
@@ -95,7 +95,6 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     let next_segment = LOG.next_id(env, dir).map_err(wal_error)?.max(state.log_start + 1);
     let (log, syncer) = LogWriter::create(env, dir, LOG, next_segment, log_options).map_err(wal_error)?;
 
-    let last_flushed = state.keyspaces.values().map(|keyspace| keyspace.flushed).max().unwrap_or_default();
     let core = Core {
         env: env.clone(),
         dir: dir.to_path_buf(),
@@ -129,7 +128,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     };
 
     let replayed = match old_log {
-        Some(old_log) => core.replay_log(&state, last_flushed, &old_log),
+        Some(old_log) => core.replay_log(&state, &old_log),
         None => Ok(SeqNo(0)),
     };
     let last = replayed
@@ -322,8 +321,8 @@ pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
 
 impl Core {
     /// Reads the old log into memtables and the new log; returns the last number there is.
-    fn replay_log(&self, state: &State, last_flushed: SeqNo, old_log: &OldLog) -> Result<SeqNo> {
-        let mut last = if cairn_env::mutant("flushed-numbers-forgotten") { SeqNo(0) } else { last_flushed };
+    fn replay_log(&self, state: &State, old_log: &OldLog) -> Result<SeqNo> {
+        let mut last = if cairn_env::mutant("flushed-numbers-forgotten") { SeqNo(0) } else { state.last_seq() };
         let mut lead = self.lead.lock();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
             let path = LOG.path(&self.dir, group.position.segment);
@@ -341,13 +340,8 @@ impl Core {
             for body in group.bodies() {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
-                    let Some(keyspace) = state.keyspaces.get(&op.keyspace) else {
-                        return Err(damaged(format!(
-                            "a batch is about keyspace {}, which does not exist",
-                            op.keyspace
-                        )));
-                    };
-                    if SeqNo(seq) > keyspace.flushed {
+                    let keyspace = state.keyspace_of(op.keyspace, seq).map_err(damaged)?;
+                    if keyspace.is_some_and(|keyspace| SeqNo(seq) > keyspace.flushed) {
                         live = true;
                         let mixed_up = cairn_env::mutant("keyspace-mixed-up-at-replay");
                         let op = if mixed_up { Op { keyspace: DEFAULT_KEYSPACE_ID, ..op } } else { op };

@@ -5,6 +5,8 @@
 //! the keyspace that its properties name, and every segment of the log; names of keyspaces come from
 //! what can be read of the manifests' edits. Of each keyspace the newest readable version of a key
 //! wins (`tables`); then the operations of the log that are newer are done again, in order (`log`).
+//! What is known to be dropped stays so: by a sound manifest, or by any edit that can be read and says
+//! it. Without one a dropped keyspace may come back, as far as its files are still there.
 //! The new database takes its name when all of it is durable (`target`).
 //! Refuses to change the damaged database, to repair an open one, and to guess: what is written was
 //! once written under its key, and whatever may be missing is told with its file and range of keys.
@@ -20,7 +22,7 @@ mod survey;
 mod tables;
 mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -176,9 +178,39 @@ struct Survey {
     log_start: u64,
     /// The log was closed: it must have its end.
     log_closed: bool,
+    dropped: Dropped,
+}
+
+/// What is known of keyspaces that were dropped.
+#[derive(Debug, Default)]
+struct Dropped {
+    /// An edit dropped them.
+    ids: BTreeSet<KeyspaceId>,
+    /// Whoever names all keyspaces up to an id says so of those left out.
+    rolls: Vec<Roll>,
+    /// They have no greater number.
+    seq: u64,
+}
+
+/// All keyspaces with an id below `next`.
+#[derive(Debug)]
+struct Roll {
+    next: KeyspaceId,
+    ids: BTreeSet<KeyspaceId>,
+}
+
+impl Dropped {
+    fn holds(&self, id: KeyspaceId) -> bool {
+        self.ids.contains(&id) || self.rolls.iter().any(|roll| id < roll.next && !roll.ids.contains(&id))
+    }
 }
 
 impl Survey {
+    /// Whether an operation is about a keyspace that is known to be dropped.
+    fn is_dropped(&self, id: KeyspaceId, seq: u64) -> bool {
+        seq <= self.dropped.seq && self.dropped.holds(id)
+    }
+
     /// The keyspace with this id. One that was only heard of gets a name.
     fn space(&mut self, id: KeyspaceId) -> &mut Space {
         let mut name = format!("keyspace-{id}");

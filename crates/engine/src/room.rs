@@ -2,7 +2,8 @@
 //!
 //! Everything that waits, waits on a condition, with the reason in the statistics. The bounds:
 //! memtables by size and count, the log by what an open would replay, level 0 by its tables, and
-//! all memory by the budget. Writers are slowed in small steps before they must stop.
+//! all memory by the budget. Writers are slowed in small steps before they must stop. For a keyspace
+//! that is being dropped nobody waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::catalog::{Buffer, Catalog, Tree};
 use crate::commit::{Lead, full_text};
 use crate::core::{Core, Health};
 use crate::error::{Error, Result};
+use crate::jobs::Jobs;
 use crate::memtable::MemtableWriter;
 use crate::picker::{LEVEL0_TABLES_SLOW, LEVEL0_TABLES_STOP};
 use crate::stats::add;
@@ -95,9 +97,13 @@ impl Core {
             if let Err(e) = self.check_writable() {
                 break Err(e);
             }
+            if jobs.dropping.contains(&id) {
+                // Who drops it waits for the leader, and gives back more than the wait would.
+                break Ok(());
+            }
             let catalog = self.catalog.load();
             let Some(tree) = catalog.tree(id) else { break Ok(()) };
-            let Some(reason) = self.stall_reason_of(&catalog, tree) else { break Ok(()) };
+            let Some(reason) = self.stall_reason_of(&catalog, tree, &jobs) else { break Ok(()) };
             let failing = jobs.failing.get(&id).filter(|_| self.level0_is_full(tree));
             let failing = failing.map(|e| format!("{reason}, which fails: {e}"));
             drop(catalog);
@@ -127,9 +133,9 @@ impl Core {
         result
     }
 
-    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree) -> Option<String> {
-        let sealed_bytes: u64 =
-            catalog.trees().flat_map(|tree| &tree.sealed).map(|buffer| buffer.memtable.bytes()).sum();
+    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree, jobs: &Jobs) -> Option<String> {
+        let staying = catalog.trees().filter(|tree| !jobs.dropping.contains(&tree.id));
+        let sealed_bytes: u64 = staying.flat_map(|tree| &tree.sealed).map(|buffer| buffer.memtable.bytes()).sum();
         if tree.sealed.len() >= SEALED_MAX || sealed_bytes > self.memory.budget() / 4 {
             return Some(format!("sealed memtables ({sealed_bytes} bytes) wait for their flush"));
         }
@@ -180,9 +186,9 @@ impl Core {
     /// Seals a keyspace's active memtable, if it has one, and asks for its flush. The caller holds
     /// `lead`, between groups.
     pub(crate) fn seal(&self, lead: &mut Lead, id: KeyspaceId) {
-        lead.full.remove(&id);
-        let Some((buffer, _)) = lead.writers.remove(&id) else { return };
-        lead.active_bytes = lead.active_bytes.saturating_sub(buffer.charged());
+        if lead.take(id).is_none() {
+            return;
+        }
         self.catalog.update(id, |tree| {
             if let Some(active) = tree.active.take() {
                 tree.sealed.insert(0, active);

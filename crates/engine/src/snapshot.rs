@@ -25,8 +25,8 @@ struct Holders {
 }
 
 /// A view of the database at one moment. Everything committed before is visible through it and
-/// nothing after, for as long as it lives; while it lives, compaction keeps the versions it needs.
-/// Read through [`crate::Keyspace::at`]. Clones share it.
+/// nothing after, for as long as it lives; while it lives, compaction keeps the versions it needs. A
+/// keyspace that is dropped is gone for it too. Read through [`crate::Keyspace::at`]. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     registration: Arc<Registration>,

@@ -29,7 +29,7 @@ impl Ticket {
     /// Waits, blocking the thread, until the batch is as durable as was asked for.
     ///
     /// # Errors
-    /// `Conflict` if a condition did not hold, `Full` if the disk is full, `Closed` if the
+    /// `Conflict` if a condition did not hold, `NotFound` if a keyspace that it names was dropped, `Full` if the disk is full, `Closed` if the
     /// database is closed to writes, `Unknown` if a write or sync failed on the way: then the
     /// batch may or may not exist after reopening.
     pub fn wait(self) -> Result<Commit> {

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cairn::{Db, Durability, Env, Options};
 use cairn_env::{CrashPolicy, SimDisk};
-use common::history::{Content, History, Recorder, SPACES, apply, existing};
+use common::history::{self, Content, History, Recorder, SPACES, apply};
 use common::workload::{self, DIR};
 use common::{Random, Scene, base_seed, moments, number, shrinks, tiny};
 
@@ -80,11 +80,11 @@ impl Crash<'_> {
         let promised = self.history.promised(self.k, self.powered);
         assert!(seq >= promised, "everything up to {promised} was promised, and the database ends at {seq}");
         assert_eq!(db.stats().get("durable_seq"), Some(seq));
-        let content = self.history.content_at(seq);
-        let content = content.unwrap_or_else(|| panic!("the database ends at {seq}, within a batch"));
-        self.history.check_content(&db, &content);
-        assert!(!self.history.keyspace_promised(self.k) || existing(&db, SPACES[1]).is_some());
-        (db, seq, content, open_steps)
+        let (shown, possible) = (history::shown(&db), self.history.possible(seq, self.k));
+        assert!(!possible.is_empty(), "the database ends at {seq}, within a batch");
+        assert!(possible.contains(&shown), "at {seq} it shows {shown:?}, and that is none of {possible:?}");
+        self.history.check_content(&db, &shown.content);
+        (db, seq, shown.content, open_steps)
     }
 
     /// Lets the power go again before every call of the recovery, and brings it up once more.

@@ -33,6 +33,8 @@ use common::{Random, Scene, base_seed, number, shrinks, tiny, varied};
 /// A batch that was handed over and not refused.
 struct Write {
     ops: Vec<Change>,
+    /// None of those: the second keyspace was dropped.
+    drops: bool,
     /// Or nobody knows.
     acknowledged: bool,
 }
@@ -50,6 +52,8 @@ struct Client {
     lied_to: bool,
     /// Another handle closes the database at this step of the work.
     closed_at: Option<u64>,
+    /// The second keyspace was dropped, and could not be made again yet.
+    second_gone: bool,
     steps: u64,
 }
 
@@ -75,6 +79,7 @@ impl Client {
             durable: 0,
             lied_to: false,
             closed_at: None,
+            second_gone: false,
             steps: STEPS,
         }
     }
@@ -86,7 +91,12 @@ impl Client {
     /// The content after the first `count` writes.
     fn content(&self, count: usize) -> Content {
         let mut content = Content::default();
-        self.writes[..count].iter().for_each(|write| apply(&mut content, &write.ops));
+        for write in &self.writes[..count] {
+            if write.drops {
+                content[1].clear();
+            }
+            apply(&mut content, &write.ops);
+        }
         content
     }
 
@@ -115,6 +125,7 @@ impl Client {
             let mut ops = Vec::new();
             for _ in 0..1 + self.random.below(4) {
                 let (space, key) = (self.random.below(2) as usize, self.random.key());
+                let space = if self.second_gone { 0 } else { space };
                 let value = (!self.random.chance(3)).then(|| self.random.value());
                 match &value {
                     Some(value) => batch.put(&spaces[space], &key, value),
@@ -131,12 +142,14 @@ impl Client {
         for (ops, durability, ticket) in waiting {
             match ticket.wait() {
                 Ok(_) => {
-                    self.writes.push(Write { ops, acknowledged: true });
+                    self.writes.push(Write { ops, drops: false, acknowledged: true });
                     if durability == Durability::Commit {
                         self.durable = self.writes.len();
                     }
                 }
-                Err(e) if e.kind() == ErrorKind::Unknown => self.writes.push(Write { ops, acknowledged: false }),
+                Err(e) if e.kind() == ErrorKind::Unknown => {
+                    self.writes.push(Write { ops, drops: false, acknowledged: false });
+                }
                 Err(e) => self.expect("write", &e, &[ErrorKind::Full, ErrorKind::Closed]),
             }
         }
@@ -146,7 +159,7 @@ impl Client {
     fn read(&self, db: &Db, spaces: &[Keyspace; 2]) {
         set_stage("read");
         let mut found = Content::default();
-        for (space, found) in spaces.iter().zip(&mut found) {
+        for (space, found) in spaces.iter().zip(&mut found).take(if self.second_gone { 1 } else { 2 }) {
             for entry in space.iter() {
                 match entry {
                     Ok((key, value)) => found.insert(key, value),
@@ -161,12 +174,41 @@ impl Client {
         let closed = !writable(db);
         let count = self.writes.len();
         let least = if closed { self.durable } else { count };
-        let fits = (least..=count).rev().any(|count| self.content(count) == found);
+        // One keyspace was read after the other: the failure may have come in between.
+        let is_at = |space: usize, count: usize| self.content(count)[space] == found[space];
+        let fits = (0..SPACES.len()).all(|space| (least..=count).rev().any(|count| is_at(space, count)));
         assert!(fits, "a read found something else than what was written; closed: {closed}");
     }
 
+    /// Drops the second keyspace and makes it again, as far as that goes.
+    fn drop_second(&mut self, db: &Db, spaces: &mut [Keyspace; 2]) {
+        set_stage("drop");
+        match db.drop_keyspace(SPACES[1]) {
+            Ok(dropped) => {
+                assert!(dropped || self.second_gone);
+                self.second_gone = true;
+                self.writes.push(Write { ops: Vec::new(), drops: true, acknowledged: true });
+                self.durable = self.writes.len();
+            }
+            Err(e) => {
+                self.expect("drop", &e, &FAILURES);
+                if e.kind() != ErrorKind::Full {
+                    // Whole or gone after reopening.
+                    self.writes.push(Write { ops: Vec::new(), drops: true, acknowledged: false });
+                }
+            }
+        }
+        match db.keyspace(SPACES[1]) {
+            Ok(space) => {
+                self.second_gone = false;
+                spaces[1] = space;
+            }
+            Err(e) => self.expect("keyspace", &e, &FAILURES),
+        }
+    }
+
     /// Works until the end, or until the database is closed to writes.
-    fn work(&mut self, db: &Db, spaces: &[Keyspace; 2], steps: u64) {
+    fn work(&mut self, db: &Db, spaces: &mut [Keyspace; 2], steps: u64) {
         let mut closing = None;
         for step in 0..steps {
             if self.closed_at == Some(step) {
@@ -180,6 +222,9 @@ impl Client {
             }
             self.write(db, spaces);
             self.read(db, spaces);
+            if step % 8 == 5 {
+                self.drop_second(db, spaces);
+            }
             let maintained = match step % 8 {
                 3 => {
                     set_stage("flush");
@@ -214,13 +259,17 @@ impl Client {
     }
 
     /// After reopening: what was in doubt is there or not, and stays so. Whatever is there is durable.
-    fn settle(&mut self, spaces: &[Keyspace; 2]) {
+    /// False if a read failed, so that nobody can tell.
+    fn settle(&mut self, spaces: &[Keyspace; 2]) -> bool {
         set_stage("read");
         let mut found = Content::default();
         for (space, found) in spaces.iter().zip(&mut found) {
             match space.iter().collect() {
                 Ok(all) => *found = all,
-                Err(e) => return self.expect("read", &e, &[ErrorKind::Io]),
+                Err(e) => {
+                    self.expect("read", &e, &[ErrorKind::Io]);
+                    return false;
+                }
             }
         }
         let least = if self.lied_to { 0 } else { self.durable };
@@ -229,6 +278,7 @@ impl Client {
         self.writes.truncate(count);
         self.writes.iter_mut().for_each(|write| write.acknowledged = true);
         self.durable = count;
+        true
     }
 
     /// Reopened, the database holds a prefix of at least `least` writes. Says how many.
@@ -327,14 +377,18 @@ fn work_with(disk: &SimDisk, faults: &[Fault], seed: u64, prepare: impl FnOnce(&
     prepare(&mut client);
     let mut coverage = None;
     let run = env.run(|| {
-        let Ok((db, spaces)) = client.open() else { return "no open" };
-        client.work(&db, &spaces, client.steps);
+        let Ok((db, mut spaces)) = client.open() else { return "no open" };
+        client.work(&db, &mut spaces, client.steps);
         client.close(db);
         client.closed_at = None;
         client.check();
-        let Ok((db, spaces)) = client.open() else { return "no open" };
-        client.settle(&spaces);
-        client.work(&db, &spaces, client.steps.div_ceil(4));
+        let Ok((db, mut spaces)) = client.open() else { return "no open" };
+        client.second_gone = false;
+        if !client.settle(&spaces) {
+            // What follows would be held against what may not be there.
+            return "not settled";
+        }
+        client.work(&db, &mut spaces, client.steps.div_ceil(4));
         // Space is back, if that was it.
         coverage = Some(disk.coverage());
         disk.clear_faults();

@@ -45,6 +45,8 @@ struct Recipe {
     value_bytes_max: u64,
     /// Copied while open, as a killed process leaves it.
     killed: bool,
+    /// A keyspace is dropped that has tables and operations in the log, and made again.
+    drops: bool,
 }
 
 fn small() -> Options {
@@ -52,22 +54,25 @@ fn small() -> Options {
     Options { durability: Durability::Buffered, memtable_bytes_max: 4 << 10, ..tiny() }
 }
 
-const RECIPES: [Recipe; 6] = [
-    Recipe { name: "empty", options: small, rounds: 0, value_bytes_max: 60, killed: false },
-    Recipe { name: "levels", options: small, rounds: 400, value_bytes_max: 300, killed: false },
+const RECIPES: [Recipe; 7] = [
+    Recipe { name: "empty", options: small, rounds: 0, value_bytes_max: 60, killed: false, drops: false },
+    Recipe { name: "levels", options: small, rounds: 400, value_bytes_max: 300, killed: false, drops: false },
     Recipe {
         name: "killed",
         options: || Options { durability: Durability::Commit, ..small() },
         rounds: 90,
         value_bytes_max: 60,
         killed: true,
+        drops: false,
     },
+    Recipe { name: "dropped", options: small, rounds: 60, value_bytes_max: 60, killed: true, drops: true },
     Recipe {
         name: "no-compression",
         options: || Options { compression: Compression::None, ..small() },
         rounds: 60,
         value_bytes_max: 60,
         killed: false,
+        drops: false,
     },
     Recipe {
         name: "no-filter",
@@ -75,6 +80,7 @@ const RECIPES: [Recipe; 6] = [
         rounds: 60,
         value_bytes_max: 60,
         killed: false,
+        drops: false,
     },
     Recipe {
         name: "series",
@@ -82,6 +88,7 @@ const RECIPES: [Recipe; 6] = [
         rounds: 60,
         value_bytes_max: 60,
         killed: false,
+        drops: false,
     },
 ];
 
@@ -158,6 +165,9 @@ fn make(recipe: &Recipe) -> (Files, String) {
             }
             if round == recipe.rounds * 3 / 4 {
                 db.flush().unwrap();
+            }
+            if recipe.drops && round == recipe.rounds - 2 {
+                assert!(db.drop_keyspace("other").unwrap());
             }
         }
         if recipe.rounds > 0 {

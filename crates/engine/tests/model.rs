@@ -2,8 +2,8 @@
 //! with different options must answer the same operations with the same bytes.
 //!
 //! Every kind of operation takes part: puts, deletes, batches over two keyspaces, conditions,
-//! snapshots and iterators held from one to the next, scans both ways, flush, compaction, close and
-//! reopen. What is drawn depends on the seed and the map alone, so that one seed is one list of
+//! snapshots and iterators held from one to the next, scans both ways, flush, compaction, a keyspace
+//! dropped and made again, close and reopen. What is drawn depends on the seed and the map alone, so that one seed is one list of
 //! operations under every set of options. A failure prints its seed; `CAIRN_SEED=n` replays it,
 //! `CAIRN_STEPS=n` makes the list longer, `CAIRN_PROOF_SECONDS=n` takes further seeds for so long.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
@@ -375,6 +375,24 @@ impl Test {
         }
     }
 
+    /// The second keyspace goes, and another of its name comes; iterators that are held go on.
+    fn drop_and_make_again(&mut self) {
+        assert!(self.db.drop_keyspace(NAMES[1]).unwrap());
+        let (old, ops) = (&self.spaces[1], [(0, self.random.key(), Some(b"v".to_vec())), (1, self.random.key(), None)]);
+        let refused = [
+            old.get(&ops[1].1).unwrap_err(),
+            old.iter().next().unwrap().unwrap_err(),
+            self.db.write(self.batch(&ops, None), Durability::Buffered).unwrap_err(),
+        ];
+        assert!(refused.iter().all(|e| e.kind() == ErrorKind::NotFound), "{refused:?}");
+        if let Some((snapshot, _)) = self.snapshots.last() {
+            assert_eq!(old.at(snapshot).unwrap().get(&ops[1].1).unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        self.spaces[1] = self.db.keyspace(NAMES[1]).unwrap();
+        self.models[1] = Model::default();
+        self.snapshots.iter_mut().for_each(|(_, maps)| maps[1].clear());
+    }
+
     fn reopen(self) -> Test {
         let Test { db, spaces, env, setup, openings, models, random, base, last, answers, .. } = self;
         drop(spaces);
@@ -386,7 +404,8 @@ impl Test {
 
     fn step(mut self) -> Test {
         match self.random.below(1000) {
-            0..600 => self.write(),
+            0..597 => self.write(),
+            597..600 => self.drop_and_make_again(),
             600..910 => self.read(),
             910..960 => self.iterate(),
             960..975 => {

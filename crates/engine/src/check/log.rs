@@ -214,8 +214,8 @@ fn judge(group: &Group<'_>, state: Option<&State>, last_seq: &mut u64, report: &
                 Ok(None) => break,
                 Err(e) => return Some(undecoded(e)),
             };
-            if state.is_some_and(|state| !state.keyspaces.contains_key(&op.keyspace)) {
-                return Some(format!("a batch is about keyspace {}, which does not exist", op.keyspace));
+            if let Some(Err(what)) = state.map(|state| state.keyspace_of(op.keyspace, next)) {
+                return Some(what);
             }
             report.log_entries += 1;
             *last_seq = next;

@@ -50,6 +50,12 @@ impl Database {
         Database { env, state, log: Vec::new(), segment_bytes: 1 << 20, close: true }
     }
 
+    /// A keyspace was dropped, the last that was made.
+    fn dropped(&mut self, id: KeyspaceId, seq: u64) -> &mut Database {
+        (self.state.next_keyspace, self.state.dropped) = (id + 1, SeqNo(seq));
+        self
+    }
+
     fn keyspace(&mut self, id: KeyspaceId) -> &mut KeyspaceState {
         self.state.keyspaces.get_mut(&id).unwrap()
     }
@@ -248,6 +254,9 @@ fn a_manifest_that_contradicts_itself() {
     db.keyspace(0).flushed = SeqNo(u64::MAX);
     db.is_damaged(manifest(), "leaves no room");
     let mut db = Database::new();
+    db.state.dropped = SeqNo(u64::MAX);
+    db.is_damaged(manifest(), "leaves no room");
+    let mut db = Database::new();
     db.state.next_table = u64::MAX;
     db.is_damaged(manifest(), "leaves no room");
     let mut db = Database::new();
@@ -259,10 +268,12 @@ fn a_manifest_that_contradicts_itself() {
 #[test]
 fn a_log_that_contradicts_itself_or_the_manifest() {
     type Spoil = fn(&mut Database);
-    let spoils: [(Spoil, &str); 7] = [
+    let spoils: [(Spoil, &str); 9] = [
         (|db| db.logged(60, 0, &["a"]).kind = 9, "kind 9"),
         (|db| db.logged(52, 0, &["a"]).first_seq = 52, "it begins with sequence number 52, and 52 is before it"),
         (|db| _ = db.logged(60, 7, &["a"]), "keyspace 7, which does not exist"),
+        (|db| _ = db.dropped(7, 60).logged(60, 8, &["a"]), "keyspace 8, which does not exist"),
+        (|db| _ = db.dropped(7, 60).logged(60, 7, &["a", "b"]), "keyspace 7, which does not exist"),
         (|db| _ = db.logged(60, 0, &["a", ""]), "does not decode"),
         (|db| db.logged(60, 0, &["a"]).body.push(0), "does not decode"),
         (|db| _ = db.logged(60, 0, &[]), "without an operation"),
@@ -276,6 +287,15 @@ fn a_log_that_contradicts_itself_or_the_manifest() {
         db.log.sort_by_key(|group| group.first_seq);
         db.is_damaged(segment(1), what);
     }
+}
+
+#[test]
+fn what_the_log_still_holds_of_a_dropped_keyspace_is_sound() {
+    let mut db = Database::new();
+    db.dropped(7, 61).logged(60, 7, &["a", "b"]);
+    db.logged(62, 0, &["a"]);
+    db.write();
+    assert_eq!(db.findings(), []);
 }
 
 #[test]

@@ -122,6 +122,8 @@ fn a_manifest_and_current() {
     let mut manifest = Manifest::begin(&env, dir(), 2, state, u64::MAX).unwrap();
     manifest.commit(&[Change::AddTable { keyspace: 0, level: 0, meta }]).unwrap();
     manifest.commit(&[Change::RemoveTable { keyspace: 0, level: 0, id: 4 }, Change::LogStart(5)]).unwrap();
+    let dropped = [Change::DropKeyspace { keyspace: 1, seq: SeqNo(6) }, Change::Dropped { next: 2, seq: SeqNo(6) }];
+    manifest.commit(&[&[Change::Keyspace { id: 1, name: "x".into() }], &dropped[..]].concat()).unwrap();
     drop(manifest);
     let path = MANIFEST.path(dir(), 2);
     let whole = [
@@ -138,6 +140,10 @@ fn a_manifest_and_current() {
         "312 group of kind 1: first sequence number 3, 1 bodies, 104 bytes, durable before it up to 2:312",
         "  remove table 4 from level 0 of keyspace 0",
         "  the log starts with segment 5",
+        "416 group of kind 1: first sequence number 4, 1 bodies, 104 bytes, durable before it up to 2:416",
+        "  keyspace 1 is \"x\"",
+        "  keyspace 1 is dropped with its tables; its sequence numbers are up to 6",
+        "  keyspaces below 2 that are not named were dropped; their sequence numbers are up to 6",
     ];
     assert_eq!(lines(&env, &path), whole);
     copy(&env, &path, "copy");

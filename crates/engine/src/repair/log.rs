@@ -2,9 +2,9 @@
 //!
 //! A log that replays as the manifest says, to an end that is none of a write cut short, is taken as
 //! an open would take it. Of any other every group that can be read is taken, segment by segment.
-//! Operations are numbered without gaps, but that a log leaves out what was in tables when it was
-//! written anew: where the numbers before and after damage follow one another, or lead only to what
-//! is in tables, nothing is lost; else the numbers tell which operations are, also where no damage is
+//! Operations are numbered without gaps, but that a log leaves out what was in tables, or of dropped
+//! keyspaces, when it was written anew: where the numbers before and after damage follow one another, or
+//! lead only to what is in tables, nothing is lost; else the numbers tell which operations are, also where no damage is
 //! seen between them. Of a log that was not closed the last group may be damaged: so looks a write
 //! that was cut short. Anything more is told.
 //!
@@ -254,6 +254,9 @@ impl Walk<'_, '_> {
         self.closed = false;
         for (seq, op) in (group.first_seq..self.until).zip(ops) {
             self.last_seq = Some(seq);
+            if self.survey.is_dropped(op.keyspace, seq) {
+                continue;
+            }
             self.make_keyspace(op.keyspace)?;
             if self.is_wanted(seq, &op) {
                 let value = (op.kind == kind::PUT).then_some(op.value);
@@ -288,8 +291,8 @@ impl Walk<'_, '_> {
             self.pending.clear();
             return;
         }
-        // What was in tables when the log was written anew, or its start moved on, it need not have.
-        let left_out = up_to.unwrap_or(group.first_seq) <= flushed().max().unwrap_or(0);
+        // What was in tables or dropped when the log was written anew, or its start moved on, it need not have.
+        let left_out = up_to.unwrap_or(group.first_seq) <= flushed().fold(self.survey.dropped.seq, u64::max);
         let from_the_start = !believed && self.last_seq.is_none();
         if self.pending.is_empty() && !left_out && !from_the_start {
             self.damaged(path, Some(group.position.offset), "groups before this one are missing".to_owned(), false);

@@ -1,6 +1,6 @@
 //! What there is to repair: from the manifest if it is sound, else from every file by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cairn_env::Env;
@@ -17,7 +17,7 @@ use crate::recovery;
 use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KEYSPACE_IDS_MAX, KeyspaceId};
 
 use super::ranges::Ranges;
-use super::{Part, Repair, Space, Survey};
+use super::{Dropped, Part, Repair, Roll, Space, Survey};
 
 impl Repair<'_> {
     /// Finds out what is there.
@@ -81,7 +81,9 @@ impl Repair<'_> {
     /// The tables and the log that the manifest names.
     fn listed(&mut self, manifest: PathBuf, state: &State, closed: bool) -> Result<Survey> {
         let (manifest, log_start) = (Some(manifest), state.log_start);
-        let mut survey = Survey { manifest, log_start, log_closed: closed, ..Survey::default() };
+        let roll = Roll { next: state.next_keyspace, ids: state.keyspaces.keys().copied().collect() };
+        let dropped = Dropped { rolls: vec![roll], seq: state.dropped.0, ..Dropped::default() };
+        let mut survey = Survey { manifest, log_start, log_closed: closed, dropped, ..Survey::default() };
         for (&id, keyspace) in &state.keyspaces {
             let mut space = Space { name: keyspace.name.clone(), flushed: keyspace.flushed.0, ..Space::default() };
             for (_, meta) in keyspace.tables.values() {
@@ -115,28 +117,34 @@ impl Repair<'_> {
     /// Every table in the directory, and what the manifests still say of keyspaces.
     fn unlisted(&mut self) -> Result<Survey> {
         let mut survey = Survey::default();
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         let mut hash_seed = None;
-        let mut name = |survey: &mut Survey, id: KeyspaceId, name: String| {
-            if !survey.spaces.contains_key(&id) && names.insert(name.clone()) {
-                survey.spaces.insert(id, Space { name, ..Space::default() });
-            }
-        };
-        name(&mut survey, DEFAULT_KEYSPACE_ID, DEFAULT_KEYSPACE.to_owned());
         for entry in self.entries {
             let FileKind::Manifest(id) = classify(&entry.name) else { continue };
-            for change in self.readable_edits(&MANIFEST.path(self.dir, id))? {
-                match change {
-                    Change::Keyspace { id, name: text } => name(&mut survey, id, text),
-                    Change::Database { hash_seed: seed, .. } => hash_seed = Some(seed),
-                    _ => {}
+            for edit in self.readable_edits(&MANIFEST.path(self.dir, id))? {
+                survey.dropped.learn(&edit);
+                for change in edit {
+                    match change {
+                        Change::Keyspace { id, name } => drop(names.entry(id).or_insert(name)),
+                        Change::Database { hash_seed: seed, .. } => hash_seed = Some(seed),
+                        _ => {}
+                    }
                 }
+            }
+        }
+        names.insert(DEFAULT_KEYSPACE_ID, DEFAULT_KEYSPACE.to_owned());
+        let mut taken = BTreeSet::from([DEFAULT_KEYSPACE.to_owned()]);
+        // The youngest first: of two of one name the other was dropped, though no edit says it any more.
+        for (id, name) in names.into_iter().rev() {
+            if id == DEFAULT_KEYSPACE_ID || !survey.dropped.holds(id) && taken.insert(name.clone()) {
+                survey.spaces.insert(id, Space { name, ..Space::default() });
             }
         }
         for entry in self.entries {
             let FileKind::Table(_) = classify(&entry.name) else { continue };
             let path = self.dir.join(&entry.name);
             match self.unlisted_table(&path, hash_seed) {
+                Ok((owner, largest_seq, _)) if survey.is_dropped(owner, largest_seq) => {}
                 Ok((owner, largest_seq, part)) => {
                     let space = survey.space(owner);
                     space.flushed = space.flushed.max(largest_seq);
@@ -149,18 +157,18 @@ impl Repair<'_> {
         Ok(survey)
     }
 
-    /// The changes of all whole edits of a manifest. Which of them are in force nobody knows.
-    fn readable_edits(&self, path: &Path) -> Result<Vec<Change>> {
-        let mut changes = Vec::new();
+    /// All whole edits of a manifest. Which of them are in force nobody knows.
+    fn readable_edits(&self, path: &Path) -> Result<Vec<Vec<Change>>> {
+        let mut edits = Vec::new();
         refuse_newer(self.env, path, MANIFEST)?;
-        let Ok(mut scan) = Scan::open(self.env, path, MANIFEST) else { return Ok(changes) };
+        let Ok(mut scan) = Scan::open(self.env, path, MANIFEST) else { return Ok(edits) };
         while let Ok(Some(item)) = scan.next() {
             let Item::Group(group) = item else { continue };
             if group.kind != KIND_CLOSING {
-                changes.extend(group.bodies().filter_map(|body| edit::decode(body).ok()).flatten());
+                edits.extend(group.bodies().filter_map(|body| edit::decode(body).ok()));
             }
         }
-        Ok(changes)
+        Ok(edits)
     }
 
     /// The keyspace of a table, its largest number, and itself.
@@ -184,6 +192,28 @@ impl Repair<'_> {
         part.smallest_key.clone_from(&summary.smallest_key);
         part.largest_key.clone_from(&summary.largest_key);
         Ok((owner, summary.largest_seq, part))
+    }
+}
+
+impl Dropped {
+    /// Takes what an edit says of dropped keyspaces. It once was in force, and no keyspace ever comes back.
+    fn learn(&mut self, edit: &[Change]) {
+        let mut ids = BTreeSet::from([DEFAULT_KEYSPACE_ID]);
+        for change in edit {
+            match change {
+                Change::Keyspace { id, .. } => drop(ids.insert(*id)),
+                Change::DropKeyspace { keyspace, seq } if *keyspace != DEFAULT_KEYSPACE_ID => {
+                    self.ids.insert(*keyspace);
+                    self.seq = self.seq.max(seq.0);
+                }
+                Change::Dropped { next, seq } => {
+                    // Behind the keyspaces, of which it names all.
+                    self.rolls.push(Roll { next: *next, ids: ids.clone() });
+                    self.seq = self.seq.max(seq.0);
+                }
+                _ => {}
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a workload wrote, in the order of its numbers, and what it was promised on the way.
 //!
 //! A recovered database must hold exactly the writes up to some point of that order (a prefix, with
-//! batches whole), and that point must not lie before anything that was promised.
+//! batches whole), and that point must not lie before anything that was promised. The second keyspace
+//! is made and dropped in between: whether the last of that has happened must fit the point, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,8 +38,20 @@ struct Record {
     durable: Vec<Promise>,
     /// By acknowledgement as buffered: survives the process.
     buffered: Vec<Promise>,
-    /// The step from which on the second keyspace must exist.
-    keyspace: Option<u64>,
+    /// In their order; every other one drops it.
+    events: Vec<Event>,
+}
+
+/// The second keyspace is made or dropped, at a moment without other writers.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    /// It may have happened after this step of the disk, and had after that.
+    begin: u64,
+    end: u64,
+    /// The number of the last write before it.
+    seq: u64,
+    /// What it leaves.
+    exists: bool,
 }
 
 /// Takes notes while a workload runs; clones share them.
@@ -58,8 +71,16 @@ impl Recorder {
         note(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner), step);
     }
 
-    pub fn keyspace_created(&self) {
-        self.note(|record, step| record.keyspace = record.keyspace.or(Some(step)));
+    /// The second keyspace was made or dropped by `act`, if it did not or did exist; `seq` is the last write before.
+    pub fn second_keyspace<R>(&self, exists: bool, seq: SeqNo, act: impl FnOnce() -> R) -> R {
+        let begin = self.disk.steps();
+        let result = act();
+        self.note(|record, end| {
+            if record.events.last().is_some_and(|last| last.exists) != exists {
+                record.events.push(Event { begin, end, seq: seq.0, exists });
+            }
+        });
+        result
     }
 
     /// A batch was acknowledged.
@@ -99,6 +120,13 @@ pub struct History {
     keys: BTreeSet<(usize, Vec<u8>)>,
 }
 
+/// What a database holds, and whether it has the second keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shown {
+    pub content: Content,
+    pub second_keyspace: bool,
+}
+
 /// What both keyspaces hold.
 pub type Content = [BTreeMap<Vec<u8>, Vec<u8>>; 2];
 
@@ -116,15 +144,42 @@ impl History {
         &self.record.writes
     }
 
-    /// The content after all writes up to `seq`; none if `seq` lies within a batch.
+    /// The content after all writes up to `seq`, and all that was done to the second keyspace; none if
+    /// `seq` lies within a batch.
     pub fn content_at(&self, seq: u64) -> Option<Content> {
+        self.shown_after(seq, self.record.events.len()).map(|shown| shown.content)
+    }
+
+    /// What is there after all writes up to `seq` and so many of the events.
+    fn shown_after(&self, seq: u64, events: usize) -> Option<Shown> {
         let count = match seq {
             0 => 0,
             _ => 1 + self.record.writes.binary_search_by_key(&seq, |write| write.last).ok()?,
         };
         let mut content = Content::default();
-        self.record.writes[..count].iter().for_each(|write| apply(&mut content, &write.ops));
-        Some(content)
+        let mut drops = self.record.events[..events].iter().filter(|event| !event.exists).peekable();
+        for write in &self.record.writes[..count] {
+            while drops.next_if(|drop| drop.seq < write.last).is_some() {
+                content[1].clear();
+            }
+            apply(&mut content, &write.ops);
+        }
+        if drops.peek().is_some() {
+            content[1].clear();
+        }
+        let second_keyspace = self.record.events[..events].last().is_some_and(|event| event.exists);
+        Some(Shown { content, second_keyspace })
+    }
+
+    /// All that may be there after a crash before step `k` that left the writes up to `seq`; none if that
+    /// lies within a batch.
+    pub fn possible(&self, seq: u64, k: u64) -> Vec<Shown> {
+        // What was done had to be durable before any later write. A drop has everything before it synced.
+        let done = |event: &Event| event.end < k || event.seq < seq;
+        let least = self.record.events.iter().rposition(done).map_or(0, |last| last + 1);
+        let may = |event: &&Event| event.begin < k && (event.exists || event.seq <= seq);
+        let most = self.record.events.iter().take_while(may).count();
+        (least..=most).filter_map(|events| self.shown_after(seq, events)).collect()
     }
 
     /// What a crash before step `k` must leave at least; `powered` if only the process died.
@@ -133,10 +188,6 @@ impl History {
         let durable = self.record.durable.iter().filter(before);
         let buffered = self.record.buffered.iter().filter(|_| powered).filter(before);
         durable.chain(buffered).map(|promise| promise.seq).max().unwrap_or(0)
-    }
-
-    pub fn keyspace_promised(&self, k: u64) -> bool {
-        self.record.keyspace.is_some_and(|step| step < k)
     }
 
     /// Every key that was ever written in a keyspace.
@@ -154,6 +205,15 @@ impl History {
             check_space(&space, &want[index], self.keys(index));
         }
     }
+}
+
+/// What a database holds by one way of reading.
+pub fn shown(db: &Db) -> Shown {
+    let content = SPACES.map(|name| {
+        let space = existing(db, name);
+        space.map(|space| space.iter().map(Result::unwrap).collect()).unwrap_or_default()
+    });
+    Shown { content, second_keyspace: existing(db, SPACES[1]).is_some() }
 }
 
 /// A keyspace that is not created by being asked for.

@@ -24,10 +24,12 @@ pub enum Act {
     /// Puts and flushes until a new manifest is in force.
     RollManifest,
     Reopen,
+    /// Of the second keyspace, if there is one.
+    Drop,
 }
 
 impl Act {
-    pub const ALL: [Act; 10] = [
+    pub const ALL: [Act; 11] = [
         Act::Put,
         Act::Delete,
         Act::Batch,
@@ -38,6 +40,7 @@ impl Act {
         Act::Compact,
         Act::RollManifest,
         Act::Reopen,
+        Act::Drop,
     ];
 
     fn named(name: &str) -> Act {
@@ -136,8 +139,8 @@ impl Client<'_> {
             Act::Buffered => self.put(b"b", Durability::Buffered),
             Act::Delete => self.write(vec![(0, b"a".to_vec(), None)], Durability::Commit, |_, _| {}),
             Act::Batch => {
-                self.db.keyspace(SPACES[1]).unwrap();
-                self.recorder.keyspace_created();
+                let seq = self.db.snapshot().seq();
+                self.recorder.second_keyspace(true, seq, || self.db.keyspace(SPACES[1]).unwrap());
                 let value = self.value();
                 let ops = vec![(0, b"a".to_vec(), Some(value.clone())), (1, b"c".to_vec(), Some(value))];
                 self.write(ops, Durability::Commit, |_, _| {});
@@ -166,6 +169,10 @@ impl Client<'_> {
             Act::Reopen => {
                 self.db.clone().close().unwrap();
                 self.db = Db::open_in(self.env, DIR, self.options.clone()).unwrap();
+            }
+            Act::Drop => {
+                let seq = self.db.snapshot().seq();
+                self.recorder.second_keyspace(false, seq, || self.db.drop_keyspace(SPACES[1]).unwrap());
             }
         }
     }

@@ -20,8 +20,8 @@ pub struct Client {
 impl Client {
     pub fn open(env: &Env, options: &Options, recorder: &Recorder, seed: u64) -> cairn::Result<Client> {
         let db = Db::open_in(env, DIR, options.clone())?;
-        let spaces = [db.keyspace(SPACES[0])?, db.keyspace(SPACES[1])?];
-        recorder.keyspace_created();
+        let second = recorder.second_keyspace(true, db.snapshot().seq(), || db.keyspace(SPACES[1]))?;
+        let spaces = [db.default_keyspace(), second];
         Ok(Client { db, spaces, recorder: recorder.clone(), random: Random::new(seed) })
     }
 
@@ -129,12 +129,22 @@ impl Client {
         (0..count).try_for_each(|_| self.step(&mut snapshot))
     }
 
+    /// Drops the second keyspace, with what is on its way to tables, and makes it again. No other client is there.
+    fn drop_second(&mut self) -> cairn::Result<()> {
+        let seq = self.db.snapshot().seq();
+        assert!(self.recorder.second_keyspace(false, seq, || self.db.drop_keyspace(SPACES[1]))?);
+        let refused = self.spaces[1].put(b"k", b"v").map_err(|e| e.kind());
+        assert_eq!(refused, Err(ErrorKind::NotFound));
+        self.spaces[1] = self.recorder.second_keyspace(true, seq, || self.db.keyspace(SPACES[1]))?;
+        Ok(())
+    }
+
     pub fn close(self) -> cairn::Result<()> {
         self.db.close()
     }
 }
 
-/// Opens, writes alone and with another client, closes, and that three times over.
+/// Opens, writes alone and with another client, drops a keyspace, closes, and that three times over.
 pub fn run(env: &Env, options: &Options, recorder: &Recorder, seed: u64, steps: u64) -> cairn::Result<()> {
     for round in 0..3 {
         let mut client = Client::open(env, options, recorder, seed + round)?;
@@ -144,8 +154,10 @@ pub fn run(env: &Env, options: &Options, recorder: &Recorder, seed: u64, steps: 
         let thread = env.spawn("other-client", move || other.steps(steps / 2).unwrap())?;
         client.steps(steps / 2)?;
         assert!(thread.join());
+        client.drop_second()?;
+        client.steps(steps / 4)?;
         client.db.compact()?;
-        client.steps(steps / 2)?;
+        client.steps(steps / 4)?;
         client.close()?;
     }
     Ok(())

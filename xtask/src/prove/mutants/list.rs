@@ -71,6 +71,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("number-reused-after-reopen", &[("traps", "numbers_go_on")]),
     mutant("table-number-reused", &[("traps", "table_numbers")]),
     mutant("keyspace-mixed-up-at-replay", &[CRASH]),
+    // Dropped keyspaces.
+    mutant("dropped-keyspace-id-forgotten", &[("keyspaces", "the_id_of_the_newest"), CRASH]),
+    mutant("dropped-before-log-synced", &[("keyspaces", "what_was_written_before_a_drop"), CRASH]),
+    mutant("dropped-keyspace-reinstalled", &[("keyspaces", "a_flush_or_compaction_that_meets")]),
+    mutant("dropped-numbers-forgotten", &[("keyspaces", "numbers_go_on")]),
+    mutant("write-to-a-dropped-keyspace-taken", &[("keyspaces", "batches_among_which")]),
     // Who waits for whom.
     mutant("submitted-batch-not-told", &[("liveness", "a_submitted_batch")]),
     mutant("group-follower-not-woken", &[("liveness", "writers_that_others")]),
@@ -139,6 +145,7 @@ pub(super) const BUILD: &[&str] = &[
     "--test=durable_snapshots",
     "--test=faults",
     "--test=histories",
+    "--test=keyspaces",
     "--test=liveness",
     "--test=model",
     "--test=traps",
