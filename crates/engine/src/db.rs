@@ -17,7 +17,7 @@ use crate::recovery;
 use crate::snapshot::{ReleaseHook, Snapshot};
 use crate::stats::Stats;
 use crate::ticket::{Commit, Ticket};
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, Visibility};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, SeqNo, Visibility};
 
 /// An open database. Clones share it; when the last handle goes (keyspaces count), it is closed.
 ///

@@ -24,6 +24,7 @@ pub fn check<S: Store>(store: &S) {
     spaces_are_apart_and_batches_span_them(store);
     preconditions_are_decided_in_order(store);
     a_refused_batch_harms_nobody(store);
+    a_dropped_space_is_gone(store);
     durable_resolves(store);
     counters_of_many_threads_add_up(store);
     a_random_life_equals_a_map(store);
@@ -161,6 +162,25 @@ fn a_refused_batch_harms_nobody<S: Store>(store: &S) {
     assert_eq!(content(store, &space, b"", None).len(), 1, "nothing of it is written");
     put(store, &space, &[(b"next", b"x")]);
     assert_eq!(content(store, &space, b"", None).len(), 2);
+}
+
+fn a_dropped_space_is_gone<S: Store>(store: &S) {
+    let (space, other) =
+        (store.space("conformance drop").expect("a space"), store.space("conformance kept").expect("a space"));
+    put(store, &space, &[(b"a", b"1"), (b"b", b"2")]);
+    put(store, &other, &[(b"a", b"kept")]);
+    assert_eq!(store.drop_space("conformance drop").map_err(|e| e.kind()), Ok(true));
+    assert_eq!(store.drop_space("conformance drop").map_err(|e| e.kind()), Ok(false));
+    assert!(!store.spaces().iter().any(|name| name == "conformance drop"));
+    assert_eq!(store.get(&space, b"a", |_| ()).map_err(|e| e.kind()), Err(ErrorKind::NotFound));
+    let mut batch = store.batch();
+    batch.put(&other, b"b", b"x");
+    batch.put(&space, b"b", b"x");
+    assert_eq!(store.write(batch).map_err(|e| e.kind()), Err(ErrorKind::NotFound));
+    let anew = store.space("conformance drop").expect("a space");
+    assert_eq!((value(store, &anew, b"a"), value(store, &other, b"b")), (None, None));
+    assert_eq!(store.get(&space, b"a", |_| ()).map_err(|e| e.kind()), Err(ErrorKind::NotFound), "an old handle");
+    assert_eq!(value(store, &other, b"a").as_deref(), Some(&b"kept"[..]));
 }
 
 fn durable_resolves<S: Store>(store: &S) {

@@ -22,6 +22,10 @@ impl Store for Db {
         self.keyspaces()
     }
 
+    fn drop_space(&self, name: &str) -> Result<bool> {
+        self.drop_keyspace(name)
+    }
+
     fn get<R>(&self, space: &Keyspace, key: &[u8], look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         space.latest(Visibility::Applied).get_with(key, look)
     }

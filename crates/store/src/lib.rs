@@ -34,6 +34,14 @@ pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// The names of all spaces, in any order.
     fn spaces(&self) -> Vec<String>;
 
+    /// Drops the space of this name with all that is in it, for good, and gives its storage back; says whether
+    /// there was one. Reads and writes through a handle of it are `NotFound` from then on, also of a space
+    /// that is made under the same name later. Costs the same however much it holds.
+    ///
+    /// # Errors
+    /// `Closed`, `Full`, `Io`.
+    fn drop_space(&self, name: &str) -> Result<bool>;
+
     /// Lends the value under a key to `look`, as it is after all batches written until now, durable or
     /// not. `None` if there is none. Costs neither a copy nor an allocation.
     ///
