@@ -216,13 +216,17 @@ impl Client {
     }
 
     /// After reopening: what was in doubt is there or not, and stays so. Whatever is there is durable.
-    fn settle(&mut self, spaces: &[Keyspace; 2]) {
+    /// False if a read failed, so that nobody can tell.
+    fn settle(&mut self, spaces: &[Keyspace; 2]) -> bool {
         set_stage("read");
         let mut found = Content::default();
         for (space, found) in spaces.iter().zip(&mut found) {
             match space.iter().collect() {
                 Ok(all) => *found = all,
-                Err(e) => return self.expect("read", &e, &[ErrorKind::Io]),
+                Err(e) => {
+                    self.expect("read", &e, &[ErrorKind::Io]);
+                    return false;
+                }
             }
         }
         let least = if self.lied_to { 0 } else { self.durable };
@@ -231,6 +235,7 @@ impl Client {
         self.writes.truncate(count);
         self.writes.iter_mut().for_each(|write| write.acknowledged = true);
         self.durable = count;
+        true
     }
 
     /// Reopened, the database holds a prefix of at least `least` writes. Says how many.
@@ -335,7 +340,10 @@ fn work_with(disk: &SimDisk, faults: &[Fault], seed: u64, prepare: impl FnOnce(&
         client.closed_at = None;
         client.check();
         let Ok((db, spaces)) = client.open() else { return "no open" };
-        client.settle(&spaces);
+        if !client.settle(&spaces) {
+            // What follows would be held against what may not be there.
+            return "not settled";
+        }
         client.work(&db, &spaces, client.steps.div_ceil(4));
         // Space is back, if that was it.
         coverage = Some(disk.coverage());
