@@ -26,6 +26,7 @@ pub(crate) fn target(input: &[u8]) {
             assert_eq!(ScanQuery::parse(query), Ok(ScanQuery { start, ..scan }));
         }
         Ok(Target::V1(route)) => assert_eq!((route.target(), query.unwrap_or("")), (path, "")),
+        Ok(Target::Tasks(_)) => assert!(path.starts_with("/v1/")),
         Err(error) => assert!(!error.message.is_empty()),
     }
 }
