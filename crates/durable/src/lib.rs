@@ -14,6 +14,7 @@ pub mod key;
 pub mod machine;
 mod owner;
 pub mod queue;
+mod retention;
 pub mod retry;
 pub mod rows;
 mod shelf;

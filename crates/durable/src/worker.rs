@@ -53,7 +53,8 @@ pub struct Signal {
 struct Session {
     hello: Hello,
     heard: Duration,
-    held: BTreeMap<TaskId, Fence>,
+    /// And since when.
+    held: BTreeMap<TaskId, (Fence, Duration)>,
     signals: Vec<Signal>,
     /// Of a call that waits for work or a signal.
     parked: Option<Waker>,
@@ -101,7 +102,7 @@ impl Sessions {
             if let Some(waker) = session.parked {
                 waker.wake();
             }
-            session.held.into_iter().collect()
+            session.held.into_iter().map(|(task, (fence, _))| (task, fence)).collect()
         })
     }
 
@@ -121,10 +122,17 @@ impl Sessions {
     }
 
     /// Gives a session a task to hold.
-    pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence) {
+    pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.held.insert(task, fence);
+            session.held.insert(task, (fence, now));
         }
+    }
+
+    /// What a session was given so long ago that it must know of it, and does not.
+    pub(crate) fn unknown(&self, id: SessionId, live: &[(TaskId, Fence)], now: Duration) -> Vec<(TaskId, Fence)> {
+        let held = self.sessions.get(&id).into_iter().flat_map(|session| &session.held);
+        let held = held.filter(|(_, (_, since))| *since + 2 * BEAT <= now && !cairn_env::mutant("lost-hand-out-kept"));
+        held.map(|(task, (fence, _))| (*task, *fence)).filter(|held| !live.contains(held)).collect()
     }
 
     /// Takes a task from a session.
@@ -137,7 +145,7 @@ impl Sessions {
     /// Leaves a signal for who holds a fence; returns whom to wake.
     pub(crate) fn signal(&mut self, fence: Fence, by: Ending) -> Option<Waker> {
         self.sessions.values_mut().find_map(|session| {
-            let (task, _) = session.held.iter().find(|(_, held)| **held == fence)?;
+            let (task, _) = session.held.iter().find(|(_, (held, _))| *held == fence)?;
             session.signals.push(Signal { task: *task, fence, by });
             session.parked.take()
         })
