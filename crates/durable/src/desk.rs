@@ -276,6 +276,7 @@ impl<S: Store> Owner<S> {
                         self.sessions.drop_task(before, *task);
                     }
                     self.sessions.give(session, *task, *fence, now);
+                    self.sessions.known(session, *task, *fence);
                     kept.push(*task);
                 }
                 None => stop.push(*task),
@@ -295,7 +296,7 @@ impl<S: Store> Owner<S> {
         Ok(())
     }
 
-    /// Takes back what a worker was handed some time ago and does not know of.
+    /// Takes back what a worker was handed some time ago and has never spoken of: the answer was lost.
     pub(crate) fn release_unknown(
         &mut self,
         session: SessionId,
@@ -303,7 +304,8 @@ impl<S: Store> Owner<S> {
         now: Duration,
         now_ms: Millis,
     ) -> Result<()> {
-        for (task, fence) in self.sessions.unknown(session, live, now) {
+        live.iter().for_each(|(task, fence)| self.sessions.known(session, *task, *fence));
+        for (task, fence) in self.sessions.unknown(session, now) {
             match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
                 Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
                 _ => {}

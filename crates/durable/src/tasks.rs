@@ -269,8 +269,8 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, _| owner.hello(hello, live, now))
     }
 
-    /// Makes a worker heard of, which says what it holds. What it was handed and does not know of, since the answer was
-    /// lost, goes back to its queue, at no cost.
+    /// Makes a worker heard of, which says what it holds. What it was handed two beats ago and has never spoken of goes
+    /// back to its queue at no cost: the answer was lost.
     pub fn beat(&self, session: SessionId, live: &[(TaskId, Fence)]) -> Answer<S, Vec<Signal>> {
         let now = self.shared.env.now();
         self.answer(|owner, now_ms| {
@@ -369,6 +369,7 @@ impl<S: Store> Tasks<S> {
             let mut acks = Vec::with_capacity(ops.len());
             for op in ops {
                 let task = op.task;
+                owner.sessions.known(session, task, op.fence);
                 if refused.contains(&task) {
                     acks.push(Err(Error::conflict("an earlier call about this task was refused")));
                     continue;
