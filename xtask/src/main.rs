@@ -12,6 +12,7 @@
 )]
 
 mod accept;
+mod http;
 mod names;
 mod prove;
 mod said;

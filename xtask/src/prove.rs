@@ -6,7 +6,6 @@
 
 mod cuts;
 mod fuzz;
-mod http;
 mod kills;
 mod ledger;
 mod life;
