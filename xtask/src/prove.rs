@@ -25,6 +25,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use report::Report;
+pub(crate) use report::{commit, machine};
 use stage::{Context, Outcome, Stop};
 use test_binary::Tests;
 
