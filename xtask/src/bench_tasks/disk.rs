@@ -32,18 +32,19 @@ impl Disk {
     /// The same, asked often enough to know a median.
     pub(crate) fn asked(scratch: &Path) -> Result<Disk, String> {
         let mut disk = Disk::new(scratch)?;
-        (0..SAMPLES).try_for_each(|_| disk.ask())?;
+        (0..SAMPLES).try_for_each(|_| disk.ask().map(drop))?;
         Ok(disk)
     }
 
-    /// One small write.
-    pub(crate) fn ask(&mut self) -> Result<(), String> {
+    /// One small write; says how many milliseconds it took.
+    pub(crate) fn ask(&mut self) -> Result<f64, String> {
         let at = (self.took.len() * BYTES) as u64;
         let began = Instant::now();
         let written = self.file.write_all_at(&[7; BYTES], at).and_then(|()| self.file.sync_data());
         written.map_err(|e| format!("{}: {e}", self.path.display()))?;
-        self.took.push(began.elapsed().as_secs_f64() * 1e3);
-        Ok(())
+        let took = began.elapsed().as_secs_f64() * 1e3;
+        self.took.push(took);
+        Ok(took)
     }
 
     /// The median, F50, in milliseconds.
