@@ -88,8 +88,8 @@ impl Embedded {
 
     pub(crate) fn op(&self, session: SessionId, work: &Work, what: OpKind) -> Result<()> {
         let op = Op { task: work.id, fence: work.fence, what };
-        let acks = block_on(self.tasks.ops(session, vec![op])).map_err(told)?;
-        acks.into_iter().try_for_each(|ack| ack.map(drop).map_err(told))
+        let answer = block_on(self.tasks.ops(session, vec![op], 0)).map_err(told)?;
+        answer.acks.into_iter().try_for_each(|ack| ack.map(drop).map_err(told))
     }
 
     /// A task from its spawn to its end, each call waited for.
@@ -119,13 +119,15 @@ pub(crate) fn run(bench: &Bench) -> Result<Vec<Figure>> {
         }
         let (syncs, log_bytes) = (embedded.stat("log_syncs_count"), embedded.stat("log_bytes"));
         let mut disk = Disk::new(bench.scratch)?;
-        let mut took = Vec::new();
+        let (mut took, mut disk_took) = (Vec::new(), Vec::new());
+        let waits = steps + 2;
         let until = Instant::now() + bench.time / 2;
         while Instant::now() < until || took.is_empty() {
             let began = Instant::now();
             embedded.whole(session, steps)?;
             took.push(began.elapsed().as_secs_f64() * 1e3);
-            disk.ask()?;
+            let alone: f64 = (0..waits).map(|_| disk.ask()).sum::<Result<f64>>()?;
+            disk_took.push(alone);
         }
         let count = took.len() as f64;
         let syncs = (embedded.stat("log_syncs_count") - syncs) as f64 / count;
@@ -139,7 +141,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Vec<Figure>> {
             Figure::new(WORKLOAD, &settings, &format!("{steps}-step task, {name}"), value, unit)
         };
         let p50 = figure("spawn to end, p50", quantile(&mut took, 0.5), "ms");
-        let waits = f64::from(steps + 2);
+        let alone = figure("the disk alone, as many writes, p50", quantile(&mut disk_took, 0.5), "ms");
+        let waits = f64::from(waits);
+        figures.push(alone);
         figures.push(if steps == 3 { p50.at_most(waits * disk.p50() + 0.2) } else { p50 });
         // What the engine syncs of its own accord is counted too: a hundredth may be that.
         figures.push(figure("syncs", syncs, "").at_most(waits * 1.01));
