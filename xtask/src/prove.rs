@@ -6,7 +6,6 @@
 
 mod cuts;
 mod fuzz;
-mod http;
 mod kills;
 mod ledger;
 mod life;
@@ -26,6 +25,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use report::Report;
+pub(crate) use report::{commit, machine};
 use stage::{Context, Outcome, Stop};
 use test_binary::Tests;
 
