@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         ["claims", rest @ ..] => told("claims", bench_tasks::run_claims(rest).map(|()| true)),
         ["prove", rest @ ..] => run_prove(rest),
         ["victim", rest @ ..] => told("victim", prove::run_victim(rest).map(|()| true)),
+        ["task-worker", rest @ ..] => told("task-worker", prove::run_task_worker(rest).map(|()| true)),
         _ => {
             eprint!("{}", usage());
             ExitCode::from(2)
