@@ -168,6 +168,8 @@ impl Session {
             }
         }
         held.asked = Some(call.clone());
+        // The work itself: so that a kill finds it in hand.
+        thread::sleep(Duration::from_millis(random.below(40)));
         // Sometimes twice: a repeated call is answered as the first was.
         let ops = if random.chance(16) { vec![op.clone(), op] } else { vec![op] };
         let told = self.ask("/v1/workers/ops", &json!({"session": self.id, "ops": ops}))?;
