@@ -1,6 +1,6 @@
 //! Durable tasks in one file: the database, the worker and the caller in this process.
 //!
-//! `cargo run -p cairn-client --features embedded --example quickstart [DIRECTORY | http://HOST:PORT]`
+//! `cargo run -p cairn-client --example quickstart [DIRECTORY | http://HOST:PORT]`
 
 use std::time::Duration;
 
@@ -22,18 +22,23 @@ async fn fulfil(ctx: Ctx, order: Order) -> Result<String, TaskError> {
     Ok(format!("{payment}, sent to {address}"))
 }
 
+/// A worker and a caller in one program.
+pub(crate) async fn order(app: &App) -> Result<String, AppError> {
+    app.task("fulfil", fulfil)?;
+    let worker = app.worker().slots(50).start().await?;
+
+    let handle = app.spawn("fulfil", &Order { id: 7, amount: 30 }).idempotency_key("order:7").send().await?;
+    app.emit("packed:7", "Stockholm").await?;
+    let receipt: String = handle.result(Duration::from_secs(60)).await?;
+
+    worker.stop().await?;
+    Ok(receipt)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), AppError> {
     let place = std::env::args().nth(1).unwrap_or_else(|| "./cairn-data".to_owned());
     let app = if place.starts_with("http") { App::connect(&place, None)? } else { App::open(place).await? };
-    app.task("fulfil", fulfil)?;
-
-    let worker = app.worker().slots(50).start().await?;
-    let handle = app.spawn("fulfil", &Order { id: 7, amount: 30 }).send().await?;
-    app.emit("packed:7", "Stockholm").await?;
-    let receipt: String = handle.result(Duration::from_secs(10)).await?;
-    println!("{receipt}");
-
-    worker.stop().await?;
+    println!("{}", order(&app).await?);
     app.close().await
 }

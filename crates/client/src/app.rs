@@ -16,7 +16,7 @@
 //! }
 //!
 //! # async fn example() -> Result<(), cairn_client::AppError> {
-//! let app = App::connect("http://127.0.0.1:8080", None)?;   // or App::open("./data").await?, with the feature `embedded`
+//! let app = App::connect("http://127.0.0.1:8080", None)?;   // or App::open("./data").await?: no server at all
 //! app.task("fulfil", fulfil)?;
 //! let worker = app.worker().slots(50).start().await?;
 //! let handle = app.spawn("fulfil", &7).idempotency_key("order:7").send().await?;
@@ -465,7 +465,7 @@ impl TestClock {
         // Sent once: advanced twice is not advanced once.
         let request = ClockRequest { advance_ms: Some(policy::millis(span)), set_ms: None };
         let now_ms = self.app.link().clock(request).await?.now_ms;
-        self.app.inner.clock.hear(now_ms);
+        self.app.inner.clock.set(now_ms);
         Ok(now_ms)
     }
 }

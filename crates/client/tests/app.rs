@@ -20,6 +20,7 @@ use cairn_env::testing::TempDir;
 use cairn_server::{Server, ServerConfig};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// Nothing here should take this long; a test that hangs says where.
@@ -30,7 +31,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// An app over tasks of its own, on a clock of its own.
 struct World {
     app: App,
-    _stop: Option<oneshot::Sender<()>>,
+    server: Option<Running>,
     directory: TempDir,
 }
 
@@ -38,20 +39,14 @@ impl World {
     async fn embedded() -> World {
         let directory = TempDir::new();
         let app = Embedded::new().test_clock().open(directory.path()).await.unwrap();
-        World { app, _stop: None, directory }
+        World { app, server: None, directory }
     }
 
     async fn remote() -> World {
         let directory = TempDir::new();
-        let db = Db::open(directory.path(), cairn::Options::default()).unwrap();
-        let config = ServerConfig { http: "127.0.0.1:0".into(), test_clock: true, ..ServerConfig::default() };
-        let server = Server::bind(config, db).await.unwrap();
-        let app = App::connect(&format!("http://{}", server.local_addr()), None).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        tokio::spawn(server.run(async {
-            let _ = stopped.await;
-        }));
-        World { app, _stop: Some(stop), directory }
+        let server = Running::start("127.0.0.1:0", &directory).await;
+        let app = App::connect(&format!("http://{}", server.address), None).unwrap();
+        World { app, server: Some(server), directory }
     }
 
     /// Registers one task, "t", and starts a worker for it.
@@ -71,6 +66,34 @@ impl World {
     }
 }
 
+/// A server.
+struct Running {
+    address: String,
+    stop: oneshot::Sender<()>,
+    done: JoinHandle<cairn_server::Result<()>>,
+}
+
+impl Running {
+    async fn start(address: &str, directory: &TempDir) -> Running {
+        let db = Db::open(directory.path(), cairn::Options::default()).unwrap();
+        let config = ServerConfig { http: address.to_owned(), test_clock: true, ..ServerConfig::default() };
+        let server = Server::bind(config, db).await.unwrap();
+        let address = server.local_addr().to_string();
+        let (stop, stopped) = oneshot::channel();
+        let done = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Running { address, stop, done }
+    }
+
+    async fn stop(self) -> String {
+        let Running { address, stop, done } = self;
+        stop.send(()).unwrap();
+        timeout(PATIENCE, done).await.expect("the server stops").unwrap().unwrap();
+        address
+    }
+}
+
 /// Waits until a task stands so.
 async fn reaches(handle: &Handle, status: &str) {
     let waiting = async {
@@ -80,6 +103,18 @@ async fn reaches(handle: &Handle, status: &str) {
     };
     if timeout(PATIENCE, waiting).await.is_err() {
         panic!("{:?} does not become {status}", handle.info().await);
+    }
+}
+
+/// Waits until a task waits under this step id.
+async fn waits_at(handle: &Handle, key: &str) {
+    let waiting = async {
+        while handle.info().await.unwrap().waiting.iter().all(|wait| wait.key.as_deref() != Some(key)) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(PATIENCE, waiting).await.is_err() {
+        panic!("{:?} does not wait at {key}", handle.info().await);
     }
 }
 
@@ -335,10 +370,8 @@ async fn a_long_pause_between_attempts_of_a_step_suspends(world: World) {
     let worker = worker.await;
     let handle = world.spawn(()).await;
     for tried in 1..3 {
-        reaches(&handle, "waiting").await;
+        waits_at(&handle, &format!("s/retry:{tried}")).await;
         assert_eq!(tries.get(), tried);
-        let waits = handle.info().await.unwrap().waiting;
-        assert_eq!(waits[0].key.as_deref(), Some(format!("s/retry:{tried}").as_str()));
         world.app.clock().advance(DAY).await.unwrap();
     }
     handle.result::<()>(PATIENCE).await.unwrap();
@@ -415,12 +448,7 @@ async fn a_sleep_ends_at_its_time_and_is_not_slept_again(world: World) {
     sleep(Duration::from_millis(50)).await;
     assert_eq!((handle.status().await.unwrap().as_str(), runs.get()), ("waiting", 1), "not before");
     world.app.clock().advance(MINUTE).await.unwrap();
-    let second = async {
-        while handle.info().await.unwrap().waiting.first().and_then(|wait| wait.key.clone()).as_deref() != Some("two") {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, second).await.unwrap();
+    waits_at(&handle, "two").await;
     world.app.clock().advance(DAY).await.unwrap();
     assert_eq!(result(&handle).await, json!(3), "the code ran once for each time it was woken");
     assert_eq!(handle.info().await.unwrap().attempt, 1);
@@ -465,12 +493,7 @@ async fn a_timeout_is_recorded(world: World) {
     let handle = world.spawn(()).await;
     reaches(&handle, "waiting").await;
     world.app.clock().advance(MINUTE).await.unwrap();
-    let goes_on = async {
-        while handle.info().await.unwrap().waiting.iter().all(|wait| wait.name.as_deref() != Some("go")) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, goes_on).await.unwrap();
+    waits_at(&handle, "event:go").await;
     // The event comes after all: the replay must not see it.
     world.app.emit("late", &1).await.unwrap();
     world.app.emit("go", &2).await.unwrap();
@@ -616,7 +639,12 @@ async fn slots_bound_what_runs_at_a_time(world: World) {
         handle.result::<()>(PATIENCE).await.unwrap();
     }
     assert!((1..=3).contains(&most.load(SeqCst)), "{most:?}");
-    assert_eq!(worker.running(), 0);
+    let all_free = async {
+        while worker.running() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, all_free).await.unwrap();
     worker.stop().await.unwrap();
 }
 
@@ -625,7 +653,10 @@ async fn a_worker_drains_and_gives_back_the_rest_at_no_cost(world: World) {
     let begins = begun.clone();
     let code = move |_: Ctx, span_ms: u64| {
         begins.notify_one();
-        async move { Ok(sleep(Duration::from_millis(span_ms)).await) }
+        async move {
+            sleep(Duration::from_millis(span_ms)).await;
+            Ok(())
+        }
     };
     world.app.task("t", code).unwrap();
     let worker = world.app.worker().slots(2).drain(Duration::from_millis(500)).start().await.unwrap();
@@ -661,15 +692,9 @@ async fn a_child_is_awaited_without_a_slot(world: World) {
     let worker = world.app.worker().slots(1).start().await.unwrap();
     let (good, bad) = (world.spawn(21).await, world.spawn(0).await);
     for handle in [&good, &bad] {
-        let waits_for_child = async {
-            while handle.info().await.unwrap().waiting.iter().all(|wait| wait.kind != "task") {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, waits_for_child).await.unwrap();
+        waits_at(handle, "spawn:child/result").await;
     }
     let waits = good.info().await.unwrap().waiting;
-    assert_eq!(waits[0].key.as_deref(), Some("spawn:child/result"));
     let child = world.app.handle(waits[0].name.clone().unwrap());
     reaches(&child, "waiting").await;
     assert_eq!(child.info().await.unwrap().parent.as_deref(), Some(good.id()));
@@ -827,6 +852,7 @@ in_both_worlds! {
     branches_wait_together
     hooks_carry_a_context_along
     what_does_not_fit_is_told
+    the_quickstart_runs
 }
 
 /// The process ends while a task sleeps; the next one finds it, and what it had done.
@@ -855,6 +881,46 @@ async fn a_task_outlives_its_process() {
     assert_eq!(app.clock().advance(DAY).await.unwrap_err().kind(), Some(ErrorKind::NotFound), "no test clock");
     worker.stop().await.unwrap();
     app.close().await.unwrap();
+}
+
+/// The server restarts while a step runs: the worker says hello with what it holds, and the step is recorded by the
+/// next server, in the same attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_goes_on_after_a_restart_of_its_server() {
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let state = (begun.clone(), go_on.clone());
+    let mut world = World::remote().await;
+    let worker = world.worker(move |ctx: Ctx, (): ()| {
+        let (begun, go_on) = state.clone();
+        async move {
+            let step = async || {
+                begun.notify_one();
+                go_on.notified().await;
+                Ok("done".to_owned())
+            };
+            let done = ctx.step("s", step).await?;
+            Ok((done, ctx.attempt()))
+        }
+    });
+    let worker = worker.await;
+    let handle = world.spawn(()).await;
+    begun.notified().await;
+    let address = world.server.take().unwrap().stop().await;
+    let server = Running::start(&address, &world.directory).await;
+    go_on.notify_one();
+    assert_eq!(result(&handle).await, json!(["done", 1]));
+    assert_eq!(handle.info().await.unwrap().lost, 0);
+    worker.stop().await.unwrap();
+    server.stop().await;
+}
+
+#[allow(dead_code, reason = "its main belongs to who runs it as an example")]
+#[path = "../examples/quickstart.rs"]
+mod quickstart;
+
+async fn the_quickstart_runs(world: World) {
+    let receipt = quickstart::order(&world.app).await.unwrap();
+    assert!(receipt.starts_with("paid 30 (repeats of ") && receipt.ends_with("sent to Stockholm"), "{receipt}");
 }
 
 /// Tasks beside a program's own data, in one database.

@@ -2,8 +2,7 @@
 //!
 //! Everything above speaks to a [`Link`] and does not know which it is. Nothing is sent twice here.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_api::tasks::{
@@ -27,7 +26,7 @@ pub(crate) enum Link {
     Http(Client),
     /// The tasks of this process.
     #[cfg(feature = "embedded")]
-    Embedded(Arc<Local>),
+    Embedded(std::sync::Arc<Local>),
 }
 
 impl Link {
@@ -162,11 +161,13 @@ impl Link {
 pub(crate) struct ServerClock {
     env: Env,
     ahead_ms: AtomicI64,
+    /// Where this program has set it. An answer that says less was on its way before.
+    set_ms: AtomicU64,
 }
 
 impl ServerClock {
     pub(crate) fn new(env: Env) -> ServerClock {
-        ServerClock { env, ahead_ms: AtomicI64::new(0) }
+        ServerClock { env, ahead_ms: AtomicI64::new(0), set_ms: AtomicU64::new(0) }
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -179,11 +180,39 @@ impl ServerClock {
 
     /// Takes over what an answer says.
     pub(crate) fn hear(&self, now_ms: u64) {
+        if now_ms < self.set_ms.load(Ordering::Relaxed) {
+            return;
+        }
         self.ahead_ms.store(now_ms.wrapping_sub(self.env.unix_time_ms()).cast_signed(), Ordering::Relaxed);
+    }
+
+    /// This program has set it.
+    pub(crate) fn set(&self, now_ms: u64) {
+        self.set_ms.fetch_max(now_ms, Ordering::Relaxed);
+        self.hear(now_ms);
     }
 
     /// The moment after a span.
     pub(crate) fn after(&self, span: Duration) -> u64 {
         self.now_ms().saturating_add(super::policy::millis(span))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A poll that was answered before the clock was advanced, and heard after it, took a test's sleeps back by a day.
+    #[test]
+    fn an_answer_from_before_does_not_set_the_clock_back() {
+        let clock = ServerClock::new(Env::memory());
+        let before = clock.now_ms();
+        clock.hear(before + 1_000);
+        assert!(clock.now_ms() >= before + 1_000);
+        clock.set(before + 86_400_000);
+        clock.hear(before + 2_000);
+        assert!(clock.now_ms() >= before + 86_400_000);
+        clock.hear(before + 2 * 86_400_000);
+        assert!(clock.now_ms() >= before + 2 * 86_400_000);
     }
 }

@@ -115,11 +115,11 @@ impl WorkerOptions {
             _ = session.wait_for(Option::is_some) => {}
             ended = &mut over => {
                 pump.abort();
-                return Err(ended.unwrap_or_else(|_| Ok(())).err().unwrap_or_else(stopped));
+                return Err(ended.unwrap_or(Ok(())).err().unwrap_or_else(stopped));
             }
         }
         let working = tokio::spawn(work(shared.clone(), over, pump, self.drain));
-        Ok(Worker { shared, working: Some(working) })
+        Ok(Worker { shared, working })
     }
 
     /// Works until the program is told to stop, by SIGTERM or Ctrl-C: then tasks go on for the time of
@@ -129,33 +129,17 @@ impl WorkerOptions {
     /// # Errors
     /// As [`WorkerOptions::start`].
     pub async fn run(self) -> Result<()> {
-        self.run_until(told_to_stop()).await
+        let worker = self.start().await?;
+        worker.work_until(told_to_stop(), told_to_stop()).await
     }
 
-    /// The same, until `stop` is done.
+    /// The same, until `stop` is done; signals are left alone.
     ///
     /// # Errors
     /// As [`WorkerOptions::start`].
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let mut worker = self.start().await?;
-        let shared = worker.shared.clone();
-        let working = async {
-            match worker.working.take() {
-                Some(working) => working.await.unwrap_or_else(|_| Err(defect())),
-                None => Ok(()),
-            }
-        };
-        let stopping = async {
-            stop.await;
-            shared.stage(Stage::Draining);
-            told_to_stop().await;
-            shared.stage(Stage::Ending);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            ended = working => ended,
-            () = stopping => Ok(()),
-        }
+        let worker = self.start().await?;
+        worker.work_until(stop, std::future::pending()).await
     }
 }
 
@@ -192,7 +176,7 @@ async fn told_to_stop() {
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-    working: Option<JoinHandle<Result<()>>>,
+    working: JoinHandle<Result<()>>,
 }
 
 impl Worker {
@@ -201,11 +185,23 @@ impl Worker {
     ///
     /// # Errors
     /// Why it had stopped by itself, if it had.
-    pub async fn stop(mut self) -> Result<()> {
-        self.shared.stage(Stage::Draining);
-        match self.working.take() {
-            Some(working) => working.await.unwrap_or_else(|_| Err(defect())),
-            None => Ok(()),
+    pub async fn stop(self) -> Result<()> {
+        self.work_until(std::future::ready(()), std::future::pending()).await
+    }
+
+    /// Works until `stop`, drains until `enough`. Dropped meanwhile, this ends the worker as its own drop does.
+    async fn work_until(mut self, stop: impl Future<Output = ()>, enough: impl Future<Output = ()>) -> Result<()> {
+        let shared = self.shared.clone();
+        let stopping = async {
+            stop.await;
+            shared.stage(Stage::Draining);
+            enough.await;
+            shared.stage(Stage::Ending);
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = &mut self.working => ended.unwrap_or_else(|_| Err(defect())),
+            never = stopping => never,
         }
     }
 
@@ -217,9 +213,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if self.working.is_some() {
-            self.shared.stage(Stage::Ending);
-        }
+        self.shared.stage(Stage::Ending);
     }
 }
 
@@ -287,6 +281,15 @@ impl Drop for Slot {
     }
 }
 
+/// Ends the heartbeat with its worker, also when the runtime ends before it.
+struct Beating(Arc<Shared>);
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.0.pulse.stop();
+    }
+}
+
 /// The life of a worker, once it is attached.
 async fn work(
     shared: Arc<Shared>,
@@ -294,6 +297,7 @@ async fn work(
     pump: JoinHandle<()>,
     drain: Duration,
 ) -> Result<()> {
+    let beating = Beating(shared.clone());
     let mut stage = shared.stage.subscribe();
     let outcome = tokio::select! {
         _ = stage.wait_for(|stage| *stage > Stage::Working) => Ok(()),
@@ -302,12 +306,15 @@ async fn work(
     };
     shared.stage(Stage::Draining);
     let handed_out = std::mem::take(&mut shared.desk().handed_out);
-    for work in handed_out {
-        shared.pulse.let_go(&work.task, &work.fence);
-        let op = Op { op: OpKind::Release, task: work.task, fence: work.fence, ..Op::default() };
-        // If it does not arrive, the goodbye gives it back.
-        let _ = timeout(END_TIMEOUT, shared.lane.send(op)).await;
-    }
+    let releasing = async {
+        for work in handed_out {
+            shared.pulse.let_go(&work.task, &work.fence);
+            let op = Op { op: OpKind::Release, task: work.task, fence: work.fence, ..Op::default() };
+            let _ = shared.lane.send(op).await;
+        }
+    };
+    // What does not arrive is given back by the goodbye.
+    let _ = timeout(END_TIMEOUT, releasing).await;
     let drained = async {
         while !shared.desk().runs.is_empty() {
             shared.freed.notified().await;
@@ -320,7 +327,7 @@ async fn work(
     shared.stage(Stage::Ending);
     let runs: Vec<_> = shared.desk().runs.values().cloned().collect();
     runs.iter().for_each(|run| run.end("the worker has stopped"));
-    shared.pulse.stop();
+    drop(beating);
     if outcome.is_ok() {
         let _ = timeout(END_TIMEOUT, over).await;
     }
