@@ -747,6 +747,52 @@ async fn branches_wait_together(world: World) {
     worker.stop().await.unwrap();
 }
 
+async fn a_map_keeps_the_order_of_its_items(world: World) {
+    let bodies = Count::default();
+    let counted = bodies.clone();
+    let worker = world.worker(move |ctx: Ctx, items: Vec<u32>| {
+        let counted = counted.clone();
+        async move {
+            let each = |ctx: Ctx, n: u32| {
+                let counted = counted.clone();
+                async move {
+                    let count = async || {
+                        counted.up();
+                        Ok(n)
+                    };
+                    let first: u32 = ctx.step("s", count).await?;
+                    ctx.sleep("z", MINUTE * n).await?;
+                    Ok(ctx.step("s", async || Ok(first * 10)).await?)
+                }
+            };
+            ctx.map("m", items, |n| *n, each).await
+        }
+    });
+    let worker = worker.await;
+    let handle = world.spawn([3, 1, 2]).await;
+    for key in ["m/1/z", "m/2/z", "m/3/z"] {
+        waits_at(&handle, key).await;
+    }
+    for next in ["m/2/z", "m/3/z", ""] {
+        world.app.clock().advance(MINUTE).await.unwrap();
+        let left = async {
+            loop {
+                let waiting = handle.info().await.unwrap().waiting;
+                if waiting.first().and_then(|wait| wait.key.as_deref()).unwrap_or_default() == next {
+                    break;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, left).await.unwrap_or_else(|_| panic!("{next} is not next"));
+    }
+    assert_eq!(result(&handle).await, json!([30, 10, 20]));
+    assert_eq!(bodies.get(), 3);
+    let twice = world.app.spawn("t", &[1, 1]).max_attempts(1).send().await.unwrap();
+    assert!(matches!(twice.result::<Value>(PATIENCE).await, Err(AppError::TaskFailed { .. })));
+    worker.stop().await.unwrap();
+}
+
 async fn hooks_carry_a_context_along(world: World) {
     tokio::task_local! {
         static TRACE: String;
@@ -850,6 +896,7 @@ in_both_worlds! {
     a_worker_drains_and_gives_back_the_rest_at_no_cost
     a_child_is_awaited_without_a_slot
     branches_wait_together
+    a_map_keeps_the_order_of_its_items
     hooks_carry_a_context_along
     what_does_not_fit_is_told
     the_quickstart_runs
@@ -912,6 +959,29 @@ async fn a_worker_goes_on_after_a_restart_of_its_server() {
     assert_eq!(handle.info().await.unwrap().lost, 0);
     worker.stop().await.unwrap();
     server.stop().await;
+}
+
+/// A task that blocks the only thread of its runtime for longer than a lease. The heartbeat has a thread of its own.
+#[allow(clippy::disallowed_methods, reason = "a test of user code that blocks its thread")]
+#[tokio::test]
+async fn blocking_code_does_not_lose_its_task() {
+    let world = World::embedded().await;
+    let runs = Count::default();
+    let counted = runs.clone();
+    let worker = world.worker(move |_: Ctx, (): ()| {
+        let run = counted.up();
+        async move {
+            if run == 1 {
+                std::thread::sleep(cairn_durable::worker::LEASE + Duration::from_secs(4));
+            }
+            Ok(run)
+        }
+    });
+    let worker = worker.await;
+    let handle = world.spawn(()).await;
+    assert_eq!(result(&handle).await, json!(1));
+    assert_eq!((handle.info().await.unwrap().lost, runs.get()), (0, 1));
+    worker.stop().await.unwrap();
 }
 
 #[allow(dead_code, reason = "its main belongs to who runs it as an example")]

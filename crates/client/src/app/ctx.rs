@@ -3,11 +3,13 @@
 //! Everything here that is awaited is recorded under the id of its name, or suspends the task. What a call returns has
 //! been through JSON in the first run as in every replay, so both see the same.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::future::{Future, IntoFuture};
+use std::future::{Future, IntoFuture, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use cairn_api::tasks::{OpKind, Step, Wait};
@@ -94,6 +96,53 @@ impl Ctx {
     pub fn scope(&self, name: &str) -> Result<Ctx> {
         let path = self.scope.call(name)?.id.clone();
         Ok(Ctx { run: self.run.clone(), scope: Scope::new(path) })
+    }
+
+    /// `each(ctx, item)` for every item at a time; results in the order of the items. The first failure drops the others.
+    ///
+    /// Each item has a scope of its own, named by its key, so that their order may change between attempts. For some
+    /// thousands of items at most: all are looked at whenever one goes on.
+    ///
+    /// # Errors
+    /// The first failure of an item; [`AppError::Refused`] if two items have the same key.
+    pub async fn map<I, O, K, F, Fut>(
+        &self,
+        name: &str,
+        items: impl IntoIterator<Item = I>,
+        key: impl Fn(&I) -> K,
+        each: F,
+    ) -> Result<Vec<O>, TaskError>
+    where
+        K: fmt::Display,
+        F: Fn(Ctx, I) -> Fut,
+        Fut: Future<Output = Result<O, TaskError>>,
+    {
+        let path = self.scope.call(name)?.id.clone();
+        let (mut keys, mut branches) = (BTreeSet::new(), Vec::new());
+        for item in items {
+            let key = key(&item).to_string();
+            let scope = Scope::new(extend(&path, &key, 1)?);
+            if !keys.insert(key.clone()) {
+                return Err(AppError::invalid(format!("two items of map \"{path}\" have the key \"{key}\"")).into());
+            }
+            branches.push(Some(Box::pin(each(Ctx { run: self.run.clone(), scope }, item))));
+        }
+        let mut results: Vec<Option<O>> = branches.iter().map(|_| None).collect();
+        poll_fn(move |context| {
+            let mut pending = false;
+            for (branch, result) in branches.iter_mut().zip(&mut results) {
+                match branch.as_mut().map(|branch| branch.as_mut().poll(context)) {
+                    Some(Poll::Ready(done)) => {
+                        *result = Some(done?);
+                        *branch = None;
+                    }
+                    Some(Poll::Pending) => pending = true,
+                    None => {}
+                }
+            }
+            if pending { Poll::Pending } else { Poll::Ready(Ok(results.drain(..).flatten().collect())) }
+        })
+        .await
     }
 
     // Steps.
