@@ -168,6 +168,18 @@ impl From<ErrorBody> for ErrorDetail {
     }
 }
 
+impl ErrorDetail {
+    /// The kind, or `None` if this build does not know it.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        ErrorKind::ALL.into_iter().find(|kind| kind.name() == self.kind)
+    }
+
+    /// The text for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 impl ErrorBody {
     /// An error of this kind, with a text for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> ErrorBody {
@@ -183,7 +195,7 @@ impl ErrorBody {
 
     /// The kind, or `None` if this build does not know it.
     pub fn kind(&self) -> Option<ErrorKind> {
-        ErrorKind::ALL.into_iter().find(|kind| kind.name() == self.error.kind)
+        self.error.kind()
     }
 
     /// The text for people.

@@ -299,7 +299,7 @@ pub struct Page<T> {
 }
 
 /// A recorded step.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// Its id in the task.
     pub key: String,
@@ -616,7 +616,7 @@ pub struct OpsRequest {
 }
 
 /// What a worker says of a task. Which fields belong to which `op` stands at [`OpKind`].
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Op {
     /// Which.
@@ -677,7 +677,7 @@ pub enum OpKind {
 }
 
 /// Something that a task waits for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
     /// The step that it becomes.

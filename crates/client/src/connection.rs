@@ -102,6 +102,13 @@ impl Origin {
         &self.address
     }
 
+    /// The same server by connections of its own, with other patience.
+    pub(crate) fn apart(&self, timeouts: Timeouts) -> Origin {
+        let Origin { address, host, authorization, .. } = self;
+        let (address, host, authorization) = (address.clone(), host.clone(), authorization.clone());
+        Origin { address, host, authorization, timeouts, idle: Mutex::new(Vec::new()) }
+    }
+
     pub(crate) fn request(
         &self,
         method: Method,

@@ -1,4 +1,7 @@
-//! The HTTP client of a Cairn server, for async Rust programs.
+//! Cairn for async Rust programs: durable tasks ([`App`]), and the HTTP client of a server ([`Client`]).
+//!
+//! [`App`] is the place to start for tasks: in the process itself or by a server, with the same code. Its own head
+//! ([`app`]) says what it owns. The rest of this page is about [`Client`].
 //!
 //! Owns: turning calls into requests and answers into values or typed errors; a small pool of
 //! kept-alive connections per [`Client`].
@@ -21,11 +24,13 @@
 //! # }
 //! ```
 
+pub mod app;
 mod connection;
 mod entries;
 mod error;
 mod tasks;
 
+pub use app::{App, AppError, Ctx, Handle, Options, Retry, TaskError};
 pub use cairn_api::{BatchRequest, BatchResponse, Condition, ErrorKind, Level, Op, ScanLine, ScanQuery, Stats};
 pub use cairn_api::{Maintained, WriteDurability, tasks as wire};
 pub use connection::Timeouts;
@@ -79,6 +84,12 @@ impl Client {
     /// As [`Client::new`].
     pub fn with_timeouts(url: &str, token: Option<&str>, timeouts: Timeouts) -> Result<Client> {
         Ok(Client { origin: Arc::new(Origin::parse(url, token, timeouts)?) })
+    }
+
+    /// A client of the same server that shares no connection with this one: for another runtime, which has to
+    /// drive its connections itself.
+    pub(crate) fn apart(&self, timeouts: Timeouts) -> Client {
+        Client { origin: Arc::new(self.origin.apart(timeouts)) }
     }
 
     /// `HOST:PORT`, for messages.

@@ -2,13 +2,14 @@
 
 use cairn_api::target::encode;
 use cairn_api::tasks::{
-    CancelRequest, Each, Emit, EmitRequest, Emitted, Event, PROTOCOL, PROTOCOL_HEADER, Page, Queue, QueueRequest,
-    Results, RetryMode, RetryRequest, Run, Spawn, SpawnRequest, Spawned, Step, Task, TaskResult, Worker,
+    Beat, Beaten, Bye, CancelRequest, ClockNow, ClockRequest, Each, Emit, EmitRequest, Emitted, Event, Hello,
+    OpsRequest, OpsResponse, PROTOCOL, PROTOCOL_HEADER, Page, Poll, Polled, Queue, QueueRequest, Results, RetryMode,
+    RetryRequest, Run, Spawn, SpawnRequest, Spawned, Step, Task, TaskResult, Welcome, Worker,
 };
 use hyper::Method;
 use hyper::header::HeaderValue;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::connection::Wait;
 use crate::{Client, Error, Result};
@@ -126,6 +127,55 @@ impl Client {
     pub async fn workers(&self) -> Result<Vec<Worker>> {
         let page: Page<Worker> = self.call(Method::GET, "/v1/workers", NOTHING).await?;
         Ok(page.items)
+    }
+
+    /// Begins a session of a worker.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn worker_hello(&self, hello: &Hello) -> Result<Welcome> {
+        self.call(Method::POST, "/v1/workers/hello", Some(hello)).await
+    }
+
+    /// Work and signals for a worker, as soon as there are any, or none after the time that it says.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`]; a session that is not known is [`cairn_api::ErrorKind::Gone`].
+    pub async fn worker_poll(&self, poll: &Poll) -> Result<Polled> {
+        self.call(Method::POST, "/v1/workers/poll", Some(poll)).await
+    }
+
+    /// Makes a worker heard of.
+    ///
+    /// # Errors
+    /// As [`Client::worker_poll`].
+    pub async fn worker_beat(&self, beat: &Beat) -> Result<Beaten> {
+        self.call(Method::POST, "/v1/workers/beat", Some(beat)).await
+    }
+
+    /// What a worker says of its tasks, in one commit.
+    ///
+    /// # Errors
+    /// As [`Client::worker_poll`]; what is refused of a single task stands in its place.
+    pub async fn worker_ops(&self, ops: &OpsRequest) -> Result<OpsResponse> {
+        self.call(Method::POST, "/v1/workers/ops", Some(ops)).await
+    }
+
+    /// Ends a session; what it held goes back at no cost.
+    ///
+    /// # Errors
+    /// As [`Client::worker_poll`].
+    pub async fn worker_bye(&self, bye: &Bye) -> Result<()> {
+        let _: IgnoredAny = self.call(Method::POST, "/v1/workers/bye", Some(bye)).await?;
+        Ok(())
+    }
+
+    /// Sets the clock of a server forward that runs under `--test-clock`.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`]; of other servers [`cairn_api::ErrorKind::NotFound`].
+    pub async fn set_clock(&self, clock: ClockRequest) -> Result<ClockNow> {
+        self.call(Method::POST, "/v1/test/clock", Some(&clock)).await
     }
 
     /// One call of the task protocol.

@@ -1,0 +1,177 @@
+//! The engine and the tasks in this process.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use cairn::{Db, Options};
+use cairn_api::tasks::{CancelRequest, Each, Emit, EmitRequest, Emitted, Page, RetryMode, RetryRequest};
+use cairn_api::tasks::{Spawn, SpawnRequest, Spawned, Step, Task};
+use cairn_api::{ErrorKind, Paging};
+use cairn_durable::Tasks;
+use cairn_env::Env;
+use cairn_service::{Place, Refused, Service};
+
+use super::App;
+use super::error::{AppError, Result};
+use super::link::Link;
+
+/// How tasks are opened in this process.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), cairn_client::AppError> {
+/// let app = cairn_client::app::Embedded::new().test_clock().open("./data").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Embedded {
+    options: Options,
+    test_clock: bool,
+}
+
+impl Embedded {
+    /// As [`App::open`] does it.
+    pub fn new() -> Embedded {
+        Embedded::default()
+    }
+
+    /// The engine's options.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Embedded {
+        self.options = options;
+        self
+    }
+
+    /// Lets [`App::clock`] set the clock of the tasks forward. For tests.
+    #[must_use]
+    pub fn test_clock(mut self) -> Embedded {
+        self.test_clock = true;
+        self
+    }
+
+    /// The tasks of the database in a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`AppError::Refused`] with what the engine says: the directory is in use, damaged, or cannot be written.
+    pub async fn open(self, directory: impl Into<PathBuf>) -> Result<App> {
+        let (directory, options) = (directory.into(), self.options.clone());
+        let opened = Threads.run(move || Db::open(directory, options)).await?;
+        let db = opened.map_err(|e| refused(e.kind(), &e))?;
+        self.start(db, true).await
+    }
+
+    /// The tasks of a database that is open already, beside whatever else is in it. Its owner closes it, after
+    /// [`App::close`].
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub async fn on(self, db: &Db) -> Result<App> {
+        self.start(db.clone(), false).await
+    }
+
+    async fn start(self, db: Db, owned: bool) -> Result<App> {
+        let on = db.clone();
+        let opened = Threads.run(move || Tasks::open(&Env::real(), on)).await?;
+        let tasks = opened.map_err(Refused::from)?;
+        let service = Service::new(tasks, Threads, self.test_clock);
+        let local = Local { service, db: owned.then_some(db) };
+        Ok(App::new(Link::Embedded(std::sync::Arc::new(local))))
+    }
+}
+
+impl App {
+    /// Tasks in this process, on the database in `directory`, which is made if it is not there. Nothing else may have
+    /// it open.
+    ///
+    /// # Errors
+    /// [`AppError::Refused`] with what the engine says: the directory is in use, damaged, or cannot be written.
+    pub async fn open(directory: impl Into<PathBuf>) -> Result<App> {
+        Embedded::new().open(directory).await
+    }
+
+    /// Tasks in this process, in a database that the program has open for other things as well.
+    ///
+    /// # Errors
+    /// As [`App::open`].
+    pub async fn on(db: &Db) -> Result<App> {
+        Embedded::new().on(db).await
+    }
+}
+
+fn refused(kind: cairn::ErrorKind, error: &cairn::Error) -> AppError {
+    let kind = match kind {
+        cairn::ErrorKind::Invalid => ErrorKind::Invalid,
+        cairn::ErrorKind::NotFound => ErrorKind::NotFound,
+        cairn::ErrorKind::Conflict => ErrorKind::Conflict,
+        cairn::ErrorKind::Busy => ErrorKind::Busy,
+        cairn::ErrorKind::Full => ErrorKind::Full,
+        cairn::ErrorKind::Unknown => ErrorKind::Unknown,
+        cairn::ErrorKind::Corrupt => ErrorKind::Corrupt,
+        cairn::ErrorKind::Io => ErrorKind::Io,
+        cairn::ErrorKind::Closed => ErrorKind::Closed,
+    };
+    AppError::Refused { kind, message: error.to_string() }
+}
+
+/// The runtime's threads for blocking work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Threads;
+
+impl Place for Threads {
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+        let defect = |_| Refused::new(ErrorKind::Internal, "a call ended by a defect, or with its runtime");
+        tokio::task::spawn_blocking(job).await.map_err(defect)
+    }
+}
+
+/// The protocol, answered here.
+pub(crate) struct Local {
+    pub(crate) service: Service<Db, Threads>,
+    /// To be closed with the tasks, unless somebody else does.
+    db: Option<Db>,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Local")
+    }
+}
+
+impl Drop for Local {
+    /// The thread of the tasks would outlive them.
+    fn drop(&mut self) {
+        self.service.tasks().close();
+    }
+}
+
+impl Local {
+    pub(crate) async fn spawn(&self, tasks: Vec<Spawn>) -> Result<Vec<Each<Spawned>>, Refused> {
+        Ok(self.service.spawn(SpawnRequest { tasks, atomic: false }).await?.results)
+    }
+
+    pub(crate) async fn steps(&self, id: &str, after: &str) -> Result<Page<Step>, Refused> {
+        self.service.steps(id, Paging { after: Some(after.to_owned()), limit: None }).await
+    }
+
+    pub(crate) async fn cancel(&self, id: &str, reason: Option<&str>) -> Result<Task, Refused> {
+        self.service.cancel(id, CancelRequest { reason: reason.map(str::to_owned) }).await
+    }
+
+    pub(crate) async fn retry(&self, id: &str, mode: RetryMode, extra_attempts: u32) -> Result<Task, Refused> {
+        self.service.retry(id, RetryRequest { mode, extra_attempts }).await
+    }
+
+    pub(crate) async fn emit(&self, queue: &str, event: Emit) -> Result<Each<Emitted>, Refused> {
+        let mut results = self.service.emit(queue, EmitRequest { events: vec![event] }).await?.results;
+        results.pop().ok_or_else(|| Refused::new(ErrorKind::Internal, "there is no result for the event"))
+    }
+
+    pub(crate) async fn close(&self) -> Result<()> {
+        let (tasks, db) = (self.service.tasks().clone(), self.db.clone());
+        let closing = Threads.run(move || {
+            tasks.close();
+            db.map_or(Ok(()), Db::close)
+        });
+        closing.await?.map_err(|e| refused(e.kind(), &e))
+    }
+}

@@ -1,0 +1,565 @@
+//! A worker: it takes tasks while slots are free, runs their code, and tells what came of it.
+//!
+//! Three things go on beside each other: one poll that is parked while slots are free, the operations of all tasks
+//! ([`super::lane`]), whose answers may hand out the next task, and the heartbeat ([`super::pulse`]). What is handed
+//! out beyond the slots waits here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll as Polled;
+use std::time::Duration;
+
+use cairn_api::tasks::{Ack, Failure, Json, Op, OpKind, OpsRequest, Poll, Signal, WAIT_MS_MAX, Welcome, Work};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::ctx::Ctx;
+use super::error::{AppError, Result, TaskError};
+use super::lane::Lane;
+use super::policy::Backoff;
+use super::pulse::{Pulse, beat_until_stopped};
+use super::run::Run;
+use super::{App, Body, Registered};
+
+/// A task whose name this worker does not know is given back for so long.
+const UNKNOWN_NAME_DELAY: Duration = Duration::from_secs(15);
+/// For the goodbye of a worker.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A worker to be, from [`App::worker`].
+#[derive(Clone, Debug)]
+#[must_use = "a worker works once it is started or run"]
+pub struct WorkerOptions {
+    app: App,
+    slots: usize,
+    queues: Option<Vec<String>>,
+    name: Option<String>,
+    drain: Duration,
+}
+
+impl WorkerOptions {
+    pub(crate) fn new(app: App) -> WorkerOptions {
+        WorkerOptions { app, slots: 10, queues: None, name: None, drain: Duration::from_secs(30) }
+    }
+
+    /// So many tasks run at a time; 10 unless said otherwise. One that waits takes no slot.
+    pub fn slots(mut self, slots: usize) -> WorkerOptions {
+        self.slots = slots;
+        self
+    }
+
+    /// Where it takes tasks from: unless said otherwise, "default" and the queues that its tasks are registered with.
+    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> WorkerOptions {
+        self.queues = Some(queues.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// For people who look at the list of workers.
+    pub fn name(mut self, name: impl Into<String>) -> WorkerOptions {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How long tasks go on once it is told to stop, before they are given back; 30 seconds unless said otherwise.
+    pub fn drain(mut self, drain: Duration) -> WorkerOptions {
+        self.drain = drain;
+        self
+    }
+
+    /// Starts it in the background, with the tasks that are registered by now. Returns when it is attached.
+    ///
+    /// # Errors
+    /// What its hello is refused with, as a queue that does not exist; [`AppError::Refused`] for no slots at all.
+    pub async fn start(self) -> Result<Worker> {
+        if self.slots == 0 {
+            return Err(AppError::invalid("a worker has at least one slot"));
+        }
+        let tasks = self.app.registered();
+        let env = self.app.clock_of_server().env().clone();
+        let own_queues = || {
+            let queues = tasks.values().map(|task| task.defaults.queue_name().unwrap_or(super::DEFAULT_QUEUE));
+            queues.chain([super::DEFAULT_QUEUE]).map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let (lane, pump) = Lane::new();
+        let shared = Arc::new(Shared {
+            slots: self.slots,
+            queues: self.queues.unwrap_or_else(own_queues),
+            name: self.name.unwrap_or_else(|| format!("worker-{:08x}", env.random_u64() >> 32)),
+            app: self.app,
+            tasks,
+            lane,
+            pulse: Pulse::default(),
+            runtime: Runtime::current(),
+            session: watch::Sender::new(None),
+            stage: watch::Sender::new(Stage::Working),
+            desk: Mutex::default(),
+            freed: Notify::new(),
+        });
+        let posting = shared.clone();
+        let pump = tokio::spawn(pump.run(env.clone(), move |ops| {
+            let shared = posting.clone();
+            async move { shared.post(ops).await }
+        }));
+        let (ended, mut over) = oneshot::channel();
+        let beating = shared.clone();
+        env.spawn("cairn-heartbeat", move || drop(ended.send(beat_until_stopped(&beating))))
+            .map_err(|e| AppError::Unreachable { message: format!("no thread for heartbeats: {e}") })?;
+        let mut session = shared.session.subscribe();
+        tokio::select! {
+            _ = session.wait_for(Option::is_some) => {}
+            ended = &mut over => {
+                pump.abort();
+                return Err(ended.unwrap_or(Ok(())).err().unwrap_or_else(stopped));
+            }
+        }
+        let working = tokio::spawn(work(shared.clone(), over, pump, self.drain));
+        Ok(Worker { shared, working })
+    }
+
+    /// Works until the program is told to stop, by SIGTERM or Ctrl-C: then tasks go on for the time of
+    /// [`WorkerOptions::drain`], and what is left goes back to its queue, at no cost. A second signal gives it back at
+    /// once.
+    ///
+    /// # Errors
+    /// As [`WorkerOptions::start`].
+    pub async fn run(self) -> Result<()> {
+        let worker = self.start().await?;
+        worker.work_until(told_to_stop(), told_to_stop()).await
+    }
+
+    /// The same, until `stop` is done; signals are left alone.
+    ///
+    /// # Errors
+    /// As [`WorkerOptions::start`].
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let worker = self.start().await?;
+        worker.work_until(stop, std::future::pending()).await
+    }
+}
+
+fn stopped() -> AppError {
+    AppError::Over { why: "the worker has stopped".to_owned() }
+}
+
+fn defect() -> AppError {
+    AppError::Refused { kind: cairn_api::ErrorKind::Internal, message: "the worker ended by a defect".to_owned() }
+}
+
+async fn told_to_stop() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending::<()>().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+/// A worker that works in the background. Dropped, it gives back at once what it has.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    working: JoinHandle<Result<()>>,
+}
+
+impl Worker {
+    /// Takes no more tasks, lets those that run go on for the time of [`WorkerOptions::drain`], and gives back what is
+    /// left.
+    ///
+    /// # Errors
+    /// Why it had stopped by itself, if it had.
+    pub async fn stop(self) -> Result<()> {
+        self.work_until(std::future::ready(()), std::future::pending()).await
+    }
+
+    /// Works until `stop`, drains until `enough`. Dropped meanwhile, this ends the worker as its own drop does.
+    async fn work_until(mut self, stop: impl Future<Output = ()>, enough: impl Future<Output = ()>) -> Result<()> {
+        let shared = self.shared.clone();
+        let stopping = async {
+            stop.await;
+            shared.stage(Stage::Draining);
+            enough.await;
+            shared.stage(Stage::Ending);
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = &mut self.working => ended.unwrap_or_else(|_| Err(defect())),
+            never = stopping => never,
+        }
+    }
+
+    /// How many tasks run in it now.
+    pub fn running(&self) -> usize {
+        self.shared.desk().runs.len()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.stage(Stage::Ending);
+    }
+}
+
+/// How far a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Working,
+    /// No more tasks are taken.
+    Draining,
+    /// What is left is given back.
+    Ending,
+}
+
+/// A session, as it was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) id: String,
+    /// How often to be heard.
+    pub(crate) beat: Duration,
+}
+
+/// What all parts of a worker share.
+pub(crate) struct Shared {
+    pub(crate) app: App,
+    pub(crate) tasks: BTreeMap<String, Arc<Registered>>,
+    pub(crate) slots: usize,
+    pub(crate) queues: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) lane: Lane,
+    pub(crate) pulse: Pulse,
+    /// Where tasks run, also when the heartbeat's thread hears of them.
+    runtime: Runtime,
+    session: watch::Sender<Option<Session>>,
+    stage: watch::Sender<Stage>,
+    /// Held for look-ups and changes only; nothing waits while it is held.
+    desk: Mutex<Desk>,
+    /// A slot is free, or a run has ended.
+    freed: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Desk {
+    /// By fence.
+    runs: BTreeMap<String, Arc<Run>>,
+    handed_out: VecDeque<Work>,
+}
+
+/// A slot that is taken. Dropped, however its task ended, it lets the task go and takes the next.
+struct Slot(Arc<Run>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let (run, worker) = (&self.0, &self.0.worker);
+        run.end("its hand-out is over");
+        worker.pulse.let_go(&run.task, &run.fence);
+        worker.desk().runs.remove(&run.fence);
+        worker.fill();
+        worker.freed.notify_one();
+    }
+}
+
+/// Ends the heartbeat with its worker, also when the runtime ends before it.
+struct Beating(Arc<Shared>);
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.0.pulse.stop();
+    }
+}
+
+/// The life of a worker, once it is attached.
+async fn work(
+    shared: Arc<Shared>,
+    mut over: oneshot::Receiver<Result<()>>,
+    pump: JoinHandle<()>,
+    drain: Duration,
+) -> Result<()> {
+    let beating = Beating(shared.clone());
+    let mut stage = shared.stage.subscribe();
+    let outcome = tokio::select! {
+        _ = stage.wait_for(|stage| *stage > Stage::Working) => Ok(()),
+        refused = shared.poll() => Err(refused),
+        ended = &mut over => ended.unwrap_or_else(|_| Err(defect())),
+    };
+    shared.stage(Stage::Draining);
+    let handed_out = std::mem::take(&mut shared.desk().handed_out);
+    let releasing = async {
+        for work in handed_out {
+            shared.pulse.let_go(&work.task, &work.fence);
+            let op = Op { op: OpKind::Release, task: work.task, fence: work.fence, ..Op::default() };
+            let _ = shared.lane.send(op).await;
+        }
+    };
+    // What does not arrive is given back by the goodbye.
+    let _ = timeout(END_TIMEOUT, releasing).await;
+    let drained = async {
+        while !shared.desk().runs.is_empty() {
+            shared.freed.notified().await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(drain, drained) => {}
+        _ = stage.wait_for(|stage| *stage == Stage::Ending) => {}
+    }
+    shared.stage(Stage::Ending);
+    let runs: Vec<_> = shared.desk().runs.values().cloned().collect();
+    runs.iter().for_each(|run| run.end("the worker has stopped"));
+    drop(beating);
+    if outcome.is_ok() {
+        let _ = timeout(END_TIMEOUT, over).await;
+    }
+    pump.abort();
+    outcome
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stage(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let further = *stage < to;
+            *stage = (*stage).max(to);
+            further
+        });
+    }
+
+    // The session.
+
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.session.borrow().clone()
+    }
+
+    async fn attached_session(&self) -> Session {
+        let mut session = self.session.subscribe();
+        loop {
+            if let Some(session) = &*session.borrow_and_update() {
+                return session.clone();
+            }
+            // The sender is in `self`: it does not go away.
+            let _ = session.changed().await;
+        }
+    }
+
+    /// A hello was answered.
+    pub(crate) fn attached(&self, welcome: Welcome) {
+        self.app.clock_of_server().hear(welcome.now_ms);
+        for run in self.desk().runs.values().filter(|run| welcome.stop.contains(&run.task)) {
+            run.end("lost");
+        }
+        let session = Session { id: welcome.session, beat: Duration::from_millis(welcome.beat_ms) };
+        self.session.send_replace(Some(session));
+    }
+
+    /// A session is not known any more.
+    pub(crate) fn session_is_over(&self, id: &str) {
+        let over = self.session.send_if_modified(|session| {
+            let over = session.as_ref().is_some_and(|session| session.id == id);
+            if over {
+                *session = None;
+            }
+            over
+        });
+        if over {
+            self.pulse.hurry();
+        }
+    }
+
+    /// What an answer says besides.
+    pub(crate) fn hear(&self, now_ms: u64, signals: &[Signal]) {
+        self.app.clock_of_server().hear(now_ms);
+        for signal in signals {
+            let mut desk = self.desk();
+            desk.handed_out.retain(|work| work.fence != signal.fence);
+            let run = desk.runs.get(&signal.fence).cloned();
+            drop(desk);
+            self.pulse.let_go(&signal.task, &signal.fence);
+            if let Some(run) = run {
+                run.end(if signal.kind == "cancel" { "the task was cancelled" } else { "lost" });
+            }
+        }
+    }
+
+    // Work.
+
+    /// Takes tasks while slots are free. Returns with what no later poll would be answered otherwise.
+    async fn poll(self: &Arc<Self>) -> AppError {
+        let mut backoff = Backoff::new();
+        loop {
+            let free = {
+                let desk = self.desk();
+                self.slots.saturating_sub(desk.runs.len() + desk.handed_out.len())
+            };
+            let Some(free) = u32::try_from(free).ok().filter(|free| *free > 0) else {
+                self.freed.notified().await;
+                continue;
+            };
+            let session = self.attached_session().await;
+            let poll = Poll { session: session.id.clone(), free, wait_ms: WAIT_MS_MAX };
+            match self.app.link().poll(poll).await {
+                Ok(polled) => {
+                    backoff.reset();
+                    self.hear(polled.now_ms, &polled.signals);
+                    self.take(polled.work);
+                }
+                Err(error) => {
+                    if error.ends_session() {
+                        self.session_is_over(&session.id);
+                    } else if !error.is_transient() {
+                        return error;
+                    }
+                    sleep(backoff.next(self.app.clock_of_server().env())).await;
+                }
+            }
+        }
+    }
+
+    /// Sends operations in one request, in a session that is known.
+    async fn post(self: &Arc<Self>, ops: Vec<Op>) -> Result<Vec<Ack>> {
+        loop {
+            let session = self.attached_session().await;
+            let ends = |op: &&Op| matches!(op.op, OpKind::Finish | OpKind::Release);
+            let claim = match *self.stage.borrow() {
+                Stage::Working => ops.iter().filter(ends).count(),
+                Stage::Draining | Stage::Ending => 0,
+            };
+            let claim = u32::try_from(claim).unwrap_or(u32::MAX);
+            let request = OpsRequest { session: session.id.clone(), ops: ops.clone(), claim };
+            match self.app.link().ops(request).await {
+                Ok(answer) => {
+                    self.hear(answer.now_ms, &answer.signals);
+                    self.take(answer.work);
+                    return Ok(answer.acks);
+                }
+                Err(error) if error.ends_session() => self.session_is_over(&session.id),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, work: Vec<Work>) {
+        for work in work {
+            self.pulse.hold(&work.task, &work.fence);
+            self.desk().handed_out.push_back(work);
+        }
+        self.fill();
+    }
+
+    /// Begins what was handed out, as slots allow.
+    fn fill(self: &Arc<Self>) {
+        loop {
+            let mut desk = self.desk();
+            if desk.runs.len() >= self.slots || *self.stage.borrow() > Stage::Working {
+                return;
+            }
+            let Some(work) = desk.handed_out.pop_front() else { return };
+            let (run, input, steps_next) = Run::new(self.clone(), work);
+            let run = Arc::new(run);
+            desk.runs.insert(run.fence.clone(), run.clone());
+            drop(desk);
+            self.runtime.spawn(execute(Slot(run), input, steps_next));
+        }
+    }
+}
+
+/// The hand-out of a task, from its beginning to its end.
+async fn execute(slot: Slot, input: Json, steps_next: Option<String>) {
+    let run = &slot.0;
+    let worker = &run.worker;
+    let Some(registered) = worker.tasks.get(&run.name) else {
+        let due_at_ms = Some(worker.app.clock_of_server().after(UNKNOWN_NAME_DELAY));
+        // Refused it is not ours any more.
+        let _ = worker.lane.send(Op { due_at_ms, ..run.op(OpKind::Release, None) }).await;
+        return;
+    };
+    if let Some(after) = steps_next
+        && load_rest(run, after).await.is_err()
+    {
+        return;
+    }
+    let ctx = Ctx::new(run.clone());
+    let body = worker.app.wrapped(ctx.clone(), (registered.run)(ctx, input));
+    let Some(ended) = attempt(run, body).await else { return };
+    // The run is over for whoever still has a context of it, but not for this last word.
+    run.end("the task has ended");
+    let refused = match ended {
+        Ok(output) => {
+            let sent = worker.lane.send(Op { output: Some(output), ..run.op(OpKind::Finish, None) }).await;
+            sent.err().filter(|refused| !refused.ends_run()).map(TaskError::from)
+        }
+        Err(error) => Some(error),
+    };
+    if let Some(error) = refused {
+        let failure: Failure = error.into_failure();
+        let _ = worker.lane.send(Op { failure: Some(failure), ..run.op(OpKind::Finish, None) }).await;
+    }
+}
+
+/// Runs the code of a task until it has ended, or the run is over: then it is dropped, and there is nothing to tell.
+async fn attempt(run: &Run, body: Body) -> Option<Result<Json, TaskError>> {
+    let mut body = std::pin::pin!(caught(body));
+    loop {
+        tokio::select! {
+            biased;
+            () = run.over() => return None,
+            ended = &mut body => return Some(ended),
+            () = run.quiet() => run.suspend().await,
+        }
+    }
+}
+
+/// A panic in the code of a task is a failure of it, not of its worker.
+async fn caught(body: Body) -> Result<Json, TaskError> {
+    let mut body: Pin<Box<_>> = body;
+    poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(context)));
+        polled.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            Polled::Ready(Err(TaskError::new("panic", text.unwrap_or_else(|| "without a message".to_owned()))))
+        })
+    })
+    .await
+}
+
+/// The rest of what is recorded of a task, beyond what came with it.
+async fn load_rest(run: &Run, after: String) -> Result<()> {
+    let (app, mut backoff) = (&run.worker.app, Backoff::new());
+    let mut next = Some(after);
+    while let Some(after) = next.clone() {
+        run.check()?;
+        match app.link().steps(&run.task, &after).await {
+            Ok(page) => {
+                run.learn(page.items);
+                next = page.next;
+            }
+            Err(error) if error.is_transient() => sleep(backoff.next(app.clock_of_server().env())).await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
