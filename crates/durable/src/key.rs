@@ -93,6 +93,11 @@ pub fn step_id(key: &[u8]) -> Option<StepId> {
     StepId::new(std::str::from_utf8(key.get(17..)?).ok()?).ok()
 }
 
+/// The task that the key of one of its single rows is of.
+pub fn task_of(key: &[u8]) -> Option<TaskId> {
+    task_id(key.get(1..)?)
+}
+
 fn tagged(tag: u8, id: TaskId) -> Vec<u8> {
     let mut key = Vec::with_capacity(24);
     key.push(tag);
@@ -130,6 +135,8 @@ impl Lane {
 /// Index entries. They sort as their keys do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
+    /// A worker has it.
+    Live(TaskId),
     /// Ready from a moment on.
     Ready {
         /// Among which.
@@ -139,13 +146,18 @@ pub enum Entry {
         /// The task.
         task: TaskId,
     },
-    /// A worker has it.
-    Live(TaskId),
     /// The clock makes something of it.
     Timer {
         /// When.
         due_ms: Millis,
         /// The task.
+        task: TaskId,
+    },
+    /// It waits for the end of a task.
+    ForTask {
+        /// Of this one.
+        target: TaskId,
+        /// Who waits.
         task: TaskId,
     },
     /// It waits for an event.
@@ -154,13 +166,6 @@ pub enum Entry {
         queue: String,
         /// Of this name.
         event: String,
-        /// Who waits.
-        task: TaskId,
-    },
-    /// It waits for the end of a task.
-    ForTask {
-        /// Of this one.
-        target: TaskId,
         /// Who waits.
         task: TaskId,
     },
@@ -375,7 +380,7 @@ mod tests {
             Entry::ForEvent { queue: "default".to_owned(), event: "packed:1".to_owned(), task: id(1) },
         ];
         for pair in ordered.windows(2) {
-            assert!(pair[0].key() < pair[1].key(), "{pair:?}");
+            assert!(pair[0].key() < pair[1].key() && pair[0] < pair[1], "{pair:?}");
         }
         for entry in &ordered {
             assert_eq!(Entry::parse(&entry.key()).as_ref(), Some(entry));

@@ -11,6 +11,7 @@ mod desk;
 mod error;
 pub mod id;
 pub mod key;
+mod list;
 pub mod machine;
 mod owner;
 pub mod queue;
@@ -25,4 +26,5 @@ mod window;
 pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};
+pub use list::{Filter, Page};
 pub use tasks::{Answer, Ended, Tasks, View};

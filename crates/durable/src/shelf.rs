@@ -37,6 +37,11 @@ impl BucketId {
         BucketId { day: id.made_ms() / DAY_MS, retention_days }
     }
 
+    /// Days since 1970.
+    pub(crate) fn day(self) -> u64 {
+        self.day
+    }
+
     fn name(self) -> String {
         format!("tasks-{}-{}", self.day, self.retention_days)
     }
@@ -97,6 +102,11 @@ impl<S: Store> Shelf<S> {
 
     fn bucket(&self, id: BucketId) -> Result<&S::Space> {
         self.buckets.get(&id).ok_or_else(|| Error::new(ErrorKind::Gone, format!("{} is not kept any more", id.name())))
+    }
+
+    /// All buckets, the oldest day first.
+    pub(crate) fn buckets(&self) -> Vec<(BucketId, S::Space)> {
+        self.buckets.iter().map(|(id, space)| (*id, space.clone())).collect()
     }
 
     /// The buckets that a task may be in.
@@ -276,7 +286,7 @@ pub(crate) struct Change {
     pub(crate) added: Vec<key::Entry>,
 }
 
-fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {
+pub(crate) fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the {what} of task {id} is damaged: {e}"))
 }
 

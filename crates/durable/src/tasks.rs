@@ -177,6 +177,16 @@ impl<S: Store> Tasks<S> {
         shared.revealing(value, version)
     }
 
+    /// Looks at something under the lock. What is seen may be told through [`Tasks::reveal`] only.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Owner<S>) -> Result<T>) -> Result<T> {
+        look(&self.shared.owner.lock())
+    }
+
+    /// Something that was read, to be told when everything that is written now is durable.
+    pub(crate) fn reveal<T>(&self, value: Result<T>) -> Answer<S, T> {
+        self.shared.revealing(value, self.shared.store.version())
+    }
+
     /// Spawns tasks, each for itself.
     pub fn spawn(&self, spawns: &[Spawn]) -> Answer<S, Vec<Result<Spawned>>> {
         self.answer(|owner, now_ms| Ok(spawns.iter().map(|spawn| owner.spawn(spawn, now_ms)).collect()))

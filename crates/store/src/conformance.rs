@@ -46,12 +46,7 @@ fn content<S: Store>(store: &S, space: &S::Space, start: &[u8], end: Option<&[u8
     content
 }
 
-fn content_back<S: Store>(
-    store: &S,
-    space: &S::Space,
-    start: &[u8],
-    end: Option<&[u8]>,
-) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn content_back<S: Store>(store: &S, space: &S::Space, start: &[u8], end: Option<&[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut content = Vec::new();
     store
         .scan_back(space, start, end, |key, value| {

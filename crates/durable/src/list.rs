@@ -1,0 +1,294 @@
+//! Lists: tasks with the newest first, and the events of a queue.
+//!
+//! A list of tasks walks the buckets from the newest day on, and in each the ids from behind. The walk reads the
+//! store without the owner's lock and looks at so many rows at most; so a list over millions of tasks holds up
+//! nobody, and comes in pages. What the walk finds is then read whole under the lock, a few tasks at a time,
+//! and asked again: what is shown is as the filter says at the moment at which it is shown.
+//!
+//! Guarantees, page after page: no task twice, the newer id first, and every task that was there all the time and
+//! was as the filter says all the time. Refuses an order of its own: ids alone decide, by the time in them.
+
+use std::ops::ControlFlow;
+
+use cairn_store::Store;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::TaskId;
+use crate::key::{self, Part};
+use crate::queue::Event;
+use crate::rows::Row;
+use crate::shelf::{BucketId, damaged};
+use crate::task::{Spec, State, Task};
+use crate::tasks::{Answer, Tasks, View};
+
+/// One page looks at so many tasks at most, however few of them are as asked for.
+const LOOKED_AT_MAX: usize = 10_000;
+/// And at specs of so many bytes together.
+const LOOKED_AT_BYTES_MAX: usize = 32 << 20;
+/// The walk reads so many rows at once.
+const ROWS_AT_ONCE: usize = 512;
+/// So many tasks are read under the lock before others get their turn.
+const VIEWS_AT_ONCE: usize = 32;
+/// The inputs, outputs and payloads of a page have so many bytes together, or it has one entry.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Which tasks are listed: those that are as every part says that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this queue.
+    pub queue: Option<String>,
+    /// Of this name.
+    pub name: Option<String>,
+    /// In this state now.
+    pub state: Option<State>,
+    /// With this tag, whatever its value; or with `tag=value`.
+    pub tag: Option<String>,
+}
+
+impl Filter {
+    fn takes_spec(&self, spec: &Spec) -> bool {
+        let tagged = |wanted: &String| {
+            spec.tags.iter().any(|(tag, value)| {
+                let rest = wanted.strip_prefix(tag.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('=') == Some(value))
+            })
+        };
+        self.queue.as_ref().is_none_or(|queue| *queue == spec.queue)
+            && self.name.as_ref().is_none_or(|name| *name == spec.name)
+            && self.tag.as_ref().is_none_or(tagged)
+    }
+
+    fn takes_state(&self, state: State) -> bool {
+        self.state.is_none_or(|wanted| wanted == state)
+    }
+
+    /// Whether the spec must be read to tell.
+    fn asks_spec(&self) -> bool {
+        self.queue.is_some() || self.name.is_some() || self.tag.is_some()
+    }
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T, Cursor> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Where the next page begins. A page may have few items, or none, and there may be more behind it.
+    pub next: Option<Cursor>,
+}
+
+impl<S: Store> Tasks<S> {
+    /// Tasks, the newest first, from behind `after` on and at most `limit` of them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such queue; `Corrupt`, `Io`, `Closed`.
+    pub fn list(&self, filter: &Filter, after: Option<TaskId>, limit: usize) -> Answer<S, Page<View, TaskId>> {
+        self.reveal(self.page_of_tasks(filter, after, limit.max(1)))
+    }
+
+    fn page_of_tasks(&self, filter: &Filter, after: Option<TaskId>, limit: usize) -> Result<Page<View, TaskId>> {
+        let (store, buckets) = self.look(|owner| {
+            filter.queue.as_deref().map_or(Ok(()), |queue| owner.queue(queue).map(drop))?;
+            Ok((owner.shelf.store.clone(), owner.shelf.buckets()))
+        })?;
+        let mut walk = Walk { store: &store, filter, found: Vec::new(), limit, looked_at: 0, bytes: 0 };
+        let next = walk.buckets(&buckets, after)?;
+        let mut page = Page { items: Vec::<View>::new(), next };
+        let mut bytes = 0;
+        for ids in walk.found.chunks(VIEWS_AT_ONCE) {
+            let full = self.look(|owner| {
+                for id in ids {
+                    let Some(stored) = owner.find(*id)? else { continue };
+                    if !filter.takes_state(stored.task.status.state()) {
+                        continue;
+                    }
+                    let view = owner.view(stored)?;
+                    bytes +=
+                        view.spec.input.len() + view.spec.headers.len() + view.output.as_ref().map_or(0, |o| o.len());
+                    if bytes > PAGE_BYTES_MAX
+                        && let Some(last) = page.items.last()
+                    {
+                        page.next = Some(last.id);
+                        return Ok(true);
+                    }
+                    page.items.push(view);
+                }
+                Ok(false)
+            })?;
+            if full {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// The events of a queue whose names begin with `prefix`, in the order of their names, from behind `after` on and at
+    /// most `limit` of them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such queue; `Invalid` if `after` does not begin with the prefix; `Corrupt`, `Io`, `Closed`.
+    pub fn events(
+        &self,
+        queue: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Answer<S, Page<(String, Event), String>> {
+        self.reveal(self.page_of_events(queue, prefix, after, limit.max(1)))
+    }
+
+    fn page_of_events(
+        &self,
+        queue: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<(String, Event), String>> {
+        if let Some(after) = after.filter(|after| !after.starts_with(prefix)) {
+            return Err(Error::invalid(format!(
+                "the list of events that begin with \"{}\" cannot go on behind \"{}\"",
+                prefix.escape_debug(),
+                after.escape_debug()
+            )));
+        }
+        let all = key::of_event(queue, "");
+        let after = after.map_or_else(Vec::new, |after| key::of_event(queue, after));
+        let mut page = Page { items: Vec::<(String, Event)>::new(), next: None };
+        let mut bytes = 0;
+        self.look(|owner| {
+            owner.queue(queue)?;
+            owner.shelf.visit(&owner.shelf.index, &key::of_event(queue, prefix), &after, |key, row| {
+                bytes += row.len();
+                if !page.items.is_empty() && (page.items.len() >= limit || bytes > PAGE_BYTES_MAX) {
+                    page.next = page.items.last().map(|(name, _)| name.clone());
+                    return Ok(ControlFlow::Break(()));
+                }
+                let name = String::from_utf8_lossy(key.get(all.len()..).unwrap_or_default()).into_owned();
+                let damaged = |e| {
+                    Error::new(ErrorKind::Corrupt, format!("event \"{name}\" of queue \"{queue}\" is damaged: {e}"))
+                };
+                let event = Event::decode(row).map_err(damaged)?;
+                page.items.push((name, event));
+                Ok(ControlFlow::Continue(()))
+            })
+        })?;
+        Ok(page)
+    }
+}
+
+/// A walk over tasks from the newest on.
+struct Walk<'a, S: Store> {
+    store: &'a S,
+    filter: &'a Filter,
+    found: Vec<TaskId>,
+    limit: usize,
+    looked_at: usize,
+    bytes: usize,
+}
+
+/// A row of the walk: a task, the bucket that it is in, and whether its state is as asked for.
+type Met = (TaskId, usize, bool);
+
+impl<S: Store> Walk<'_, S> {
+    /// Walks on from behind `after`. If it ends before the oldest task, says at which one.
+    fn buckets(&mut self, buckets: &[(BucketId, S::Space)], after: Option<TaskId>) -> Result<Option<TaskId>> {
+        let mut buckets = buckets;
+        while let Some((last, _)) = buckets.last() {
+            // Buckets are sorted by day: these are of one.
+            let first = buckets.partition_point(|(bucket, _)| bucket.day() < last.day());
+            let (older, day) = buckets.split_at(first);
+            buckets = older;
+            if after.is_some_and(|after| BucketId::of(after, 0).day() < last.day()) {
+                continue;
+            }
+            if let Some(at) = self.day(day, after)? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Walks the buckets of one day, which differ in how long they are kept, as if they were one.
+    fn day(&mut self, buckets: &[(BucketId, S::Space)], after: Option<TaskId>) -> Result<Option<TaskId>> {
+        let mut before = after;
+        loop {
+            let mut met: Vec<Met> = Vec::new();
+            // Down to here every bucket has been read.
+            let mut down_to = None;
+            for (at, (_, space)) in buckets.iter().enumerate() {
+                let count = self.rows(space, before, |id, takes| met.push((id, at, takes)))?;
+                if count == ROWS_AT_ONCE {
+                    down_to = down_to.max(met.last().map(|(id, _, _)| *id));
+                }
+            }
+            met.retain(|(id, _, _)| down_to.is_none_or(|down_to| *id >= down_to));
+            met.sort_unstable_by(|a, b| b.cmp(a));
+            for (id, at, takes) in met {
+                if let Some((_, space)) = buckets.get(at)
+                    && takes
+                    && self.takes_spec(space, id)?
+                {
+                    self.found.push(id);
+                }
+                self.looked_at += 1;
+                if self.found.len() == self.limit
+                    || self.looked_at == LOOKED_AT_MAX
+                    || self.bytes >= LOOKED_AT_BYTES_MAX
+                {
+                    return Ok(Some(id));
+                }
+            }
+            if down_to.is_none() {
+                return Ok(None);
+            }
+            before = down_to;
+        }
+    }
+
+    /// Reads the next rows of a bucket; says how many.
+    fn rows(&self, space: &S::Space, before: Option<TaskId>, mut met: impl FnMut(TaskId, bool)) -> Result<usize> {
+        let lowest = TaskId::from_bytes([0; 16]);
+        let start = key::of_task(Part::Task, lowest);
+        let end = before
+            .map_or_else(|| vec![start.first().copied().unwrap_or_default() + 1], |id| key::of_task(Part::Task, id));
+        let (mut count, mut failed) = (0, None);
+        let scanned = self.store.scan_back(space, &start, Some(&end), |key, row| {
+            match key::task_of(key).ok_or_else(|| none_of_a_task(key)).and_then(|id| Ok((id, state_in(id, row)?))) {
+                Ok((id, state)) => met(id, self.filter.takes_state(state)),
+                Err(e) => failed = Some(e),
+            }
+            count += 1;
+            if count == ROWS_AT_ONCE || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        gone_is_empty(scanned.map_err(Error::from))?;
+        failed.map_or(Ok(count), Err)
+    }
+
+    fn takes_spec(&mut self, space: &S::Space, id: TaskId) -> Result<bool> {
+        if !self.filter.asks_spec() {
+            return Ok(true);
+        }
+        let filter = self.filter;
+        let look = |row: &[u8]| (row.len(), Spec::decode(row).map(|spec| filter.takes_spec(&spec)));
+        let looked = self.store.get(space, &key::of_task(Part::Spec, id), look).map_err(Error::from);
+        let Some((bytes, takes)) = gone_is_empty(looked)?.flatten() else { return Ok(false) };
+        self.bytes += bytes;
+        takes.map_err(|e| damaged("spec", id, &e))
+    }
+}
+
+/// What is not kept any more is not listed: a bucket may be dropped during the walk.
+fn gone_is_empty<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+fn state_in(id: TaskId, row: &[u8]) -> Result<State> {
+    Ok(Task::decode(row).map_err(|e| damaged("task", id, &e))?.status.state())
+}
+
+fn none_of_a_task(key: &[u8]) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("among the tasks stands what is none: {key:02x?}"))
+}
