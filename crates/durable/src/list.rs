@@ -8,6 +8,7 @@
 //! Guarantees, page after page: no task twice, the newer id first, and every task that was there all the time and
 //! was as the filter says all the time. Refuses an order of its own: ids alone decide, by the time in them.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use cairn_store::Store;
@@ -39,8 +40,8 @@ pub struct Filter {
     pub queue: Option<String>,
     /// Of this name.
     pub name: Option<String>,
-    /// In this state now.
-    pub state: Option<State>,
+    /// In one of these states now; in any if there are none.
+    pub states: BTreeSet<State>,
     /// With this tag, whatever its value; or with `tag=value`.
     pub tag: Option<String>,
 }
@@ -59,7 +60,7 @@ impl Filter {
     }
 
     fn takes_state(&self, state: State) -> bool {
-        self.state.is_none_or(|wanted| wanted == state)
+        self.states.is_empty() || self.states.contains(&state)
     }
 
     /// Whether the spec must be read to tell.

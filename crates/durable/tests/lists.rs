@@ -30,6 +30,10 @@ fn pages(env: &Env, tasks: &EngineTasks, filter: &Filter, limit: usize) -> (Vec<
     }
 }
 
+fn in_states<const N: usize>(states: [State; N]) -> Filter {
+    Filter { states: states.into(), ..Filter::default() }
+}
+
 /// An id made so many milliseconds after 1970.
 fn id(made_ms: u64, n: u64) -> TaskId {
     let mut random = [0; 10];
@@ -114,24 +118,27 @@ fn a_filter_tells_the_truth_about_every_state() {
         };
         // Of ids that were made in one millisecond chance decides.
         let mut all = expected.clone();
-        all.sort_by(|a, b| b.0.cmp(&a.0));
+        all.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
         assert_eq!(list(&Filter::default()), all);
         for one in &expected {
             let tag = Some(format!("state={}", one.1.name()));
-            assert_eq!(list(&Filter { state: Some(one.1), ..Filter::default() }), [*one]);
+            assert_eq!(list(&in_states([one.1])), [*one]);
             assert_eq!(list(&Filter { tag, ..Filter::default() }), [*one]);
         }
+        let mut ended = all.clone();
+        ended.retain(|(_, state)| state.has_ended());
+        assert_eq!(list(&in_states([State::Failed, State::Completed, State::Cancelled])), ended);
         let tagged = |tag: &str| list(&Filter { tag: Some(tag.to_owned()), ..Filter::default() }).len();
         assert_eq!(["state", "a=b", "a=b=c"].map(tagged), [6, 6, 6]);
         assert_eq!(["stat", "state=", "state=run", "a", "a=b=", "a=b=cc", ""].map(tagged), [0; 7]);
         let named = Filter { name: Some("idle".to_owned()), ..Filter::default() };
         assert_eq!(list(&named), [expected[0]]);
-        assert_eq!(list(&Filter { state: Some(State::Running), ..named }), []);
+        assert_eq!(list(&Filter { states: [State::Running].into(), ..named }), []);
         let unknown = Filter { queue: Some("nowhere".to_owned()), ..Filter::default() };
         assert_eq!(block_on(env, tasks.list(&unknown, None, 1)).unwrap_err().kind(), ErrorKind::NotFound);
         // A change shows at once.
         block_on(env, tasks.cancel(expected[0].0, "enough")).unwrap();
-        assert_eq!(list(&Filter { state: Some(State::Queued), ..Filter::default() }), []);
+        assert_eq!(list(&in_states([State::Queued])), []);
         tasks.close();
         db.close().unwrap();
     });
