@@ -733,6 +733,25 @@ pub struct OpsResponse {
     pub now_ms: u64,
 }
 
+/// `POST /v1/test/clock`: one of the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockRequest {
+    /// So much further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advance_ms: Option<u64>,
+    /// To this moment, which must not have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_ms: Option<u64>,
+}
+
+/// What the clock says then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockNow {
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+}
+
 /// A worker, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {

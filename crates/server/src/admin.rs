@@ -76,7 +76,7 @@ async fn maintain(app: &Arc<App>, work: fn(&cairn::Db) -> cairn::Result<()>) -> 
 
 async fn engine_stats(app: &Arc<App>) -> Result<cairn::Stats, Refusal> {
     let db = app.db.clone();
-    app.blocking.run(move || db.stats()).await
+    Ok(app.blocking.run(move || db.stats()).await?)
 }
 
 fn server_metrics(app: &App) -> Vec<Server> {

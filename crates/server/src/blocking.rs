@@ -7,9 +7,8 @@
 use std::sync::Arc;
 
 use cairn_api::ErrorKind;
+use cairn_service::{Place, Refused};
 use tokio::sync::Semaphore;
-
-use crate::reply::Refusal;
 
 /// A number of threads for blocking work. Cheap to clone.
 #[derive(Clone)]
@@ -21,16 +20,21 @@ impl Blocking {
     pub(crate) fn new(jobs_max: usize) -> Blocking {
         Blocking { permits: Arc::new(Semaphore::new(jobs_max)) }
     }
-
     /// Runs `job` on a blocking thread, once one is free.
-    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-        let closing = |_| Refusal::new(ErrorKind::Closed, "the server is shutting down");
+    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+        let closing = |_| Refused::new(ErrorKind::Closed, "the server is shutting down");
         let permit = self.permits.clone().acquire_owned().await.map_err(closing)?;
         let running = tokio::task::spawn_blocking(move || {
             let result = job();
             drop(permit);
             result
         });
-        running.await.map_err(|_| Refusal::new(ErrorKind::Internal, "the request failed by a defect of the server"))
+        running.await.map_err(|_| Refused::new(ErrorKind::Internal, "the request failed by a defect of the server"))
+    }
+}
+
+impl Place for Blocking {
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+        Blocking::run(self, job).await
     }
 }

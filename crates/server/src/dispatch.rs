@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use cairn::{Db, Durability, Keyspace, Visibility};
 use cairn_api::{Target, V1};
-use cairn_durable::Tasks;
+use cairn_service::Service;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use tokio::sync::{Semaphore, watch};
@@ -34,9 +34,7 @@ pub(crate) struct App {
     /// A sync for buffered batches is about to begin.
     pub(crate) syncs_soon: AtomicBool,
     pub(crate) metrics: Metrics,
-    pub(crate) tasks: Tasks<Db>,
-    /// The clock of the tasks may be set.
-    pub(crate) test_clock: bool,
+    pub(crate) tasks: Service<Db, Blocking>,
     /// The server stops: nobody waits any longer.
     pub(crate) stopping: watch::Receiver<bool>,
 }

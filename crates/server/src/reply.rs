@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use cairn_api::{BYTES, ErrorBody, ErrorKind, JSON, SEQ_HEADER, TargetError};
+use cairn_service::Refused;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
@@ -108,11 +109,6 @@ impl Refusal {
         self.kind
     }
 
-    /// The error alone, to stand among other results.
-    pub(crate) fn into_body(self) -> ErrorBody {
-        *self.body
-    }
-
     pub(crate) fn into_reply(self) -> Reply {
         // These types always serialise; were that ever untrue, the status still tells.
         let body = to_vec(&self.body).unwrap_or_default();
@@ -126,6 +122,12 @@ impl Refusal {
 impl From<TargetError> for Refusal {
     fn from(error: TargetError) -> Refusal {
         Refusal::new(error.kind, error.message)
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Refusal {
+        Refusal::new(refused.kind, refused.message)
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use cairn::{Db, Durability, Env, Visibility};
 use cairn_api::{ErrorBody, ErrorKind};
 use cairn_durable::Tasks;
+use cairn_service::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -80,9 +81,9 @@ impl Server {
             opened.map_err(|source| Error::Tasks { source })?
         };
         let (stop, stopping) = watch::channel(false);
+        let blocking = Blocking::new(limits.blocking_jobs_max);
         let app = App {
-            tasks,
-            test_clock: config.test_clock,
+            tasks: Service::new(tasks, blocking.clone(), config.test_clock),
             stopping,
             keyspace: db.default_keyspace(),
             db,
@@ -94,7 +95,7 @@ impl Server {
             },
             token: config.token,
             limits,
-            blocking: Blocking::new(limits.blocking_jobs_max),
+            blocking,
             budget: Budget::new(limits.bytes_in_flight_max),
             scans: Arc::new(Semaphore::new(limits.scans_max)),
             maintenance: Arc::new(Semaphore::new(1)),
@@ -154,7 +155,7 @@ impl Server {
             stage.send_replace(Stage::Dropping);
             let _all_gone = drained.await;
         }
-        let (db, tasks) = (app.db.clone(), app.tasks.clone());
+        let (db, tasks) = (app.db.clone(), app.tasks.tasks().clone());
         drop(app);
         let close = move || {
             tasks.close();

@@ -1,0 +1,383 @@
+//! The task protocol, answered: what `cairn_api::tasks` says in, what it says out, on the tasks of a store.
+//!
+//! Owns what a call of the protocol means and how it reads and is shown ([`Service`]); the same answers whether they
+//! leave by a socket or stay in the process. Refuses sockets, routes, statuses, timers, and to choose a thread: calls
+//! that may wait for a disk run where the caller's [`Place`] says, and calls that wait for something to happen end
+//! when the caller's future `until` does.
+
+mod from_wire;
+mod refused;
+mod to_wire;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use cairn_api::{ErrorKind, Paging, tasks as wire};
+use cairn_durable::call::Spawn;
+use cairn_durable::id::TaskId;
+use cairn_durable::queue::{Event, Queue, QueueStatus};
+use cairn_durable::task::State;
+use cairn_durable::worker::{BEAT, Hello, LEASE};
+use cairn_durable::{Answer, Tasks, View};
+use cairn_store::Store;
+use tokio::sync::Notify;
+
+use from_wire::{fence, op_of, session, spawn_of, step_id, task_id};
+pub use refused::Refused;
+use refused::{invalid, not_built};
+use to_wire::{
+    ack_to, failure_in, millis, queue_to, raw, run_to, signal_to, spawned_to, steps_to, task_to, work_to, worker_to,
+};
+
+/// A list has so many entries if nothing else is said, and at most.
+const LIMIT: usize = 100;
+const LIMIT_MAX: usize = 1_000;
+
+/// Where calls run that may wait for a disk.
+pub trait Place: Send + Sync + 'static {
+    /// Runs `job` there.
+    ///
+    /// # Errors
+    /// If it cannot be run, or did not come to its end.
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, Refused>> + Send;
+}
+
+/// The protocol on the tasks of a store.
+///
+/// Every call errs with what the tasks refuse it with, and with what [`Place::run`] errs with.
+#[derive(Debug)]
+pub struct Service<S: Store, P> {
+    tasks: Tasks<S>,
+    place: P,
+    /// The clock of the tasks may be set.
+    test_clock: bool,
+}
+
+impl<S: Store, P: Place> Service<S, P> {
+    /// Answers for these tasks; `test_clock` lets [`Service::clock`] set their clock.
+    pub fn new(tasks: Tasks<S>, place: P, test_clock: bool) -> Service<S, P> {
+        Service { tasks, place, test_clock }
+    }
+
+    /// The tasks that it answers for.
+    pub fn tasks(&self) -> &Tasks<S> {
+        &self.tasks
+    }
+
+    /// Makes a call where it may block, and waits until what it answers may be told.
+    async fn call<T: Send + Unpin + 'static>(
+        &self,
+        call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let tasks = self.tasks.clone();
+        let answer = self.place.run(move || call(&tasks)).await?;
+        Ok(answer.await?)
+    }
+
+    /// Spawns tasks, each for itself.
+    pub async fn spawn(&self, request: wire::SpawnRequest) -> Result<wire::Results<wire::Spawned>, Refused> {
+        if request.atomic {
+            return Err(not_built("atomic spawns"));
+        }
+        let now_ms = self.tasks.now_ms();
+        // One that cannot be read is refused in its place; the others go on.
+        let (mut spawns, mut places) = (Vec::new(), Vec::new());
+        for spawn in request.tasks {
+            match spawn_of(spawn, now_ms) {
+                Ok(spawn) => {
+                    spawns.push(spawn);
+                    places.push(None);
+                }
+                Err(refused) => places.push(Some(refused)),
+            }
+        }
+        let mut spawned = self.call(move |tasks| tasks.spawn(&spawns)).await?.into_iter();
+        let each = |place: Option<Refused>| match place {
+            Some(refused) => Some(wire::Each::Refused(refused.into_body())),
+            None => spawned.next().map(|spawned| match spawned {
+                Ok(spawned) => wire::Each::Done(spawned_to(spawned)),
+                Err(e) => wire::Each::Refused(Refused::from(e).into_body()),
+            }),
+        };
+        Ok(wire::Results { results: places.into_iter().filter_map(each).collect() })
+    }
+
+    /// A task as it is.
+    pub async fn task(&self, id: &str) -> Result<wire::Task, Refused> {
+        self.show(task_id(id)?).await
+    }
+
+    async fn show(&self, id: TaskId) -> Result<wire::Task, Refused> {
+        let view = self.call(move |tasks| tasks.get(id)).await?;
+        self.show_view(view).await
+    }
+
+    async fn show_view(&self, view: View) -> Result<wire::Task, Refused> {
+        let queues = self.call(Tasks::queues).await?;
+        let paused = queues.iter().any(|(name, queue)| *name == view.spec.queue && queue.status == QueueStatus::Paused);
+        Ok(task_to(&view, self.tasks.now_ms(), paused))
+    }
+
+    /// Where a task stands when it has ended, or when `until` is done.
+    pub async fn result(&self, id: &str, until: impl Future<Output = ()>) -> Result<wire::TaskResult, Refused> {
+        let id = task_id(id)?;
+        let ended = tokio::select! {
+            ended = self.tasks.ended(id) => Some(ended?),
+            () = until => None,
+        };
+        let view = match ended {
+            Some(view) => view,
+            None => self.call(move |tasks| tasks.get(id)).await?,
+        };
+        Ok(wire::TaskResult {
+            status: view.task.status.state().name().to_owned(),
+            output: view.output.as_deref().map(raw),
+            failure: failure_in(&view.task.status),
+        })
+    }
+
+    /// A page of the recorded steps of a task, in the order of their ids.
+    pub async fn steps(&self, id: &str, paging: Paging) -> Result<wire::Page<wire::Step>, Refused> {
+        let id = task_id(id)?;
+        let after = paging.after.as_deref().map(step_id).transpose()?;
+        let limit = paging.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
+        let (steps, more) = self.call(move |tasks| tasks.steps(id, after.as_ref(), limit)).await?;
+        let next = steps.last().filter(|_| more).map(|(id, _)| id.as_str().to_owned());
+        Ok(wire::Page { items: steps_to(&steps), next })
+    }
+
+    /// The runs of a task that have ended.
+    pub async fn runs(&self, id: &str) -> Result<wire::Page<wire::Run>, Refused> {
+        let id = task_id(id)?;
+        let runs = self.call(move |tasks| tasks.runs(id)).await?;
+        Ok(wire::Page { items: runs.iter().map(run_to).collect(), next: None })
+    }
+
+    /// Cancels a task; one that has ended stays as it is.
+    pub async fn cancel(&self, id: &str, request: wire::CancelRequest) -> Result<wire::Task, Refused> {
+        let id = task_id(id)?;
+        let reason = request.reason.unwrap_or_else(|| "cancelled by request".to_owned());
+        let view = self.call(move |tasks| tasks.cancel(id, &reason)).await?;
+        self.show_view(view).await
+    }
+
+    /// Tries a failed task again, in place or as a new one.
+    pub async fn retry(&self, id: &str, request: wire::RetryRequest) -> Result<wire::Task, Refused> {
+        let id = task_id(id)?;
+        match request.mode {
+            wire::RetryMode::InPlace => {
+                let view = self.call(move |tasks| tasks.retry(id, request.extra_attempts)).await?;
+                self.show_view(view).await
+            }
+            wire::RetryMode::New => {
+                let view = self.call(move |tasks| tasks.get(id)).await?;
+                if view.task.status.state() != State::Failed {
+                    let text = format!("task {id}: only a failed task can be retried");
+                    return Err(Refused::new(ErrorKind::Conflict, text));
+                }
+                let spec = &view.spec;
+                let spawn = Spawn {
+                    queue: spec.queue.clone(),
+                    headers: spec.headers.clone(),
+                    tags: spec.tags.clone(),
+                    priority: spec.priority,
+                    retry: spec.retry,
+                    max_attempts: view.task.max_attempts,
+                    max_lost: spec.max_lost,
+                    cancellation: spec.cancellation,
+                    ..Spawn::new(&spec.name, &spec.input)
+                };
+                let spawned = self.call(move |tasks| tasks.spawn(&[spawn])).await?;
+                match spawned.into_iter().next() {
+                    Some(spawned) => self.show(spawned?.id).await,
+                    None => Err(Refused::new(ErrorKind::Internal, "a spawn without a result")),
+                }
+            }
+        }
+    }
+
+    /// All queues.
+    pub async fn queues(&self) -> Result<wire::Page<wire::Queue>, Refused> {
+        let queues = self.call(Tasks::queues).await?;
+        Ok(wire::Page { items: queues.iter().map(|(name, queue)| queue_to(name, queue)).collect(), next: None })
+    }
+
+    async fn find_queue(&self, name: &str) -> Result<Option<Queue>, Refused> {
+        let queues = self.call(Tasks::queues).await?;
+        Ok(queues.into_iter().find(|(known, _)| known == name).map(|(_, queue)| queue))
+    }
+
+    /// A queue.
+    pub async fn queue(&self, name: &str) -> Result<wire::Queue, Refused> {
+        let queue = self.find_queue(name).await?.ok_or_else(|| no_queue(name))?;
+        Ok(queue_to(name, &queue))
+    }
+
+    /// Sets what is set of a queue, making it if there is none.
+    pub async fn set_queue(&self, name: &str, request: wire::QueueRequest) -> Result<wire::Queue, Refused> {
+        let before = self.find_queue(name).await?.unwrap_or_default();
+        let queue = Queue {
+            retention_days: request.retention_days.unwrap_or(before.retention_days),
+            event_ttl_ms: request.event_ttl_ms.unwrap_or(before.event_ttl_ms),
+            max_waiting: request.max_waiting.or(before.max_waiting),
+            ..before
+        };
+        self.keep_queue(name, queue).await
+    }
+
+    /// Hands out no more tasks of a queue, or does so again.
+    pub async fn pause(&self, name: &str, paused: bool) -> Result<wire::Queue, Refused> {
+        let before = self.find_queue(name).await?.ok_or_else(|| no_queue(name))?;
+        let status = if paused { QueueStatus::Paused } else { QueueStatus::Active };
+        self.keep_queue(name, Queue { status, ..before }).await
+    }
+
+    async fn keep_queue(&self, name: &str, queue: Queue) -> Result<wire::Queue, Refused> {
+        let shown = queue_to(name, &queue);
+        let name = name.to_owned();
+        self.call(move |tasks| tasks.set_queue(&name, queue)).await?;
+        Ok(shown)
+    }
+
+    /// Emits events, each for itself.
+    pub async fn emit(&self, queue: &str, request: wire::EmitRequest) -> Result<wire::Results<wire::Emitted>, Refused> {
+        let mut results = Vec::with_capacity(request.events.len());
+        for event in request.events {
+            let queue = queue.to_owned();
+            let emitted = self.call(move |tasks| tasks.emit(&queue, &event.name, event.payload.get().as_bytes())).await;
+            results.push(match emitted {
+                Ok(created) => wire::Each::Done(wire::Emitted { created }),
+                Err(refused) => wire::Each::Refused(refused.into_body()),
+            });
+        }
+        Ok(wire::Results { results })
+    }
+
+    /// An event that was emitted.
+    pub async fn event(&self, queue: &str, name: &str) -> Result<wire::Event, Refused> {
+        let (queue, asked) = (queue.to_owned(), name.to_owned());
+        match self.call(move |tasks| tasks.event(&queue, &asked)).await? {
+            Some(Event { at_ms, payload }) => Ok(wire::Event { name: name.to_owned(), payload: raw(&payload), at_ms }),
+            None => {
+                let text = format!("no event \"{}\" was emitted", name.escape_debug());
+                Err(Refused::new(ErrorKind::NotFound, text))
+            }
+        }
+    }
+
+    /// The workers that are there.
+    pub async fn workers(&self) -> wire::Page<wire::Worker> {
+        wire::Page { items: self.tasks.workers().into_iter().map(worker_to).collect(), next: None }
+    }
+
+    /// Begins a session of a worker.
+    pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
+        let live = request.live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?)));
+        let live = live.collect::<Result<Vec<_>, Refused>>()?;
+        let hello = Hello {
+            name: request.name,
+            sdk: request.sdk,
+            tasks: request.tasks.into_iter().map(|offer| offer.name).collect(),
+            queues: request.queues.into_iter().collect(),
+            slots: request.slots,
+        };
+        let welcome = self.call(move |tasks| tasks.hello(hello, &live)).await?;
+        Ok(wire::Welcome {
+            session: format!("{:032x}", welcome.session.0),
+            lease_ms: millis(LEASE),
+            beat_ms: millis(BEAT),
+            now_ms: self.tasks.now_ms(),
+            kept: welcome.kept.iter().map(ToString::to_string).collect(),
+            stop: welcome.stop.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Work and signals for a worker, as soon as there are any, or none when `until` is done.
+    pub async fn poll(&self, request: wire::Poll, until: impl Future<Output = ()>) -> Result<wire::Polled, Refused> {
+        let session = session(&request.session)?;
+        let free = usize::try_from(request.free).unwrap_or(usize::MAX);
+        let bell = Arc::new(Bell(Notify::new()));
+        let mut until = std::pin::pin!(until);
+        loop {
+            let waker = Waker::from(bell.clone());
+            let (work, signals) = self.call(move |tasks| tasks.take_or_park(session, free, Some(&waker))).await?;
+            let done = !work.is_empty()
+                || !signals.is_empty()
+                || tokio::select! {
+                    () = bell.0.notified() => false,
+                    () = &mut until => true,
+                };
+            if done {
+                return Ok(wire::Polled {
+                    work: work.iter().map(work_to).collect(),
+                    signals: signals.iter().map(signal_to).collect(),
+                    now_ms: self.tasks.now_ms(),
+                });
+            }
+        }
+    }
+
+    /// Makes a worker heard of.
+    pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
+        let session = session(&request.session)?;
+        let signals = self.call(move |tasks| tasks.beat(session)).await?;
+        Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
+    }
+
+    /// Ends a session; what it held goes back at no cost.
+    pub async fn bye(&self, request: wire::Bye) -> Result<(), Refused> {
+        let session = session(&request.session)?;
+        self.call(move |tasks| tasks.bye(session)).await
+    }
+
+    /// What a worker says of its tasks, in one commit, and the next tasks for it.
+    pub async fn ops(&self, request: wire::OpsRequest) -> Result<wire::OpsResponse, Refused> {
+        let session = session(&request.session)?;
+        let now_ms = self.tasks.now_ms();
+        let ops = request.ops.into_iter().map(|op| op_of(op, now_ms)).collect::<Result<Vec<_>, Refused>>()?;
+        let acks = self.call(move |tasks| tasks.ops(session, ops)).await?;
+        let claim = usize::try_from(request.claim).unwrap_or(usize::MAX);
+        let (work, signals) = self.call(move |tasks| tasks.take(session, claim)).await?;
+        Ok(wire::OpsResponse {
+            acks: acks.into_iter().map(ack_to).collect(),
+            work: work.iter().map(work_to).collect(),
+            signals: signals.iter().map(signal_to).collect(),
+            now_ms: self.tasks.now_ms(),
+        })
+    }
+
+    /// Sets the clock of the tasks forward, where that is allowed.
+    pub async fn clock(&self, request: wire::ClockRequest) -> Result<wire::ClockNow, Refused> {
+        if !self.test_clock {
+            let text = "the clock can only be set of a server with --test-clock, and of tasks opened with a test clock";
+            return Err(Refused::new(ErrorKind::NotFound, text));
+        }
+        let advance_ms = match (request.advance_ms, request.set_ms) {
+            (Some(by_ms), None) => by_ms,
+            (None, Some(to_ms)) => {
+                let now_ms = self.tasks.now_ms();
+                let behind = || invalid(format!("the clock only goes forward; it says {now_ms}"));
+                to_ms.checked_sub(now_ms).ok_or_else(behind)?
+            }
+            _ => return Err(invalid("give advance_ms or set_ms, one of them")),
+        };
+        Ok(wire::ClockNow { now_ms: self.tasks.advance_clock(advance_ms) })
+    }
+}
+
+fn no_queue(name: &str) -> Refused {
+    Refused::new(ErrorKind::NotFound, format!("there is no queue \"{}\"", name.escape_debug()))
+}
+
+/// Rings for who waits for work.
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}

@@ -1,0 +1,64 @@
+//! What a call is refused with: a kind to act on and a text for people.
+
+use std::fmt;
+
+use cairn_api::{ErrorBody, ErrorKind};
+
+/// A refusal, in the words of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the caller can do about it.
+    pub kind: ErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+impl Refused {
+    /// A refusal of this kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Refused {
+        Refused { kind, message: message.into() }
+    }
+
+    /// As it stands among other results.
+    pub fn into_body(self) -> ErrorBody {
+        ErrorBody::new(self.kind, self.message)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<cairn_durable::Error> for Refused {
+    fn from(error: cairn_durable::Error) -> Refused {
+        use cairn_durable::ErrorKind as Kind;
+        let kind = match error.kind() {
+            Kind::Invalid => ErrorKind::Invalid,
+            Kind::NotFound => ErrorKind::NotFound,
+            Kind::Conflict => ErrorKind::Conflict,
+            Kind::TooLarge => ErrorKind::TooLarge,
+            Kind::StaleFence => ErrorKind::StaleFence,
+            Kind::Cancelled => ErrorKind::Cancelled,
+            Kind::Gone => ErrorKind::Gone,
+            Kind::Busy => ErrorKind::Busy,
+            Kind::Full => ErrorKind::Full,
+            Kind::Closed => ErrorKind::Closed,
+            Kind::Unknown => ErrorKind::Unknown,
+            Kind::Corrupt => ErrorKind::Corrupt,
+            Kind::Io => ErrorKind::Io,
+        };
+        Refused::new(kind, error.to_string())
+    }
+}
+
+pub(crate) fn invalid(message: impl Into<String>) -> Refused {
+    Refused::new(ErrorKind::Invalid, message)
+}
+
+pub(crate) fn not_built(what: &str) -> Refused {
+    Refused::new(ErrorKind::NotBuilt, format!("this build has no {what} yet"))
+}
