@@ -7,6 +7,7 @@
 //! Refuses networks, threads, clocks and randomness of its own.
 
 pub mod call;
+mod delete;
 mod desk;
 mod error;
 pub mod id;

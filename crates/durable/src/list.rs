@@ -88,7 +88,7 @@ impl<S: Store> Tasks<S> {
     }
 
     fn page_of_tasks(&self, filter: &Filter, after: Option<TaskId>, limit: usize) -> Result<Page<View, TaskId>> {
-        let (store, buckets) = self.look(|owner| {
+        let (store, buckets) = self.locked(|owner| {
             filter.queue.as_deref().map_or(Ok(()), |queue| owner.queue(queue).map(drop))?;
             Ok((owner.shelf.store.clone(), owner.shelf.buckets()))
         })?;
@@ -97,7 +97,7 @@ impl<S: Store> Tasks<S> {
         let mut page = Page { items: Vec::<View>::new(), next };
         let mut bytes = 0;
         for ids in walk.found.chunks(VIEWS_AT_ONCE) {
-            let full = self.look(|owner| {
+            let full = self.locked(|owner| {
                 for id in ids {
                     let Some(stored) = owner.find(*id)? else { continue };
                     if !filter.takes_state(stored.task.status.state()) {
@@ -156,7 +156,7 @@ impl<S: Store> Tasks<S> {
         let after = after.map_or_else(Vec::new, |after| key::of_event(queue, after));
         let mut page = Page { items: Vec::<(String, Event)>::new(), next: None };
         let mut bytes = 0;
-        self.look(|owner| {
+        self.locked(|owner| {
             owner.queue(queue)?;
             owner.shelf.visit(&owner.shelf.index, &key::of_event(queue, prefix), &after, |key, row| {
                 bytes += row.len();
@@ -174,6 +174,23 @@ impl<S: Store> Tasks<S> {
             })
         })?;
         Ok(page)
+    }
+}
+
+impl<S: Store> Tasks<S> {
+    /// A task of a queue that has not ended, if there is one. Each task is looked at once.
+    pub(crate) fn open_in(&self, queue: &str) -> Result<Option<TaskId>> {
+        let states = State::ALL.into_iter().filter(|state| !state.has_ended()).collect();
+        let filter = Filter { queue: Some(queue.to_owned()), states, ..Filter::default() };
+        let (store, buckets) = self.locked(|owner| Ok((owner.shelf.store.clone(), owner.shelf.buckets())))?;
+        let mut after = None;
+        loop {
+            let mut walk = Walk { store: &store, filter: &filter, found: Vec::new(), limit: 1, looked_at: 0, bytes: 0 };
+            after = walk.buckets(&buckets, after)?;
+            if after.is_none() || !walk.found.is_empty() {
+                return Ok(walk.found.first().copied());
+            }
+        }
     }
 }
 

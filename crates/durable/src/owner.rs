@@ -72,6 +72,8 @@ pub(crate) struct Owner<S: Store> {
     instance: u64,
     fences: u64,
     pub(crate) queues: BTreeMap<String, Queue>,
+    /// Those of them that are being deleted: nothing new enters them.
+    pub(crate) leaving: BTreeSet<String>,
     pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
     timers: Window<Due>,
     pub(crate) live: BTreeMap<TaskId, Live>,
@@ -98,6 +100,7 @@ impl<S: Store> Owner<S> {
             shelf,
             fences: 0,
             queues: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             lanes: BTreeMap::new(),
             timers: Window::new(),
             live: BTreeMap::new(),
@@ -478,8 +481,9 @@ impl<S: Store> Owner<S> {
         }
     }
 
-    /// The settings of a queue.
+    /// The settings of a queue that something may enter.
     pub(crate) fn queue(&self, name: &str) -> Result<&Queue> {
+        self.not_leaving(name)?;
         self.queues
             .get(name)
             .ok_or_else(|| Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug())))

@@ -177,9 +177,10 @@ impl<S: Store> Tasks<S> {
         shared.revealing(value, version)
     }
 
-    /// Looks at something under the lock. What is seen may be told through [`Tasks::reveal`] only.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Owner<S>) -> Result<T>) -> Result<T> {
-        look(&self.shared.owner.lock())
+    /// One of several turns under the lock that a call takes, and that wakes nobody. What is seen may be told
+    /// through [`Tasks::reveal`] only.
+    pub(crate) fn locked<T>(&self, turn: impl FnOnce(&mut Owner<S>) -> Result<T>) -> Result<T> {
+        turn(&mut self.shared.owner.lock())
     }
 
     /// Something that was read, to be told when everything that is written now is durable.
@@ -228,6 +229,9 @@ impl<S: Store> Tasks<S> {
     /// Tries a failed task again, with the steps it has.
     pub fn retry(&self, id: TaskId, extra_attempts: u32) -> Answer<S, View> {
         self.answer(|owner, now_ms| {
+            // It would wait for ever in a queue that is there no more.
+            let stored = owner.load(id)?;
+            owner.queue(&stored.spec.queue)?;
             owner.run(id, Command::Retry { extra_attempts }, now_ms)?;
             let stored = owner.load(id)?;
             owner.view(stored)
@@ -255,6 +259,17 @@ impl<S: Store> Tasks<S> {
     /// Sets what is set of a queue, making it if there is none.
     pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, ()> {
         self.answer(|owner, _| owner.set_queue(name, queue))
+    }
+
+    /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
+    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. A crash
+    /// on the way may leave the queue without some of its events; then it is deleted again.
+    ///
+    /// # Errors
+    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that is
+    /// always there; `Corrupt`, `Io`, `Full`, `Closed`.
+    pub fn delete_queue(&self, name: &str) -> Answer<S, Queue> {
+        self.reveal(self.delete(name))
     }
 
     /// Begins a session of a worker.

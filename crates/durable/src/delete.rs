@@ -1,0 +1,90 @@
+//! Deleting a queue, which takes several turns under the lock.
+//!
+//! ```text
+//! mark it as leaving: from now on no task and no event enters it, and none of its failed tasks is retried
+//! look for a task in it that has not ended; if there is one, refuse
+//! delete its events and idempotency keys, so many at a time
+//! delete what is set of it
+//! take the mark away
+//! ```
+//! The mark is in memory. Refuses to touch tasks: what has ended is kept as it would have been.
+
+use std::ops::ControlFlow;
+
+use cairn_store::{Batch, Store};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key;
+use crate::owner::Owner;
+use crate::queue::{DEFAULT_QUEUE, Queue};
+use crate::tasks::Tasks;
+
+/// So many rows are deleted before others get their turn.
+const ROWS_AT_ONCE: usize = 1_000;
+
+impl<S: Store> Tasks<S> {
+    pub(crate) fn delete(&self, name: &str) -> Result<Queue> {
+        let queue = self.locked(|owner| owner.leave(name))?;
+        let deleted = self.delete_leaving(name);
+        self.locked(|owner| {
+            owner.leaving.remove(name);
+            Ok(())
+        })?;
+        deleted.map(|()| queue)
+    }
+
+    fn delete_leaving(&self, name: &str) -> Result<()> {
+        if let Some(id) = self.open_in(name)? {
+            return Err(Error::conflict(format!(
+                "queue \"{}\" holds tasks that have not ended, such as {id}; cancel them, or let them end, first",
+                name.escape_debug()
+            )));
+        }
+        for prefix in [key::of_event(name, ""), key::of_idempotency(name, "")] {
+            while self.locked(|owner| owner.delete_rows(&prefix))? {}
+        }
+        self.locked(|owner| {
+            let mut turn = owner.turn();
+            turn.batch.delete(&owner.shelf.index, &key::of_queue(name));
+            owner.commit(turn)?;
+            owner.queues.remove(name);
+            Ok(())
+        })
+    }
+}
+
+impl<S: Store> Owner<S> {
+    /// Nothing is done to a queue that is being deleted.
+    pub(crate) fn not_leaving(&self, name: &str) -> Result<()> {
+        if self.leaving.contains(name) {
+            return Err(Error::conflict(format!("queue \"{}\" is being deleted", name.escape_debug())));
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, name: &str) -> Result<Queue> {
+        if name == DEFAULT_QUEUE {
+            return Err(Error::invalid("the queue \"default\" is always there"));
+        }
+        self.not_leaving(name)?;
+        let none = || Error::new(ErrorKind::NotFound, format!("there is no queue \"{}\"", name.escape_debug()));
+        let queue = *self.queues.get(name).ok_or_else(none)?;
+        self.leaving.insert(name.to_owned());
+        Ok(queue)
+    }
+
+    /// Deletes the first rows of a prefix; says whether there may be more.
+    fn delete_rows(&mut self, prefix: &[u8]) -> Result<bool> {
+        let mut turn = self.turn();
+        let mut count = 0;
+        self.shelf.visit(&self.shelf.index, prefix, &[], |key, _| {
+            turn.batch.delete(&self.shelf.index, key);
+            count += 1;
+            Ok(if count == ROWS_AT_ONCE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        if count > 0 {
+            self.commit(turn)?;
+        }
+        Ok(count == ROWS_AT_ONCE)
+    }
+}
