@@ -263,10 +263,14 @@ tag     customer=17
 input   {\"n\": 1}
 waits   for the event packed:1; it gives up in 58 m (2025-11-22T21:15:00Z); step packed
 
-     AT  AFTER                            WHAT   NAME    TRY  OUTCOME
-   0 ms  +0 ms  #.......................  task                spawned
-   5 ms  +5 ms  #.......................  run              1  begun
-    1 s  +995 ms  #.......................  step   charge    1  done  17";
+     AT    AFTER                            WHAT   NAME    TRY  OUTCOME
+   0 ms    +0 ms  #.......................  task                spawned
+   5 ms    +5 ms  #.......................  run              1  begun
+    1 s  +995 ms  #.......................  step   charge    1  done  17
+    1 s    +0 ms  #.......................  run              1  failed  Oops: it broke
+1 m 1 s     +1 m  ===========#............  timer  nap       2  done  null
+1 m 1 s    +0 ms  ...........#............  event  late      2  timed out
+    2 m    +59 s  ...........============#  now                 waiting";
         let lines = drawn(&whole, 1_763_842_620_000).join("\n");
         assert_eq!(lines, expected);
     }
