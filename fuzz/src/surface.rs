@@ -38,6 +38,7 @@ pub(crate) fn target(input: &[u8]) {
         }
         Ok(Target::Tasks(_)) => {}
         Ok(Target::V1(route)) => assert_eq!((route.target(), query.unwrap_or("")), (path, "")),
+        Ok(Target::Tasks(_)) => assert!(path.starts_with("/v1/")),
         Err(error) => assert!(!error.message.is_empty()),
     }
 }

@@ -174,6 +174,24 @@ const STAGES: &[Stage] = &[
             )
         }),
     },
+    engine_test(
+        "store",
+        1,
+        &["test", "-p", "cairn-store", "--test", "engine"],
+        &["stores that keep the contract", "checks of the contract"],
+    ),
+    engine_test(
+        "tasks",
+        6,
+        &["test", "-p", "cairn-durable", "--test", "simulation"],
+        &["simulated worlds of tasks", "simulated tasks", "simulated steps", "crashes in simulated worlds"],
+    ),
+    engine_test(
+        "task retention",
+        1,
+        &["test", "-p", "cairn-durable", "--test", "retention"],
+        &["power cuts while a bucket goes"],
+    ),
     engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"], &["lost wakes planted in the engine"]),
     Stage {
         name: "miri",

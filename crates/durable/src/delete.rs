@@ -3,7 +3,7 @@
 //! ```text
 //! mark it as leaving: from now on no task and no event enters it, and none of its failed tasks is retried
 //! look for a task in it that has not ended; if there is one, refuse
-//! delete its events and idempotency keys, so many at a time
+//! delete its events, the entries by which they expire, and its idempotency keys, so many at a time
 //! delete what is set of it
 //! take the mark away
 //! ```
@@ -14,9 +14,10 @@ use std::ops::ControlFlow;
 use cairn_store::{Batch, Store};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::key;
+use crate::key::{self, Entry, Expiring};
 use crate::owner::Owner;
 use crate::queue::{DEFAULT_QUEUE, Queue};
+use crate::shelf::Shelf;
 use crate::tasks::Tasks;
 
 /// So many rows are deleted before others get their turn.
@@ -43,13 +44,39 @@ impl<S: Store> Tasks<S> {
         for prefix in [key::of_event(name, ""), key::of_idempotency(name, "")] {
             while self.locked(|owner| owner.delete_rows(&prefix))? {}
         }
+        self.delete_expiries(name)?;
         self.locked(|owner| {
             let mut turn = owner.turn();
             turn.batch.delete(&owner.shelf.index, &key::of_queue(name));
             owner.commit(turn)?;
             owner.queues.remove(name);
+            owner.uncount_queued(name);
             Ok(())
         })
+    }
+
+    /// Deletes the entries by which events of a queue expire: they stand by their time, those of all queues together.
+    /// Left there, they would remove events of a queue that is made anew under its name.
+    fn delete_expiries(&self, name: &str) -> Result<()> {
+        let (store, index) = self.locked(|owner| Ok((owner.shelf.store.clone(), owner.shelf.index.clone())))?;
+        let mut after = Vec::new();
+        loop {
+            let mut keys = Vec::new();
+            Shelf::visit_in(&store, &index, key::EXPIRIES, &after, |key, _| {
+                let entry = crate::owner::parse(key)?;
+                if matches!(entry, Entry::Expiry { of: Expiring::Event { queue, .. }, .. } if queue == name) {
+                    keys.push(key.to_vec());
+                }
+                Ok(if keys.len() == ROWS_AT_ONCE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            let Some(last) = keys.last() else { return Ok(()) };
+            after.clone_from(last);
+            self.locked(|owner| {
+                let mut turn = owner.turn();
+                keys.iter().for_each(|key| turn.batch.delete(&owner.shelf.index, key));
+                owner.commit(turn).map(drop)
+            })?;
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use cairn_store::{Batch, Store};
 use crate::call::{Ack, NAME_BYTES_MAX, Op, OpKind, Spawn, Spawned, TAGS_MAX, VALUE_BYTES_MAX, Welcome, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
-use crate::key::{self, Lane};
+use crate::key::{self, Lane, Part};
 use crate::machine::{Command, Decision};
 use crate::owner::{Due, Live, Owner, Turn};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
-use crate::shelf::{BucketId, Stored};
+use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
 use crate::task::{Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
@@ -25,6 +25,11 @@ use crate::worker::{Hello, SessionId};
 const AHEAD_MS_MAX: Millis = 86_400_000;
 /// A worker is sent so much of the recorded steps with a task, and fetches the rest.
 const STEPS_BYTES: usize = 1 << 20;
+
+/// Spawns that come together are written together, up to about so many bytes.
+const TURN_BYTES: usize = 1 << 20;
+/// What a spawn is counted as beside its input.
+const SPAWN_BYTES: usize = 256;
 
 /// Checks a name of one to so many bytes.
 fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<()> {
@@ -94,13 +99,40 @@ fn check_failure(failure: &crate::task::Failure) -> Result<()> {
 }
 
 impl<S: Store> Owner<S> {
-    /// Spawns a task, unless it is there already.
-    pub(crate) fn spawn(&mut self, spawn: &Spawn, now_ms: Millis) -> Result<Spawned> {
-        let mut turn = self.turn();
-        let spawned = self.spawn_in(&mut turn, spawn, None, now_ms)?;
-        if spawned.created {
-            self.commit(turn)?;
+    /// Spawns tasks, unless they are there already, each for itself; what comes together is written together.
+    pub(crate) fn spawn(&mut self, spawns: &[Spawn], now_ms: Millis) -> Vec<Result<Spawned>> {
+        let mut results = Vec::with_capacity(spawns.len());
+        let mut rest = spawns;
+        while !rest.is_empty() {
+            let mut turn = self.turn();
+            let (before, mut bytes) = (results.len(), 0);
+            while let Some((spawn, behind)) = rest.split_first()
+                && bytes < TURN_BYTES
+            {
+                bytes += SPAWN_BYTES + spawn.input.len() + spawn.headers.len();
+                results.push(self.spawn_in(&mut turn, spawn, None, now_ms));
+                rest = behind;
+            }
+            if !turn.changes.is_empty()
+                && let Err(e) = self.commit(turn)
+            {
+                // What was there before is as good as what could not be written: nobody knows of it.
+                results[before..]
+                    .iter_mut()
+                    .filter(|result| result.is_ok())
+                    .for_each(|result| *result = Err(e.clone()));
+            }
         }
+        results
+    }
+
+    /// Spawns all of these tasks in one with a batch, or none.
+    pub(crate) fn spawn_with(&mut self, batch: S::Batch, spawns: &[Spawn], now_ms: Millis) -> Result<Vec<Spawned>> {
+        let mut turn = self.turn();
+        turn.batch = batch;
+        let spawned = spawns.iter().map(|spawn| self.spawn_in(&mut turn, spawn, None, now_ms));
+        let spawned = spawned.collect::<Result<Vec<_>>>()?;
+        self.commit(turn)?;
         Ok(spawned)
     }
 
@@ -112,7 +144,7 @@ impl<S: Store> Owner<S> {
         now_ms: Millis,
     ) -> Result<Spawned> {
         check_spawn(spawn, now_ms)?;
-        let retention_days = self.queue(&spawn.queue)?.retention_days;
+        let Queue { retention_days, max_waiting, .. } = *self.queue(&spawn.queue)?;
         let there = |stored: Stored| Spawned {
             id: stored.id,
             run: stored.task.run.id,
@@ -120,19 +152,21 @@ impl<S: Store> Owner<S> {
             state: stored.task.status.state(),
         };
         if let Some(id) = spawn.id
-            && let Some(stored) = self.find(id)?
+            && let Some(stored) = self.find_in(turn, id)?
         {
             return Ok(there(stored));
         }
         let key = spawn.idempotency_key.as_ref().map(|key| key::of_idempotency(&spawn.queue, key));
         if let Some(key) = &key
-            && let Some(id) = self.shelf.store.get(&self.shelf.index, key, |id| <[u8; 16]>::try_from(id).ok())?.flatten()
-            // A key outlives its task until it is used again.
-            && let Some(stored) = self.find(TaskId::from_bytes(id))?
+            && let Some(id) = self.spawned_with(turn, key)?
+            && let Some(stored) = self.find_in(turn, id)?
         {
             return Ok(there(stored));
         }
-        let id = spawn.id.unwrap_or_else(|| TaskId::new(now_ms, self.random_bytes()));
+        if let Some(max_waiting) = max_waiting {
+            self.check_room(turn, &spawn.queue, max_waiting)?;
+        }
+        let id = spawn.id.unwrap_or_else(|| self.next_id(now_ms));
         let spec = Spec {
             queue: spawn.queue.clone(),
             name: spawn.name.clone(),
@@ -156,15 +190,31 @@ impl<S: Store> Owner<S> {
             first_started_ms: None,
             handed_back: None,
         };
-        let bucket = BucketId::of(id, retention_days);
+        let bucket = self.shelf.bucket_for(id, retention_days, now_ms);
         let stored = Stored { id, bucket, spec: Arc::new(spec), task, waits: Vec::new() };
         turn.changes.push(self.shelf.insert(&mut turn.batch, &stored)?);
         if let Some(key) = key {
             turn.batch.put(&self.shelf.index, &key, id.as_bytes());
+            turn.batch.put(self.shelf.bucket(bucket)?, &key::of_task(Part::Idempotency, id), &key);
+            turn.keys.insert(key, id);
         }
         let spawned = Spawned { id, run: stored.task.run.id, created: true, state: State::Queued };
         turn.tasks.insert(id, stored);
         Ok(spawned)
+    }
+
+    /// The task that was spawned with an idempotency key, of which only the key may be left.
+    fn spawned_with(&self, turn: &Turn<S>, key: &[u8]) -> Result<Option<TaskId>> {
+        if let Some(id) = turn.keys.get(key) {
+            return Ok(Some(*id));
+        }
+        let Shelf { store, index, .. } = &self.shelf;
+        let id = store.get(index, key, |id| <[u8; 16]>::try_from(id).ok())?.flatten();
+        Ok(id.map(TaskId::from_bytes))
+    }
+
+    fn find_in(&self, turn: &Turn<S>, id: TaskId) -> Result<Option<Stored>> {
+        turn.tasks.get(&id).map_or_else(|| self.find(id), |stored| Ok(Some(stored.clone())))
     }
 
     /// A task, if it is kept.
@@ -199,6 +249,10 @@ impl<S: Store> Owner<S> {
         turn.batch.put(&self.shelf.index, &key::of_queue(name), &queue.encode());
         self.commit(turn)?;
         self.queues.insert(name.to_owned(), queue);
+        match queue.max_waiting {
+            Some(_) => self.count_queued(name)?,
+            None => self.uncount_queued(name),
+        }
         if queue.status == QueueStatus::Active {
             self.rung.extend(self.sessions.waiting_in(name));
         }
@@ -222,7 +276,8 @@ impl<S: Store> Owner<S> {
                     if let Some(before) = live.session.replace(session) {
                         self.sessions.drop_task(before, *task);
                     }
-                    self.sessions.give(session, *task, *fence);
+                    self.sessions.give(session, *task, *fence, now);
+                    self.sessions.known(session, *task, *fence);
                     kept.push(*task);
                 }
                 None => stop.push(*task),
@@ -234,6 +289,24 @@ impl<S: Store> Owner<S> {
     /// Ends a session. What it held goes back to its queue, at no cost.
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
         for (task, fence) in self.sessions.end(session) {
+            match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
+                Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what a worker was handed some time ago and has never spoken of: the answer was lost.
+    pub(crate) fn release_unknown(
+        &mut self,
+        session: SessionId,
+        live: &[(TaskId, Fence)],
+        now: Duration,
+        now_ms: Millis,
+    ) -> Result<()> {
+        live.iter().for_each(|(task, fence)| self.sessions.known(session, *task, *fence));
+        for (task, fence) in self.sessions.unknown(session, now) {
             match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
                 Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
                 _ => {}
@@ -278,7 +351,7 @@ impl<S: Store> Owner<S> {
             }
             let Some(live) = self.live.get_mut(&id) else { continue };
             live.session = Some(session);
-            self.sessions.give(session, id, fence);
+            self.sessions.give(session, id, fence, self.env.now());
             let stored = &live.stored;
             let (mut steps, more_steps) = self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)?;
             let attempt = stored.task.run.attempt;

@@ -5,6 +5,7 @@
 //!   's' task:16               its spec
 //!   't' task:16               how far it is
 //!   'o' task:16               what it returned
+//!   'i' task:16               the key below of its idempotency key
 //!   'r' task:16 n:u32         the n-th run that has ended
 //!   'c' task:16 step id       a recorded step
 //!   'w' task:16 step id       an open wait
@@ -17,6 +18,7 @@
 //!   'V' queue 0 event 0 task:16    who waits for an event
 //!   'U' task:16 task:16       who waits for the end of a task: that task, then the waiting one
 //!   'I' queue 0 key           the task that was spawned with this idempotency key
+//!   'X' due_ms:u64 what       is removed then: 'e' queue 0 event, or 't' task:16 that has outlived its bucket
 //!   'C' target                not all who wait for this have been told yet: 'e' queue 0 event, or 't' task:16
 //! ```
 //! Numbers are big-endian, so that they sort; a priority is turned over, so that the largest comes first. Names
@@ -40,6 +42,8 @@ pub enum Part {
     Task,
     /// What it returned.
     Output,
+    /// Where its idempotency key stands.
+    Idempotency,
 }
 
 /// The key of one of a task's single rows.
@@ -48,6 +52,7 @@ pub fn of_task(part: Part, id: TaskId) -> Vec<u8> {
         Part::Spec => b's',
         Part::Task => b't',
         Part::Output => b'o',
+        Part::Idempotency => b'i',
     };
     tagged(tag, id)
 }
@@ -91,11 +96,6 @@ pub fn runs_of(id: TaskId) -> Vec<u8> {
 /// The step that the key of a step or a wait is of.
 pub fn step_id(key: &[u8]) -> Option<StepId> {
     StepId::new(std::str::from_utf8(key.get(17..)?).ok()?).ok()
-}
-
-/// The task that the key of one of its single rows is of.
-pub fn task_of(key: &[u8]) -> Option<TaskId> {
-    task_id(key.get(1..)?)
 }
 
 fn tagged(tag: u8, id: TaskId) -> Vec<u8> {
@@ -169,6 +169,27 @@ pub enum Entry {
         /// Who waits.
         task: TaskId,
     },
+    /// Something is removed.
+    Expiry {
+        /// When.
+        due_ms: Millis,
+        /// What.
+        of: Expiring,
+    },
+}
+
+/// What has a time of its own to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Expiring {
+    /// An event.
+    Event {
+        /// Of this queue.
+        queue: String,
+        /// Of this name.
+        event: String,
+    },
+    /// A task that has ended after its bucket had gone.
+    Task(TaskId),
 }
 
 impl Entry {
@@ -196,6 +217,15 @@ impl Entry {
             Entry::ForTask { target, task } => {
                 let mut key = waiters_for_task(*target);
                 key.extend_from_slice(task.as_bytes());
+                key
+            }
+            Entry::Expiry { due_ms, of } => {
+                let mut key = EXPIRIES.to_vec();
+                key.extend_from_slice(&due_ms.to_be_bytes());
+                key.extend_from_slice(&match of {
+                    Expiring::Event { queue, event } => named(b'e', &[queue, event]),
+                    Expiring::Task(task) => tagged(b't', *task),
+                });
                 key
             }
         }
@@ -227,6 +257,18 @@ impl Entry {
             b'U' => {
                 let (target, task) = rest.split_at_checked(16)?;
                 Some(Entry::ForTask { target: task_id(target)?, task: task_id(task)? })
+            }
+            b'X' => {
+                let (due_ms, what) = rest.split_first_chunk()?;
+                let of = match what.split_first()? {
+                    (b'e', names) => {
+                        let mut names = names.splitn(2, |byte| *byte == 0);
+                        Expiring::Event { queue: text(names.next()?)?, event: text(names.next()?)? }
+                    }
+                    (b't', task) => Expiring::Task(task_id(task)?),
+                    _ => return None,
+                };
+                Some(Entry::Expiry { due_ms: u64::from_be_bytes(*due_ms), of })
             }
             _ => None,
         }
@@ -303,6 +345,28 @@ pub const LANES: &[u8] = b"R";
 pub const LIVE: &[u8] = b"L";
 /// What the keys of all timers begin with.
 pub const TIMERS: &[u8] = b"T";
+/// What the keys of all that expires begin with.
+pub const EXPIRIES: &[u8] = b"X";
+
+/// What the keys of a queue's lanes begin with.
+pub fn lanes_of(queue: &str) -> Vec<u8> {
+    named(b'R', &[queue, ""])
+}
+
+/// What the keys of a task's rows begin with, each kind for itself.
+pub fn rows_of(id: TaskId) -> [Vec<u8>; 7] {
+    [b's', b't', b'o', b'i', b'r', b'c', b'w'].map(|tag| tagged(tag, id))
+}
+
+/// What the keys of how far tasks are begin with, in a bucket.
+pub const TASKS: &[u8] = b"t";
+/// What the keys of the idempotency keys of tasks begin with, in a bucket.
+pub const IDEMPOTENCY: &[u8] = b"i";
+
+/// The task that a single row of it is of.
+pub fn task_of(key: &[u8]) -> Option<TaskId> {
+    task_id(key.get(1..)?)
+}
 
 /// What the keys of those begin with who wait for an event.
 pub fn waiters_for_event(queue: &str, event: &str) -> Vec<u8> {
@@ -359,6 +423,10 @@ mod tests {
         Entry::Ready { lane, due_ms, task: id(task) }
     }
 
+    fn expiring(event: &str) -> Expiring {
+        Expiring::Event { queue: "default".to_owned(), event: event.to_owned() }
+    }
+
     /// What is claimed first stands first.
     #[test]
     fn entries_sort_as_their_keys_do() {
@@ -378,15 +446,19 @@ mod tests {
             Entry::Timer { due_ms: 256, task: id(1) },
             Entry::ForTask { target: id(1), task: id(2) },
             Entry::ForEvent { queue: "default".to_owned(), event: "packed:1".to_owned(), task: id(1) },
+            Entry::Expiry { due_ms: 255, of: Expiring::Task(id(1)) },
+            Entry::Expiry { due_ms: 256, of: expiring("packed:1") },
+            Entry::Expiry { due_ms: 256, of: expiring("packed:12") },
+            Entry::Expiry { due_ms: 256, of: Expiring::Task(id(1)) },
         ];
         for pair in ordered.windows(2) {
             assert!(pair[0].key() < pair[1].key() && pair[0] < pair[1], "{pair:?}");
         }
         for entry in &ordered {
             assert_eq!(Entry::parse(&entry.key()).as_ref(), Some(entry));
-            for len in 0..entry.key().len() {
-                assert_eq!(Entry::parse(&entry.key()[..len]), None);
-            }
+            // But for names at the end, no part of a key is one.
+            let cut = (0..entry.key().len()).find_map(|len| Entry::parse(&entry.key()[..len]));
+            assert!(cut.is_none() || matches!(cut, Some(Entry::Expiry { of: Expiring::Event { .. }, .. })), "{cut:?}");
         }
     }
 
@@ -399,8 +471,8 @@ mod tests {
         assert!(!of_step(id(2), &step).starts_with(&steps_of(id(1))));
         assert!(of_wait(id(1), &step).starts_with(&waits_of(id(1))));
         assert!(of_run(id(1), 2).starts_with(&runs_of(id(1))) && of_run(id(1), 255) < of_run(id(1), 256));
-        let parts = [Part::Spec, Part::Task, Part::Output].map(|part| of_task(part, id(1)));
-        assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), 3);
+        let parts = [Part::Spec, Part::Task, Part::Output, Part::Idempotency].map(|part| of_task(part, id(1)));
+        assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), 4);
         for target in [Target::Event("packed:1".to_owned()), Target::Task(id(7))] {
             let key = of_unfinished("q", &target).unwrap();
             assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target));

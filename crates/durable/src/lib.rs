@@ -16,6 +16,7 @@ mod list;
 pub mod machine;
 mod owner;
 pub mod queue;
+mod retention;
 pub mod retry;
 pub mod rows;
 mod shelf;

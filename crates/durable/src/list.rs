@@ -5,6 +5,9 @@
 //! nobody, and comes in pages. What the walk finds is then read whole under the lock, a few tasks at a time,
 //! and asked again: what is shown is as the filter says at the moment at which it is shown.
 //!
+//! Tasks that have outlived their day stand in buckets without one, which are walked beside each day's. A move
+//! there may happen during the walk; so of one stretch of ids these buckets are read last, and what was met twice is one.
+//!
 //! Guarantees, page after page: no task twice, the newer id first, and every task that was there all the time and
 //! was as the filter says all the time. Refuses an order of its own: ids alone decide, by the time in them.
 
@@ -88,15 +91,11 @@ impl<S: Store> Tasks<S> {
     }
 
     fn page_of_tasks(&self, filter: &Filter, after: Option<TaskId>, limit: usize) -> Result<Page<View, TaskId>> {
-        let (store, buckets) = self.locked(|owner| {
-            filter.queue.as_deref().map_or(Ok(()), |queue| owner.queue(queue).map(drop))?;
-            Ok((owner.shelf.store.clone(), owner.shelf.buckets()))
-        })?;
-        let mut walk = Walk { store: &store, filter, found: Vec::new(), limit, looked_at: 0, bytes: 0 };
-        let next = walk.buckets(&buckets, after)?;
+        self.locked(|owner| filter.queue.as_deref().map_or(Ok(()), |queue| owner.queue(queue).map(drop)))?;
+        let (found, next) = self.walk(filter, after, limit)?;
         let mut page = Page { items: Vec::<View>::new(), next };
         let mut bytes = 0;
-        for ids in walk.found.chunks(VIEWS_AT_ONCE) {
+        for ids in found.chunks(VIEWS_AT_ONCE) {
             let full = self.locked(|owner| {
                 for id in ids {
                     let Some(stored) = owner.find(*id)? else { continue };
@@ -182,14 +181,32 @@ impl<S: Store> Tasks<S> {
     pub(crate) fn open_in(&self, queue: &str) -> Result<Option<TaskId>> {
         let states = State::ALL.into_iter().filter(|state| !state.has_ended()).collect();
         let filter = Filter { queue: Some(queue.to_owned()), states, ..Filter::default() };
-        let (store, buckets) = self.locked(|owner| Ok((owner.shelf.store.clone(), owner.shelf.buckets())))?;
         let mut after = None;
         loop {
-            let mut walk = Walk { store: &store, filter: &filter, found: Vec::new(), limit: 1, looked_at: 0, bytes: 0 };
-            after = walk.buckets(&buckets, after)?;
-            if after.is_none() || !walk.found.is_empty() {
-                return Ok(walk.found.first().copied());
+            let (found, next) = self.walk(&filter, after, 1)?;
+            after = next;
+            if after.is_none() || !found.is_empty() {
+                return Ok(found.first().copied());
             }
+        }
+    }
+
+    /// Finds at most `limit` tasks behind `after`. If the walk ends before the oldest task, says at which one.
+    fn walk(&self, filter: &Filter, after: Option<TaskId>, limit: usize) -> Result<(Vec<TaskId>, Option<TaskId>)> {
+        let buckets = || self.locked(|owner| Ok((owner.shelf.store.clone(), owner.shelf.buckets())));
+        let without_day = |buckets: &[(BucketId, S::Space)]| {
+            buckets.iter().map(|(bucket, _)| *bucket).filter(|bucket| bucket.day().is_none()).collect::<Vec<_>>()
+        };
+        let (store, mut known) = buckets()?;
+        loop {
+            let mut walk = Walk { store: &store, filter, found: Vec::new(), limit, looked_at: 0, bytes: 0 };
+            let next = walk.buckets(&known, after)?;
+            // Tasks may have moved to a bucket that there was none of before.
+            let (_, now) = buckets()?;
+            if without_day(&now) == without_day(&known) {
+                return Ok((walk.found, next));
+            }
+            known = now;
         }
     }
 }
@@ -204,48 +221,50 @@ struct Walk<'a, S: Store> {
     bytes: usize,
 }
 
-/// A row of the walk: a task, the bucket that it is in, and whether its state is as asked for.
-type Met = (TaskId, usize, bool);
-
 impl<S: Store> Walk<'_, S> {
     /// Walks on from behind `after`. If it ends before the oldest task, says at which one.
     fn buckets(&mut self, buckets: &[(BucketId, S::Space)], after: Option<TaskId>) -> Result<Option<TaskId>> {
-        let mut buckets = buckets;
-        while let Some((last, _)) = buckets.last() {
-            // Buckets are sorted by day: these are of one.
-            let first = buckets.partition_point(|(bucket, _)| bucket.day() < last.day());
-            let (older, day) = buckets.split_at(first);
-            buckets = older;
-            if after.is_some_and(|after| BucketId::of(after, 0).day() < last.day()) {
+        let spaces = |day: Option<u64>| {
+            buckets.iter().filter(move |(bucket, _)| bucket.day() == day).map(|(_, space)| space.clone())
+        };
+        let mut days: Vec<u64> = buckets.iter().filter_map(|(bucket, _)| bucket.day()).collect();
+        days.dedup();
+        let mut before = after;
+        for day in days.into_iter().rev() {
+            let down_to = BucketId::first_of(day);
+            if before.is_some_and(|before| before <= down_to) {
                 continue;
             }
-            if let Some(at) = self.day(day, after)? {
+            let of_day: Vec<S::Space> = spaces(Some(day)).chain(spaces(None)).collect();
+            if let Some(at) = self.stretch(&of_day, before, down_to)? {
                 return Ok(Some(at));
             }
+            before = Some(down_to);
         }
-        Ok(None)
+        let rest: Vec<S::Space> = spaces(None).collect();
+        self.stretch(&rest, before, TaskId::from_bytes([0; 16]))
     }
 
-    /// Walks the buckets of one day, which differ in how long they are kept, as if they were one.
-    fn day(&mut self, buckets: &[(BucketId, S::Space)], after: Option<TaskId>) -> Result<Option<TaskId>> {
+    /// Walks some buckets as if they were one, from behind `after` down to an id. What stands in several is taken from
+    /// the first.
+    fn stretch(&mut self, spaces: &[S::Space], after: Option<TaskId>, down_to: TaskId) -> Result<Option<TaskId>> {
         let mut before = after;
         loop {
-            let mut met: Vec<Met> = Vec::new();
-            // Down to here every bucket has been read.
-            let mut down_to = None;
-            for (at, (_, space)) in buckets.iter().enumerate() {
-                let count = self.rows(space, before, |id, takes| met.push((id, at, takes)))?;
+            let mut met: Vec<(TaskId, bool)> = Vec::new();
+            // To here every bucket has been read.
+            let mut read_to = None;
+            for space in spaces {
+                let count = self.rows(space, before, down_to, |id, takes| met.push((id, takes)))?;
                 if count == ROWS_AT_ONCE {
-                    down_to = down_to.max(met.last().map(|(id, _, _)| *id));
+                    read_to = read_to.max(met.last().map(|(id, _)| *id));
                 }
             }
-            met.retain(|(id, _, _)| down_to.is_none_or(|down_to| *id >= down_to));
+            met.retain(|(id, _)| read_to.is_none_or(|read_to| *id >= read_to));
+            // Of a task that was met twice, before and after a move, the one that is as asked for stands first.
             met.sort_unstable_by(|a, b| b.cmp(a));
-            for (id, at, takes) in met {
-                if let Some((_, space)) = buckets.get(at)
-                    && takes
-                    && self.takes_spec(space, id)?
-                {
+            met.dedup_by_key(|(id, _)| *id);
+            for (id, takes) in met {
+                if takes && self.takes_spec(spaces, id)? {
                     self.found.push(id);
                 }
                 self.looked_at += 1;
@@ -256,19 +275,24 @@ impl<S: Store> Walk<'_, S> {
                     return Ok(Some(id));
                 }
             }
-            if down_to.is_none() {
+            if read_to.is_none() {
                 return Ok(None);
             }
-            before = down_to;
+            before = read_to;
         }
     }
 
     /// Reads the next rows of a bucket; says how many.
-    fn rows(&self, space: &S::Space, before: Option<TaskId>, mut met: impl FnMut(TaskId, bool)) -> Result<usize> {
-        let lowest = TaskId::from_bytes([0; 16]);
-        let start = key::of_task(Part::Task, lowest);
-        let end = before
-            .map_or_else(|| vec![start.first().copied().unwrap_or_default() + 1], |id| key::of_task(Part::Task, id));
+    fn rows(
+        &self,
+        space: &S::Space,
+        before: Option<TaskId>,
+        down_to: TaskId,
+        mut met: impl FnMut(TaskId, bool),
+    ) -> Result<usize> {
+        let start = key::of_task(Part::Task, down_to);
+        let behind = || vec![start.first().copied().unwrap_or_default() + 1];
+        let end = before.map_or_else(behind, |id| key::of_task(Part::Task, id));
         let (mut count, mut failed) = (0, None);
         let scanned = self.store.scan_back(space, &start, Some(&end), |key, row| {
             match key::task_of(key).ok_or_else(|| none_of_a_task(key)).and_then(|id| Ok((id, state_in(id, row)?))) {
@@ -282,16 +306,20 @@ impl<S: Store> Walk<'_, S> {
         failed.map_or(Ok(count), Err)
     }
 
-    fn takes_spec(&mut self, space: &S::Space, id: TaskId) -> Result<bool> {
+    fn takes_spec(&mut self, spaces: &[S::Space], id: TaskId) -> Result<bool> {
         if !self.filter.asks_spec() {
             return Ok(true);
         }
         let filter = self.filter;
         let look = |row: &[u8]| (row.len(), Spec::decode(row).map(|spec| filter.takes_spec(&spec)));
-        let looked = self.store.get(space, &key::of_task(Part::Spec, id), look).map_err(Error::from);
-        let Some((bytes, takes)) = gone_is_empty(looked)?.flatten() else { return Ok(false) };
-        self.bytes += bytes;
-        takes.map_err(|e| damaged("spec", id, &e))
+        for space in spaces {
+            let looked = self.store.get(space, &key::of_task(Part::Spec, id), look).map_err(Error::from);
+            if let Some((bytes, takes)) = gone_is_empty(looked)?.flatten() {
+                self.bytes += bytes;
+                return takes.map_err(|e| damaged("spec", id, &e));
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -20,9 +20,10 @@ use cairn_store::{Batch, Store, Version};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
-use crate::key::{self, Entry, Lane};
+use crate::key::{self, Entry, Expiring, Lane};
 use crate::machine::{self, Command, Decision, Effect, Fresh, Refusal};
 use crate::queue::{DEFAULT_QUEUE, Event, Queue};
+use crate::retention::Expiries;
 use crate::shelf::{Change, Shelf, Stored};
 use crate::step::Outcome;
 use crate::task::{Ending, Fence, State, Status};
@@ -59,6 +60,8 @@ pub(crate) struct Turn<S: Store> {
     /// The tasks that it concerns, as they will be.
     pub(crate) tasks: BTreeMap<TaskId, Stored>,
     pub(crate) changes: Vec<Change>,
+    /// Idempotency keys that it brings.
+    pub(crate) keys: BTreeMap<Vec<u8>, TaskId>,
     stopped: Vec<(Fence, Ending)>,
     unfinished: BTreeSet<(String, Target)>,
 }
@@ -71,11 +74,16 @@ pub(crate) struct Owner<S: Store> {
     /// Tells this process's fences from those of every other.
     instance: u64,
     fences: u64,
+    /// When the last id of a task was made, and its count within that millisecond.
+    last_made: (Millis, u32),
     pub(crate) queues: BTreeMap<String, Queue>,
     /// Those of them that are being deleted: nothing new enters them.
     pub(crate) leaving: BTreeSet<String>,
     pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
     timers: Window<Due>,
+    pub(crate) expiries: Expiries,
+    /// How many tasks are queued, of each queue that limits that.
+    queued: BTreeMap<String, u64>,
     pub(crate) live: BTreeMap<TaskId, Live>,
     pub(crate) sessions: Sessions,
     /// Who is woken when a task ends.
@@ -99,10 +107,13 @@ impl<S: Store> Owner<S> {
             env,
             shelf,
             fences: 0,
+            last_made: (0, 0),
             queues: BTreeMap::new(),
             leaving: BTreeSet::new(),
             lanes: BTreeMap::new(),
             timers: Window::new(),
+            expiries: Expiries::new(),
+            queued: BTreeMap::new(),
             live: BTreeMap::new(),
             sessions: Sessions::default(),
             watchers: BTreeMap::new(),
@@ -114,6 +125,10 @@ impl<S: Store> Owner<S> {
         owner.read_queues()?;
         owner.read_lanes()?;
         owner.read_live()?;
+        let limited = owner.queues.iter().filter(|(_, queue)| queue.max_waiting.is_some());
+        for name in limited.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            owner.count_queued(&name)?;
+        }
         Ok(owner)
     }
 
@@ -171,6 +186,35 @@ impl<S: Store> Owner<S> {
         Ok(())
     }
 
+    /// Counts the queued tasks of a queue that limits them; costs a look at each of them.
+    pub(crate) fn count_queued(&mut self, queue: &str) -> Result<()> {
+        let mut count = 0;
+        self.shelf.visit(&self.shelf.index, &key::lanes_of(queue), &[], |_, _| {
+            count += 1;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.queued.insert(queue.to_owned(), count);
+        Ok(())
+    }
+
+    /// Counts no longer.
+    pub(crate) fn uncount_queued(&mut self, queue: &str) {
+        self.queued.remove(queue);
+    }
+
+    /// Refuses another task in a queue that has as many as it may, those of this turn counted.
+    pub(crate) fn check_room(&self, turn: &Turn<S>, queue: &str, max_waiting: u64) -> Result<()> {
+        let added = turn.changes.iter().flat_map(|change| &change.added);
+        let added = added.filter(|entry| matches!(entry, Entry::Ready { lane, .. } if lane.queue == queue)).count();
+        let queued = self.queued.get(queue).copied().unwrap_or(0).saturating_add(added as u64);
+        if queued >= max_waiting {
+            let text =
+                format!("queue \"{queue}\" has {queued} tasks queued, and may have {max_waiting}; try again later");
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        Ok(())
+    }
+
     /// A task as it is.
     pub(crate) fn load(&self, id: TaskId) -> Result<Stored> {
         match self.live.get(&id) {
@@ -190,6 +234,22 @@ impl<S: Store> Owner<S> {
         bytes
     }
 
+    /// A new id. Those of one millisecond sort in the order in which they were made: what was spawned first is
+    /// handed out first.
+    pub(crate) fn next_id(&mut self, now_ms: Millis) -> TaskId {
+        let mut random = self.random_bytes();
+        // 26 bits behind the time; drawn from the lower half, so that there is room to count.
+        let count = match self.last_made {
+            (last_ms, count) if last_ms == now_ms => count + 1,
+            _ => u32::from_be_bytes([random[0], random[1], random[2], random[3]]) >> 7,
+        };
+        self.last_made = (now_ms, count);
+        // Where a UUID has its version and variant the bytes give four and six bits.
+        [random[0], random[1], random[2], random[3]] =
+            [count >> 22, count >> 14, count >> 8 & 0x3f, count].map(|bits| bits as u8);
+        TaskId::new(now_ms, random)
+    }
+
     pub(crate) fn next_fence(&mut self) -> Fence {
         self.fences += 1;
         Fence { instance: self.instance, count: self.fences }
@@ -201,6 +261,7 @@ impl<S: Store> Owner<S> {
             batch: self.shelf.store.batch(),
             tasks: BTreeMap::new(),
             changes: Vec::new(),
+            keys: BTreeMap::new(),
             stopped: Vec::new(),
             unfinished: BTreeSet::new(),
         }
@@ -290,6 +351,11 @@ impl<S: Store> Owner<S> {
             return Ok(false);
         }
         turn.batch.put(&self.shelf.index, &key, &event.encode());
+        let due_ms = event.at_ms.saturating_add(self.queue(queue)?.event_ttl_ms);
+        let of = Expiring::Event { queue: queue.to_owned(), event: name.to_owned() };
+        let expiry = Entry::Expiry { due_ms, of };
+        turn.batch.put(&self.shelf.index, &expiry.key(), &[]);
+        turn.changes.push(Change { removed: Vec::new(), added: vec![expiry] });
         let outcome = Outcome::Value(event.payload.clone());
         self.tell(turn, queue, &Target::Event(name.to_owned()), &outcome, event.at_ms)?;
         Ok(true)
@@ -329,7 +395,14 @@ impl<S: Store> Owner<S> {
                 match entry {
                     Entry::Ready { lane, due_ms, task } => {
                         self.sooner |= due_ms < self.expected_ms;
+                        if let Some(queued) = self.queued.get_mut(&lane.queue) {
+                            *queued += 1;
+                        }
                         self.ready(lane, (due_ms, task));
+                    }
+                    Entry::Expiry { due_ms, .. } => {
+                        self.sooner |= due_ms < self.expected_ms;
+                        self.expiries.note(due_ms, &entry);
                     }
                     Entry::Timer { due_ms, task } => {
                         self.sooner |= due_ms < self.expected_ms;
@@ -356,6 +429,9 @@ impl<S: Store> Owner<S> {
     fn forget(&mut self, entry: Entry) {
         match entry {
             Entry::Ready { lane, due_ms, task } => {
+                if let Some(queued) = self.queued.get_mut(&lane.queue) {
+                    *queued = queued.saturating_sub(1);
+                }
                 if let Some(window) = self.lanes.get_mut(&lane) {
                     window.remove((due_ms, task));
                     if window.is_empty() {
@@ -371,7 +447,7 @@ impl<S: Store> Owner<S> {
                     self.sessions.drop_task(session, id);
                 }
             }
-            Entry::ForEvent { .. } | Entry::ForTask { .. } => {}
+            Entry::ForEvent { .. } | Entry::ForTask { .. } | Entry::Expiry { .. } => {}
         }
     }
 
@@ -443,7 +519,8 @@ impl<S: Store> Owner<S> {
     /// a worker, not the clock.
     pub(crate) fn next_due_ms(&mut self, now_ms: Millis) -> Option<Millis> {
         let ready = self.lanes.values().filter_map(|window| window.held().find(|(due_ms, _)| *due_ms > now_ms));
-        let next_ms = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms).min();
+        let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms);
+        let next_ms = due.chain([self.next_end_ms(now_ms)]).min();
         self.expected_ms = next_ms.unwrap_or(Millis::MAX);
         self.sooner = false;
         next_ms
@@ -516,7 +593,7 @@ fn fill<S: Store>(shelf: &Shelf<S>, window: &mut Window<Due>, prefix: &[u8]) -> 
     Ok(())
 }
 
-fn parse(key: &[u8]) -> Result<Entry> {
+pub(crate) fn parse(key: &[u8]) -> Result<Entry> {
     Entry::parse(key)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("an index of the tasks holds what is none: {key:02x?}")))
 }

@@ -23,7 +23,8 @@ pub struct Queue {
     pub retention_days: u32,
     /// How long an event is kept.
     pub event_ttl_ms: Millis,
-    /// So many tasks may be queued or waiting; beyond it a spawn is refused.
+    /// So many tasks may be queued, due or not; beyond it a spawn is refused. What runs or waits, and what is
+    /// queued again, is not refused.
     pub max_waiting: Option<u64>,
 }
 

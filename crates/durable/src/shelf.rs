@@ -1,10 +1,10 @@
 //! The records in a store: reading a task whole, and writing what a decision makes of it.
 //!
 //! A task's rows stand in the bucket of the day on which its id was made and of the days that its queue keeps
-//! what has ended; a bucket is a space of its own, so that it can be dropped whole. Everything else stands in
-//! the space "tasks".
+//! what has ended; a bucket is a space of its own, so that it can be dropped whole. Tasks that outlive their
+//! bucket stand in one without a day ([`crate::retention`]). Everything else stands in the space "tasks".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use cairn_store::{Batch, Store};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, TaskId};
-use crate::key::{self, Part};
+use crate::key::{self, Entry, Expiring, Part};
 use crate::machine::{Decision, Record};
 use crate::rows::{self, Row};
 use crate::step::{Step, StepId};
@@ -26,29 +26,52 @@ const DAY_MS: Millis = 86_400_000;
 /// Which bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BucketId {
-    /// Days since 1970.
+    /// Days since 1970, or [`KEPT`].
     day: u64,
     /// How long what has ended is kept.
     retention_days: u32,
 }
+
+/// In place of a day: what outlives the bucket of its day.
+const KEPT: u64 = u64::MAX;
 
 impl BucketId {
     pub(crate) fn of(id: TaskId, retention_days: u32) -> BucketId {
         BucketId { day: id.made_ms() / DAY_MS, retention_days }
     }
 
-    /// Days since 1970.
-    pub(crate) fn day(self) -> u64 {
-        self.day
+    /// The day of its tasks, since 1970; none if they have outlived theirs.
+    pub(crate) fn day(self) -> Option<u64> {
+        (self.day != KEPT).then_some(self.day)
     }
 
-    fn name(self) -> String {
-        format!("tasks-{}-{}", self.day, self.retention_days)
+    /// The least id that a day can have.
+    pub(crate) fn first_of(day: u64) -> TaskId {
+        TaskId::first(day.saturating_mul(DAY_MS))
+    }
+
+    /// Where tasks of this bucket go that outlive it.
+    pub(crate) fn kept(self) -> BucketId {
+        BucketId { day: KEPT, ..self }
+    }
+
+    /// When nothing in it is to be kept any more, but what has not ended. Never, for one without a day.
+    pub(crate) fn ends_ms(self) -> Millis {
+        let days = self.day.saturating_add(1).saturating_add(u64::from(self.retention_days));
+        days.saturating_mul(DAY_MS)
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self.day {
+            KEPT => format!("tasks-kept-{}", self.retention_days),
+            day => format!("tasks-{day}-{}", self.retention_days),
+        }
     }
 
     fn parse(name: &str) -> Option<BucketId> {
         let (day, retention_days) = name.strip_prefix("tasks-")?.split_once('-')?;
-        let id = BucketId { day: day.parse().ok()?, retention_days: retention_days.parse().ok()? };
+        let day = if day == "kept" { KEPT } else { day.parse().ok()? };
+        let id = BucketId { day, retention_days: retention_days.parse().ok()? };
         (id.name() == name).then_some(id)
     }
 }
@@ -67,6 +90,18 @@ impl Stored {
     pub(crate) fn record(&self) -> Record<'_> {
         Record { spec: &self.spec, task: &self.task, waits: &self.waits }
     }
+
+    /// Its entries in the index. One that has outlived its bucket expires by itself.
+    pub(crate) fn entries(&self) -> BTreeSet<Entry> {
+        let mut entries = key::entries(self.id, self.record());
+        if self.bucket == self.bucket.kept()
+            && let Some(ended_ms) = self.task.status.ended_ms()
+        {
+            let due_ms = ended_ms.saturating_add(u64::from(self.bucket.retention_days) * DAY_MS);
+            entries.insert(Entry::Expiry { due_ms, of: Expiring::Task(self.id) });
+        }
+        entries
+    }
 }
 
 /// The records of a store.
@@ -75,6 +110,8 @@ pub(crate) struct Shelf<S: Store> {
     pub(crate) store: S,
     pub(crate) index: S::Space,
     buckets: BTreeMap<BucketId, S::Space>,
+    /// Those that are being emptied and dropped: nothing is put into them any more.
+    closing: BTreeSet<BucketId>,
 }
 
 impl<S: Store> Shelf<S> {
@@ -87,7 +124,7 @@ impl<S: Store> Shelf<S> {
                 buckets.insert(id, store.space(&name)?);
             }
         }
-        Ok(Shelf { store, index, buckets })
+        Ok(Shelf { store, index, buckets, closing: BTreeSet::new() })
     }
 
     /// Opens a bucket, making it if there is none.
@@ -100,7 +137,49 @@ impl<S: Store> Shelf<S> {
         Ok(space)
     }
 
-    fn bucket(&self, id: BucketId) -> Result<&S::Space> {
+    /// The bucket for a new task, or the one that outlives it.
+    pub(crate) fn bucket_for(&self, id: TaskId, retention_days: u32, now_ms: Millis) -> BucketId {
+        let bucket = BucketId::of(id, retention_days);
+        if bucket.ends_ms() <= now_ms || self.closing.contains(&bucket) { bucket.kept() } else { bucket }
+    }
+
+    /// The first bucket whose time is over, and when that of the next will be.
+    pub(crate) fn past(&self, now_ms: Millis) -> (Option<BucketId>, Millis) {
+        let open = self.buckets.keys().filter(|id| !self.closing.contains(id));
+        match open.min_by_key(|id| id.ends_ms()) {
+            Some(first) if first.ends_ms() <= now_ms => (Some(*first), now_ms),
+            Some(first) => (None, first.ends_ms()),
+            None => (None, Millis::MAX),
+        }
+    }
+
+    /// Lets nothing new into a bucket.
+    pub(crate) fn close_bucket(&mut self, id: BucketId) -> Option<S::Space> {
+        self.closing.insert(id);
+        self.buckets.get(&id).cloned()
+    }
+
+    /// Whether a bucket is being emptied.
+    pub(crate) fn is_closing(&self, id: BucketId) -> bool {
+        self.closing.contains(&id)
+    }
+
+    /// Takes a closing bucket away, before it is dropped.
+    pub(crate) fn take_bucket(&mut self, id: BucketId) {
+        self.buckets.remove(&id);
+    }
+
+    /// Puts back one that could not be dropped. It stays closing.
+    pub(crate) fn put_back(&mut self, id: BucketId, space: &S::Space) {
+        self.buckets.insert(id, space.clone());
+    }
+
+    /// A bucket is dropped: one of its name would be another.
+    pub(crate) fn end_closing(&mut self, id: BucketId) {
+        self.closing.remove(&id);
+    }
+
+    pub(crate) fn bucket(&self, id: BucketId) -> Result<&S::Space> {
         self.buckets.get(&id).ok_or_else(|| Error::new(ErrorKind::Gone, format!("{} is not kept any more", id.name())))
     }
 
@@ -112,7 +191,9 @@ impl<S: Store> Shelf<S> {
     /// The buckets that a task may be in.
     fn candidates(&self, id: TaskId) -> impl Iterator<Item = (BucketId, &S::Space)> {
         let (first, last) = (BucketId::of(id, 0), BucketId::of(id, u32::MAX));
-        self.buckets.range(first..=last).map(|(id, space)| (*id, space))
+        let of_its_day = self.buckets.range(first..=last);
+        let kept = self.buckets.range(first.kept()..);
+        of_its_day.chain(kept).map(|(id, space)| (*id, space))
     }
 
     /// Reads a task whole.
@@ -145,6 +226,17 @@ impl<S: Store> Shelf<S> {
         space: &S::Space,
         prefix: &[u8],
         after: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        Shelf::visit_in(&self.store, space, prefix, after, visit)
+    }
+
+    /// The same, of a store.
+    pub(crate) fn visit_in(
+        store: &S,
+        space: &S::Space,
+        prefix: &[u8],
+        after: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let mut start = prefix.to_vec();
@@ -157,7 +249,7 @@ impl<S: Store> Shelf<S> {
         while end.pop_if(|last| *last == u8::MAX).is_some() {}
         let bounded = end.last_mut().map(|last| *last += 1).is_some();
         let mut failed = None;
-        self.store.scan(space, &start, bounded.then_some(end.as_slice()), |key, row| match visit(key, row) {
+        store.scan(space, &start, bounded.then_some(end.as_slice()), |key, row| match visit(key, row) {
             Ok(flow) => flow,
             Err(e) => {
                 failed = Some(e);
@@ -227,7 +319,7 @@ impl<S: Store> Shelf<S> {
         let space = self.make_bucket(stored.bucket)?;
         batch.put(&space, &key::of_task(Part::Spec, stored.id), &stored.spec.encode());
         batch.put(&space, &key::of_task(Part::Task, stored.id), &stored.task.encode());
-        let added = Vec::from_iter(key::entries(stored.id, stored.record()));
+        let added = Vec::from_iter(stored.entries());
         for entry in &added {
             batch.put(&self.index, &entry.key(), &[]);
         }
@@ -238,7 +330,7 @@ impl<S: Store> Shelf<S> {
     pub(crate) fn apply(&self, batch: &mut S::Batch, stored: &mut Stored, decision: &Decision) -> Result<Change> {
         let space = self.bucket(stored.bucket)?;
         let id = stored.id;
-        let before = key::entries(id, stored.record());
+        let before = stored.entries();
         for wait in stored.waits.iter().filter(|wait| !decision.waits.contains(wait)) {
             batch.delete(space, &key::of_wait(id, &wait.id));
         }
@@ -264,7 +356,7 @@ impl<S: Store> Shelf<S> {
         }
         stored.task = decision.task.clone();
         stored.waits = decision.waits.clone();
-        let after = key::entries(id, stored.record());
+        let after = stored.entries();
         let change = Change {
             removed: before.difference(&after).cloned().collect(),
             added: after.difference(&before).cloned().collect(),
@@ -302,7 +394,19 @@ mod tests {
     fn only_names_of_buckets_are_taken_for_one() {
         let id = BucketId { day: 20_415, retention_days: 30 };
         assert_eq!(BucketId::parse(&id.name()), Some(id));
-        for name in ["tasks", "tasks-", "tasks-1", "tasks-01-30", "tasks-1-+3", "tasks-1-2-3", "users"] {
+        assert_eq!(BucketId::parse("tasks-kept-30"), Some(id.kept()));
+        assert_eq!((id.ends_ms() / DAY_MS, id.kept().ends_ms()), (20_446, u64::MAX));
+        for name in [
+            "tasks",
+            "tasks-",
+            "tasks-kept",
+            "tasks-18446744073709551615-3",
+            "tasks-1",
+            "tasks-01-30",
+            "tasks-1-+3",
+            "tasks-1-2-3",
+            "users",
+        ] {
             assert_eq!(BucketId::parse(name), None, "{name}");
         }
         let (early, late) = (TaskId::new(DAY_MS - 1, [0; 10]), TaskId::new(DAY_MS, [0; 10]));

@@ -170,6 +170,16 @@ impl Status {
             Status::Cancelled { .. } => State::Cancelled,
         }
     }
+
+    /// When it ended, if it has.
+    pub fn ended_ms(&self) -> Option<Millis> {
+        match self {
+            Status::Completed { ended_ms } | Status::Failed { ended_ms, .. } | Status::Cancelled { ended_ms, .. } => {
+                Some(*ended_ms)
+            }
+            Status::Queued { .. } | Status::Running { .. } | Status::Waiting { .. } => None,
+        }
+    }
 }
 
 /// Who may speak for a running task: the instance of the server that handed it out, and a count. Drawn

@@ -25,7 +25,8 @@ use crate::id::{Millis, TaskId};
 use crate::machine::Command;
 use crate::owner::Owner;
 use crate::queue::{Event, Queue};
-use crate::shelf::Stored;
+use crate::retention;
+use crate::shelf::{BucketId, Stored};
 use crate::step::{Step, StepId};
 use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
 use crate::wait::Wait;
@@ -190,7 +191,21 @@ impl<S: Store> Tasks<S> {
 
     /// Spawns tasks, each for itself.
     pub fn spawn(&self, spawns: &[Spawn]) -> Answer<S, Vec<Result<Spawned>>> {
-        self.answer(|owner, now_ms| Ok(spawns.iter().map(|spawn| owner.spawn(spawn, now_ms)).collect()))
+        self.answer(|owner, now_ms| Ok(owner.spawn(spawns, now_ms)))
+    }
+
+    /// Spawns all of these tasks, or none if one is refused.
+    pub fn spawn_all(&self, spawns: &[Spawn]) -> Answer<S, Vec<Spawned>> {
+        self.spawn_with(self.shared.store.batch(), spawns)
+    }
+
+    /// Writes a batch of the caller's own, with its preconditions, and all of these tasks, in one: all of it is
+    /// there or nothing.
+    ///
+    /// # Errors
+    /// What refuses one of the tasks, or the batch; then nothing is written. `Unknown`: perhaps all of it is.
+    pub fn spawn_with(&self, batch: S::Batch, spawns: &[Spawn]) -> Answer<S, Vec<Spawned>> {
+        self.answer(|owner, now_ms| owner.spawn_with(batch, spawns, now_ms))
     }
 
     /// A task.
@@ -229,6 +244,7 @@ impl<S: Store> Tasks<S> {
     /// Tries a failed task again, with the steps it has.
     pub fn retry(&self, id: TaskId, extra_attempts: u32) -> Answer<S, View> {
         self.answer(|owner, now_ms| {
+            owner.check_kept(id)?;
             // It would wait for ever in a queue that is there no more.
             let stored = owner.load(id)?;
             owner.queue(&stored.spec.queue)?;
@@ -278,13 +294,15 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, _| owner.hello(hello, live, now))
     }
 
-    /// Makes a worker heard of.
-    pub fn beat(&self, session: SessionId) -> Answer<S, Vec<Signal>> {
+    /// Makes a worker heard of, which says what it holds. What it was handed two beats ago and has never spoken of goes
+    /// back to its queue at no cost: the answer was lost.
+    pub fn beat(&self, session: SessionId, live: &[(TaskId, Fence)]) -> Answer<S, Vec<Signal>> {
         let now = self.shared.env.now();
-        self.answer(|owner, _| {
+        self.answer(|owner, now_ms| {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
+            owner.release_unknown(session, live, now, now_ms)?;
             Ok(owner.sessions.take_signals(session))
         })
     }
@@ -376,6 +394,7 @@ impl<S: Store> Tasks<S> {
             let mut acks = Vec::with_capacity(ops.len());
             for op in ops {
                 let task = op.task;
+                owner.sessions.known(session, task, op.fence);
                 if refused.contains(&task) {
                     acks.push(Err(Error::conflict("an earlier call about this task was refused")));
                     continue;
@@ -453,11 +472,29 @@ impl<S: Store> Shared<S> {
     fn run(&self) {
         let orphans_until = self.env.now() + LEASE;
         let mut orphans = true;
+        let (mut going, mut drop_from) = (None, Duration::ZERO);
         let mut owner = self.owner.lock();
         while !self.closing.load(Ordering::Acquire) {
             let (now, now_ms) = (self.env.now(), self.now_ms());
             let passed = owner.pass_time(now, now_ms, orphans && now >= orphans_until, TICKS_AT_ONCE);
             orphans &= now < orphans_until;
+            if passed.is_ok() && now >= drop_from {
+                going = going.or_else(|| owner.close_past(now_ms));
+                if let Some((bucket, space)) = &going {
+                    drop(owner);
+                    let dropped = self.drop_bucket(*bucket, space);
+                    owner = self.owner.lock();
+                    if dropped.is_ok() {
+                        owner.shelf.end_closing(*bucket);
+                        going = None;
+                    } else {
+                        // The disk is full, perhaps: some time later again.
+                        owner.shelf.put_back(*bucket, space);
+                        drop_from = now + TICK;
+                    }
+                    continue;
+                }
+            }
             let rung = std::mem::take(&mut owner.rung);
             let wait = match passed {
                 Ok(at_once) if at_once => Duration::ZERO,
@@ -480,6 +517,29 @@ impl<S: Store> Shared<S> {
     }
 }
 
+impl<S: Store> Shared<S> {
+    /// Drops a bucket whose time is over, after what has not ended in it has been moved. Calls are answered meanwhile.
+    fn drop_bucket(&self, bucket: BucketId, space: &S::Space) -> Result<()> {
+        let mut after = None;
+        loop {
+            let open = retention::open_in(&self.store, space, after)?;
+            let Some(last) = open.last() else { break };
+            after = Some(*last);
+            self.owner.lock().keep(bucket, &open)?;
+        }
+        let mut after = None;
+        loop {
+            let keys = retention::keys_in(&self.store, space, after)?;
+            let Some((last, _)) = keys.last() else { break };
+            after = Some(*last);
+            self.owner.lock().forget_keys(&keys)?;
+        }
+        self.owner.lock().shelf.take_bucket(bucket);
+        self.store.drop_space(&bucket.name())?;
+        Ok(())
+    }
+}
+
 impl<S: Store> Owner<S> {
     /// What time alone brings about. Says whether there is more of it at once.
     fn pass_time(&mut self, now: Duration, now_ms: Millis, orphans: bool, at_most: usize) -> Result<bool> {
@@ -491,8 +551,9 @@ impl<S: Store> Owner<S> {
         }
         let told = self.tell_more(now_ms)?;
         let next = self.tick(now_ms, at_most)?;
+        let expired = self.expire(now_ms, at_most)?;
         self.wake_due(now_ms)?;
-        Ok(told || next.is_some_and(|due_ms| due_ms <= now_ms))
+        Ok(told || expired || next.is_some_and(|due_ms| due_ms <= now_ms))
     }
 
     pub(crate) fn view(&self, stored: Stored) -> Result<View> {

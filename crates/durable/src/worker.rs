@@ -53,10 +53,19 @@ pub struct Signal {
 struct Session {
     hello: Hello,
     heard: Duration,
-    held: BTreeMap<TaskId, Fence>,
+    held: BTreeMap<TaskId, Held>,
     signals: Vec<Signal>,
     /// Of a call that waits for work or a signal.
     parked: Option<Waker>,
+}
+
+/// A task in the hands of a session.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    fence: Fence,
+    since: Duration,
+    /// The worker has spoken of it: the hand-out has arrived.
+    known: bool,
 }
 
 /// All sessions.
@@ -101,7 +110,7 @@ impl Sessions {
             if let Some(waker) = session.parked {
                 waker.wake();
             }
-            session.held.into_iter().collect()
+            session.held.into_iter().map(|(task, held)| (task, held.fence)).collect()
         })
     }
 
@@ -121,10 +130,25 @@ impl Sessions {
     }
 
     /// Gives a session a task to hold.
-    pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence) {
+    pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.held.insert(task, fence);
+            session.held.insert(task, Held { fence, since: now, known: false });
         }
+    }
+
+    /// Notes that a worker has spoken of a hand-out.
+    pub(crate) fn known(&mut self, id: SessionId, task: TaskId, fence: Fence) {
+        if let Some(held) = self.sessions.get_mut(&id).and_then(|session| session.held.get_mut(&task)) {
+            held.known |= held.fence == fence;
+        }
+    }
+
+    /// What a session was given so long ago that it must have spoken of it, and has not.
+    pub(crate) fn unknown(&self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence)> {
+        let held = self.sessions.get(&id).into_iter().flat_map(|session| &session.held);
+        let lost =
+            |held: &Held| !held.known && held.since + 2 * BEAT <= now && !cairn_env::mutant("lost-hand-out-kept");
+        held.filter(|(_, held)| lost(held)).map(|(task, held)| (*task, held.fence)).collect()
     }
 
     /// Takes a task from a session.
@@ -137,7 +161,7 @@ impl Sessions {
     /// Leaves a signal for who holds a fence; returns whom to wake.
     pub(crate) fn signal(&mut self, fence: Fence, by: Ending) -> Option<Waker> {
         self.sessions.values_mut().find_map(|session| {
-            let (task, _) = session.held.iter().find(|(_, held)| **held == fence)?;
+            let (task, _) = session.held.iter().find(|(_, held)| held.fence == fence)?;
             session.signals.push(Signal { task: *task, fence, by });
             session.parked.take()
         })

@@ -81,3 +81,30 @@ fn a_queue_goes_with_its_events_once_all_its_tasks_have_ended() {
         assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "CAIRN_SEED={seed}");
     }
 }
+
+/// An entry by which an event expires stands by its time. Once the entries of a deleted queue stayed, and took away events
+/// of the queue that was made anew under its name.
+#[test]
+fn events_of_a_queue_made_anew_have_their_own_time() {
+    world(1, |env, _| {
+        let (db, tasks) = open(env);
+        let queue = |event_ttl_ms| Queue { event_ttl_ms, ..Queue::default() };
+        block_on(env, tasks.set_queue("mail", queue(3_600_000))).unwrap();
+        block_on(env, tasks.emit("mail", "e", b"1")).unwrap();
+        block_on(env, tasks.delete_queue("mail")).unwrap();
+        block_on(env, tasks.set_queue("mail", queue(30 * 3_600_000))).unwrap();
+        for name in ["e", "f"] {
+            assert!(block_on(env, tasks.emit("mail", name, b"2")).unwrap());
+        }
+        block_on(env, tasks.set_queue("other", queue(3_600_000))).unwrap();
+        block_on(env, tasks.emit("other", "gone", b"1")).unwrap();
+        tasks.advance_clock(2 * 3_600_000);
+        let waiter = Waiter::new(env);
+        while block_on(env, tasks.event("other", "gone")).unwrap().is_some() {
+            waiter.wait(std::time::Duration::from_secs(1));
+        }
+        assert_eq!(&*block_on(env, tasks.event("mail", "e")).unwrap().unwrap().payload, b"2");
+        tasks.close();
+        db.close().unwrap();
+    });
+}

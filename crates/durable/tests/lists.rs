@@ -172,6 +172,44 @@ fn a_page_has_a_bound_of_work_and_of_bytes() {
     });
 }
 
+/// What has outlived its day is moved while lists are read: no page misses a task or shows it twice.
+#[test]
+fn lists_do_not_mind_that_buckets_go() {
+    let mut moved = 0;
+    for seed in 0..6 {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            let short = Queue { retention_days: 1, ..Queue::default() };
+            block_on(env, tasks.set_queue("default", short)).unwrap();
+            let spawns: Vec<Spawn> = (0..400).map(|_| Spawn::new("t", b"1")).collect();
+            let spawned = block_on(env, tasks.spawn(&spawns)).unwrap();
+            let mut open: Vec<TaskId> = spawned.into_iter().map(|spawned| spawned.unwrap().id).collect();
+            open.sort_unstable();
+            for id in open.extract_if(.., |id| id.as_bytes()[15] % 4 == 0) {
+                block_on(env, tasks.cancel(id, "enough")).unwrap();
+            }
+            open.reverse();
+            let filter = Filter { name: Some("t".to_owned()), ..in_states([State::Queued]) };
+            let has_moved = || db.keyspaces().contains(&"tasks-kept-1".to_owned());
+            let is_done = || !db.keyspaces().iter().any(|name| name.starts_with("tasks-2"));
+            tasks.advance_clock(3 * DAY_MS);
+            let mut lists = 0;
+            while !is_done() {
+                let (ids, _) = pages(env, &tasks, &filter, 90);
+                assert!(ids == open, "list {lists}: {} of {}", ids.len(), open.len());
+                moved += usize::from(has_moved());
+                lists += 1;
+                assert!(lists < 10_000, "the bucket does not go");
+            }
+            let (ids, _) = pages(env, &tasks, &Filter::default(), 1_000);
+            assert!(ids == open, "only what has not ended is left");
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+    assert!(moved > 0, "no list was read while tasks were moved");
+}
+
 #[test]
 fn events_are_listed_by_prefix_in_pages() {
     world(4, |env, _| {

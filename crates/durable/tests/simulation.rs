@@ -17,6 +17,7 @@ use std::time::Duration;
 use cairn::{Db, Env};
 use cairn_durable::call::{Ack, Op, OpKind, Spawn, Work};
 use cairn_durable::id::TaskId;
+use cairn_durable::queue::Queue;
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Failure, State};
 use cairn_durable::wait::{Target, Wait};
@@ -66,6 +67,8 @@ struct Witness {
     /// What each step was acknowledged or shown as.
     steps: BTreeMap<(TaskId, StepId), Outcome>,
     ended: BTreeMap<TaskId, State>,
+    /// The latest time of a server. With the next the clock goes back by what it was set forward.
+    latest_ms: u64,
     figures: Figures,
 }
 
@@ -78,6 +81,9 @@ struct Figures {
     stale: u64,
     repeated: u64,
     vanished: u64,
+    /// Times that the clock was set forward, by less than a day and by more.
+    jumps: u64,
+    days: u64,
 }
 
 impl Witness {
@@ -88,6 +94,11 @@ impl Witness {
             assert_eq!(before, *outcome, "CAIRN_SEED={seed}: step {} of {task} changed", id.as_str());
         }
     }
+}
+
+/// A task that has ended may have gone with its day, where days were skipped.
+fn may_be_gone(e: &Error, witness: &Witness) -> bool {
+    e.kind() == ErrorKind::NotFound && witness.figures.days > 0
 }
 
 /// The server is gone: so the worker stops.
@@ -104,8 +115,13 @@ struct Worker<'a> {
     faults: bool,
 }
 
+/// (A database that is opened while the power goes may find no room for its reserve.)
 fn is_gone(e: &Error) -> bool {
-    matches!(e.kind(), ErrorKind::Closed | ErrorKind::Unknown | ErrorKind::Io)
+    matches!(e.kind(), ErrorKind::Closed | ErrorKind::Unknown | ErrorKind::Io | ErrorKind::Full)
+}
+
+fn failure(kind: &str, retryable: bool) -> Failure {
+    Failure { kind: kind.to_owned(), message: String::new(), detail: None, retryable }
 }
 
 fn offer() -> Hello {
@@ -165,6 +181,14 @@ impl Worker<'_> {
             self.seen().figures.vanished += 1;
             Waiter::new(self.env).wait(LEASE + Duration::from_secs(self.random.below(20)));
         }
+        if self.faults && self.random.one_in(60) {
+            self.tasks.advance_clock(1 + self.random.below(3_600_000));
+            self.seen().figures.jumps += 1;
+        }
+        if self.faults && self.seed.is_multiple_of(3) && self.random.one_in(60) {
+            self.tasks.advance_clock(2 * 86_400_000);
+            self.seen().figures.days += 1;
+        }
         let twice = self.faults && self.random.one_in(8);
         let op = || Op { task: work.id, fence: work.fence, what: what.clone() };
         let mut first = None;
@@ -197,6 +221,13 @@ impl Worker<'_> {
                 Err(e) if matches!(e.kind(), ErrorKind::StaleFence | ErrorKind::Cancelled) => {
                     self.seen().figures.stale += 1;
                     return Ok(first.filter(|_| false));
+                }
+                // The task itself, after its end, or the child: without its result the program cannot go on.
+                Err(e) if may_be_gone(&e, &self.seen()) => {
+                    if !matches!(what, OpKind::Fail { .. }) {
+                        self.call(work, OpKind::Fail { failure: failure("Gone", false), retry_at_ms: None })?;
+                    }
+                    return Ok(None);
                 }
                 Err(e) => {
                     assert!(is_gone(&e), "CAIRN_SEED={}: {e:?} at {what:?}", self.seed);
@@ -233,9 +264,7 @@ impl Worker<'_> {
                     }
                 }
                 Action::FailOnce if work.attempt == 1 => {
-                    let failure =
-                        Failure { kind: "Once".to_owned(), message: String::new(), detail: None, retryable: true };
-                    self.call(work, OpKind::Fail { failure, retry_at_ms: None })?;
+                    self.call(work, OpKind::Fail { failure: failure("Once", true), retry_at_ms: None })?;
                     return Ok(());
                 }
                 Action::FailOnce => {}
@@ -327,6 +356,13 @@ fn live(seed: u64, era: u64, disk: &SimDisk, witness: &Arc<Mutex<Witness>>, last
                 return;
             }
         };
+        if last {
+            tasks.advance_clock(witness.lock().unwrap().latest_ms.saturating_sub(tasks.now_ms()));
+        }
+        let keep = Queue { retention_days: 1, ..Queue::default() };
+        if let Err(e) = block_on(&env, tasks.set_queue("default", keep)) {
+            assert!(is_gone(&e), "{e:?}");
+        }
         let spawned = (!last).then(|| {
             let spawns: Vec<Spawn> = (0..2 + random.below(6))
                 .map(|_| Spawn::new("job", (random.next_u64() >> 8).to_string().as_bytes()))
@@ -364,6 +400,10 @@ fn live(seed: u64, era: u64, disk: &SimDisk, witness: &Arc<Mutex<Witness>>, last
             })
             .collect();
         assert!(threads.into_iter().all(cairn_env::sync::Thread::join), "CAIRN_SEED={seed}: a worker panicked");
+        {
+            let mut witness = witness.lock().unwrap();
+            witness.latest_ms = witness.latest_ms.max(tasks.now_ms());
+        }
         if last {
             check(&env, &tasks, &witness.lock().unwrap(), seed);
         }
@@ -384,7 +424,11 @@ fn live(seed: u64, era: u64, disk: &SimDisk, witness: &Arc<Mutex<Witness>>, last
 /// At the end everything has ended, and is as it was told.
 fn check(env: &Env, tasks: &Tasks<Db>, witness: &Witness, seed: u64) {
     for id in &witness.spawned {
-        let view = block_on(env, tasks.get(*id)).unwrap_or_else(|e| panic!("CAIRN_SEED={seed}: {id}: {e}"));
+        let view = match block_on(env, tasks.get(*id)) {
+            Ok(view) => view,
+            Err(e) if may_be_gone(&e, witness) => continue,
+            Err(e) => panic!("CAIRN_SEED={seed}: {id}: {e}"),
+        };
         let state = view.task.status.state();
         assert!(state.has_ended(), "CAIRN_SEED={seed}: {id} is {state:?}, waits {:?}", view.waits);
         if let Some(told) = witness.ended.get(id) {
@@ -437,11 +481,15 @@ fn whatever_fails_what_was_answered_holds_and_everything_ends() {
         all.stale += figures.stale;
         all.repeated += figures.repeated;
         all.vanished += figures.vanished;
+        all.jumps += figures.jumps;
+        all.days += figures.days;
     }
     println!("{all:?}");
-    assert!(all.crashes > 0 && all.stale > 0 && all.repeated > 0 && all.vanished > 0, "nothing failed: {all:?}");
+    let happened = [all.crashes, all.stale, all.repeated, all.vanished, all.jumps, all.days];
+    assert!(!happened.contains(&0), "nothing failed: {all:?}");
     println!("proof: simulated worlds of tasks = {lives}");
     println!("proof: simulated tasks = {}", all.tasks);
     println!("proof: simulated steps = {}", all.steps);
     println!("proof: crashes in simulated worlds = {}", all.crashes);
+    println!("proof: clock jumps in simulated worlds = {}", all.jumps + all.days);
 }

@@ -11,7 +11,7 @@ use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::Outcome;
 use cairn_durable::task::{Failure, State, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::LEASE;
+use cairn_durable::worker::{BEAT, LEASE};
 use common::*;
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -118,10 +118,10 @@ fn a_vanished_worker_loses_its_task_and_cannot_come_back_to_it() {
             let waiter = Waiter::new(env);
             for _ in 0..4 {
                 waiter.wait(LEASE / 3);
-                block_on(env, tasks.beat(there)).unwrap();
-                block_on(env, tasks.beat(second)).unwrap();
+                block_on(env, tasks.beat(there, &[])).unwrap();
+                block_on(env, tasks.beat(second, &[])).unwrap();
             }
-            assert_eq!(block_on(env, tasks.beat(gone)).unwrap_err().kind(), ErrorKind::Gone);
+            assert_eq!(block_on(env, tasks.beat(gone, &[])).unwrap_err().kind(), ErrorKind::Gone);
             let again = take(env, &tasks, second);
             assert_eq!((again.id, again.attempt), (id, 1), "a lost run costs no attempt");
             assert_ne!(again.run, work.run);
@@ -168,9 +168,10 @@ fn after_a_restart_a_worker_goes_on_with_what_it_holds() {
             assert!(!more);
             // What nobody has said hello for goes to another after a lease.
             let waiter = Waiter::new(env);
+            let held = [(works[0].id, works[0].fence)];
             for _ in 0..4 {
                 waiter.wait(LEASE / 3);
-                block_on(env, tasks.beat(session)).unwrap();
+                block_on(env, tasks.beat(session, &held)).unwrap();
             }
             let again = take(env, &tasks, session);
             assert_eq!(again.id, works[1].id);
@@ -336,7 +337,7 @@ fn a_cancelled_task_tells_its_worker_and_a_failed_one_can_be_retried() {
         let work = take(env, &tasks, session);
         let view = block_on(env, tasks.cancel(id, "enough")).unwrap();
         assert_eq!(view.task.status.state(), State::Cancelled);
-        let signals = block_on(env, tasks.beat(session)).unwrap();
+        let signals = block_on(env, tasks.beat(session, &[(id, work.fence)])).unwrap();
         assert_eq!(signals.iter().map(|signal| signal.fence).collect::<Vec<_>>(), [work.fence]);
         assert_eq!(op(env, &tasks, session, &work, step("s", "1")).unwrap_err().kind(), ErrorKind::Cancelled);
 
@@ -351,6 +352,125 @@ fn a_cancelled_task_tells_its_worker_and_a_failed_one_can_be_retried() {
         assert_eq!((work.attempt, work.steps.len()), (2, 1));
         let waiter = Waiter::new(env);
         waiter.wait(Duration::from_millis(10));
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn spawns_that_belong_together_are_there_together_or_not_at_all() {
+    let image = world(8, |env, disk| {
+        let (db, tasks) = open(env);
+        let users = db.keyspace("users").unwrap();
+        let keyed = |key: &str| Spawn { idempotency_key: Some(key.to_owned()), ..Spawn::new("t", b"1") };
+        // With the caller's own write.
+        let mut batch = db.batch();
+        batch.put(&users, b"order:1", b"paid");
+        let spawned = block_on(env, tasks.spawn_with(batch, &[keyed("a"), keyed("b"), keyed("a")])).unwrap();
+        assert_eq!(spawned.iter().map(|spawned| spawned.created).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(spawned[0].id, spawned[2].id);
+        // A refused task takes the write with it, and a refused write the tasks.
+        let mut batch = db.batch();
+        batch.put(&users, b"order:2", b"paid");
+        let wrong = Spawn { queue: "none".to_owned(), ..Spawn::new("t", b"1") };
+        let refused = block_on(env, tasks.spawn_with(batch, &[keyed("c"), wrong])).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound);
+        let mut batch = db.batch();
+        batch.require_absent(&users, b"order:1");
+        let refused = block_on(env, tasks.spawn_with(batch, &[keyed("c")])).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        assert_eq!(users.get(b"order:2").unwrap(), None);
+        let session = hello(env, &tasks, &["t"]);
+        let handed: Vec<_> = (0..2).map(|_| take(env, &tasks, session).id).collect();
+        assert_eq!(handed, [spawned[0].id, spawned[1].id]);
+        assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0);
+        // What was answered survives a power cut, both halves.
+        let image = disk.crash(cairn_env::CrashPolicy::DropAll);
+        tasks.close();
+        db.close().unwrap();
+        image
+    });
+    let env = cairn::Env::simulated(9, image);
+    let run = env.run(|| {
+        let (db, tasks) = open(&env);
+        let users = db.keyspace("users").unwrap();
+        assert_eq!(users.get(b"order:1").unwrap().as_deref(), Some(&b"paid"[..]));
+        let again = Spawn { idempotency_key: Some("a".to_owned()), ..Spawn::new("t", b"1") };
+        assert!(!block_on(&env, tasks.spawn(&[again])).unwrap().remove(0).unwrap().created);
+        tasks.close();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn what_was_spawned_first_is_handed_out_first() {
+    world(11, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let spawns = vec![Spawn::new("t", b"1"); 300];
+        let spawned = block_on(env, tasks.spawn(&spawns)).unwrap();
+        let spawned: Vec<_> = spawned.into_iter().map(|one| one.unwrap().id).collect();
+        let (work, _) = block_on(env, tasks.take(session, 1_000)).unwrap();
+        assert_eq!(work.iter().map(|work| work.id).collect::<Vec<_>>(), spawned);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_further_tasks_until_one_is_taken() {
+    world(9, |env, _| {
+        let (db, tasks) = open(env);
+        let limited = Queue { max_waiting: Some(2), ..Queue::default() };
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        block_on(env, tasks.set_queue("default", limited)).unwrap();
+        let three = [Spawn::new("t", b"1"), Spawn::new("u", b"2"), Spawn::new("t", b"3")];
+        let kinds = |tasks: &EngineTasks| {
+            let spawned = block_on(env, tasks.spawn(&three)).unwrap();
+            spawned.into_iter().map(|one| one.map_err(|e| e.kind()).map(|one| one.created)).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&tasks), [Ok(true), Err(ErrorKind::Busy), Err(ErrorKind::Busy)]);
+        tasks.close();
+        drop(tasks);
+        let tasks = EngineTasks::open(env, db.clone()).unwrap();
+        assert_eq!(kinds(&tasks), [Err(ErrorKind::Busy); 3]);
+        let session = hello(env, &tasks, &["t"]);
+        let work = take(env, &tasks, session);
+        assert_eq!(kinds(&tasks), [Ok(true), Err(ErrorKind::Busy), Err(ErrorKind::Busy)]);
+        // What runs may always go back.
+        op(env, &tasks, session, &work, OpKind::Release { due_ms: None }).unwrap();
+        assert_eq!(kinds(&tasks), [Err(ErrorKind::Busy); 3]);
+        let none = block_on(env, tasks.set_queue("default", Queue::default()));
+        none.unwrap();
+        assert_eq!(kinds(&tasks), [Ok(true); 3]);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
+    world(10, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let ids = [spawn(env, &tasks, Spawn::new("t", b"1")), spawn(env, &tasks, Spawn::new("t", b"2"))];
+        let (arrived, lost) = (take(env, &tasks, session), take(env, &tasks, session));
+        let live = [(arrived.id, arrived.fence)];
+        assert_eq!(ids, [arrived.id, lost.id]);
+        let waiter = Waiter::new(env);
+        block_on(env, tasks.beat(session, &live)).unwrap();
+        assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0, "it may be on its way");
+        let until = env.now() + 2 * BEAT;
+        while env.now() < until {
+            waiter.wait(BEAT / 2);
+            block_on(env, tasks.beat(session, &live)).unwrap();
+        }
+        let again = take(env, &tasks, session);
+        let view = block_on(env, tasks.get(lost.id)).unwrap();
+        assert_eq!((again.id, again.attempt, view.task.lost), (lost.id, 1, 0));
+        assert_eq!(op(env, &tasks, session, &lost, step("s", "1")).unwrap_err().kind(), ErrorKind::StaleFence);
+        op(env, &tasks, session, &arrived, step("s", "1")).unwrap();
         tasks.close();
         db.close().unwrap();
     });

@@ -18,7 +18,12 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, Refused> {
     text.parse().map_err(|what| invalid(format!("the task's id \"{}\": {what}", text.escape_debug())))
 }
 
-pub(crate) fn fence(text: &str) -> Result<Fence, Refused> {
+/// The hand-outs that a worker says it has.
+pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refused> {
+    live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?))).collect()
+}
+
+fn fence(text: &str) -> Result<Fence, Refused> {
     let parse = || {
         let (instance, count) = text.split_once('-')?;
         Some(Fence { instance: u64::from_str_radix(instance, 16).ok()?, count: u64::from_str_radix(count, 16).ok()? })

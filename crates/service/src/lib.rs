@@ -24,9 +24,9 @@ use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
 
-use from_wire::{fence, op_of, session, spawn_of, step_id, task_id};
+use from_wire::{live_of, op_of, session, spawn_of, step_id, task_id};
 pub use refused::Refused;
-use refused::{invalid, not_built};
+use refused::invalid;
 use to_wire::{
     ack_to, failure_in, millis, queue_to, raw, run_to, signal_to, spawned_to, steps_to, task_to, work_to, worker_to,
 };
@@ -79,12 +79,16 @@ impl<S: Store, P: Place> Service<S, P> {
         Ok(answer.await?)
     }
 
-    /// Spawns tasks, each for itself.
+    /// Spawns tasks: each for itself, or, if that is asked, all or none; then the first that is refused refuses them.
     pub async fn spawn(&self, request: wire::SpawnRequest) -> Result<wire::Results<wire::Spawned>, Refused> {
-        if request.atomic {
-            return Err(not_built("atomic spawns"));
-        }
         let now_ms = self.tasks.now_ms();
+        if request.atomic {
+            let spawns = request.tasks.into_iter().map(|spawn| spawn_of(spawn, now_ms));
+            let spawns = spawns.collect::<Result<Vec<_>, Refused>>()?;
+            let spawned = self.call(move |tasks| tasks.spawn_all(&spawns)).await?;
+            let results = spawned.into_iter().map(|spawned| wire::Each::Done(spawned_to(spawned))).collect();
+            return Ok(wire::Results { results });
+        }
         // One that cannot be read is refused in its place; the others go on.
         let (mut spawns, mut places) = (Vec::new(), Vec::new());
         for spawn in request.tasks {
@@ -277,8 +281,7 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Begins a session of a worker.
     pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
-        let live = request.live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?)));
-        let live = live.collect::<Result<Vec<_>, Refused>>()?;
+        let live = live_of(&request.live)?;
         let hello = Hello {
             name: request.name,
             sdk: request.sdk,
@@ -325,7 +328,8 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Makes a worker heard of.
     pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
         let session = session(&request.session)?;
-        let signals = self.call(move |tasks| tasks.beat(session)).await?;
+        let live = live_of(&request.live)?;
+        let signals = self.call(move |tasks| tasks.beat(session, &live)).await?;
         Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
     }
 

@@ -127,6 +127,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("end-of-a-child-not-told", &[("tasks", "a_parent_waits"), SIMULATION]),
     mutant("window-skips-an-entry", &[("cairn_durable", "window::tests")]),
     mutant("index-entry-stays", &[SIMULATION]),
+    mutant("survivors-dropped", &[("retention", "what_has_ended")]),
+    mutant("retried-in-a-closing-bucket", &[("retention", "while_a_bucket")]),
+    mutant("lost-hand-out-kept", &[("tasks", "a_hand_out_that_never")]),
 ];
 
 /// What cargo builds for that.
@@ -150,6 +153,7 @@ pub(super) const BUILD: &[&str] = &[
     "--test=model",
     "--test=traps",
     "--test=durable",
+    "--test=retention",
     "--test=tasks",
     "--test=simulation",
 ];

@@ -1,0 +1,182 @@
+//! The worker protocol over HTTP, and what it refuses: each with a kind, and nothing else disturbed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real processes, sockets and files, whose helpers can do nothing better than panic"
+)]
+
+mod common;
+
+use common::{Answer, Running};
+use serde_json::{Value, json};
+
+const ID: &str = "0199b9a0-0000-7000-8000-000000000000";
+
+async fn send(server: &Running, method: &str, target: &str, headers: &str, body: &str) -> Answer {
+    let length = body.len();
+    server
+        .ask(format!("{method} {target} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n{body}"))
+        .await
+}
+
+async fn get(server: &Running, target: &str) -> Value {
+    let answer = send(server, "GET", target, "", "").await;
+    assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+async fn post(server: &Running, target: &str, body: Value) -> Value {
+    let answer = send(server, "POST", target, "cairn-protocol: 1\r\n", &body.to_string()).await;
+    assert_eq!(answer.status, 200, "{target} {body}: {}", answer.text());
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+async fn hello(server: &Running) -> String {
+    let hello = json!({"name": "w", "sdk": "test", "tasks": [{"name": "t"}], "queues": ["default"], "slots": 9});
+    post(server, "/v1/workers/hello", hello).await["session"].as_str().unwrap().to_owned()
+}
+
+/// One task in the hands of a new session: session, task, fence.
+async fn handed(server: &Running) -> (String, String, String) {
+    let spawned = post(server, "/v1/tasks", json!({"tasks": [{"name": "t", "input": 1}]})).await;
+    let session = hello(server).await;
+    let polled = post(server, "/v1/workers/poll", json!({"session": session, "free": 1, "wait_ms": 1_000})).await;
+    let work = &polled["work"][0];
+    assert_eq!(work["task"], spawned["results"][0]["id"]);
+    (session, work["task"].as_str().unwrap().to_owned(), work["fence"].as_str().unwrap().to_owned())
+}
+
+async fn op(server: &Running, session: &str, op: Value) -> Value {
+    post(server, "/v1/workers/ops", json!({"session": session, "ops": [op]})).await["acks"][0].take()
+}
+
+#[tokio::test]
+async fn a_task_goes_through_the_protocol() {
+    let server = Running::new().await;
+    let (session, task, fence) = handed(&server).await;
+    let step = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": {"n": 1.50}});
+    let suspend =
+        json!({"op": "suspend", "task": task, "fence": fence, "waits": [{"key": "e", "kind": "event", "name": "go"}]});
+    let acks = post(&server, "/v1/workers/ops", json!({"session": session, "ops": [step, suspend]})).await;
+    assert_eq!(acks["acks"][0], json!({"ok": true}));
+    assert_eq!(get(&server, &format!("/v1/tasks/{task}")).await["waiting"][0]["kind"], "event");
+    let emitted = json!({"events": [{"name": "go", "payload": true}, {"name": "go", "payload": false}]});
+    let emitted = post(&server, "/v1/queues/default/events", emitted).await;
+    assert_eq!(emitted["results"], json!([{"created": true}, {"created": false}]));
+    let polled = post(&server, "/v1/workers/poll", json!({"session": session, "free": 1, "wait_ms": 1_000})).await;
+    let work = &polled["work"][0];
+    assert_eq!((&work["steps"][0]["key"], &work["steps"][1]["value"]), (&json!("a"), &json!(true)));
+    let finish = json!({"op": "finish", "task": task, "fence": work["fence"], "output": [1]});
+    assert_eq!(op(&server, &session, finish.clone()).await, json!({"ok": true}));
+    // A worker that answers twice gets the same answer.
+    assert_eq!(op(&server, &session, finish).await, json!({"ok": true}));
+    let result = get(&server, &format!("/v1/tasks/{task}/result?wait_ms=1000")).await;
+    assert_eq!(result, json!({"status": "completed", "output": [1]}));
+    // Payloads are kept as they came.
+    let steps = send(&server, "GET", &format!("/v1/tasks/{task}/steps"), "", "").await;
+    assert!(steps.text().contains("1.5"), "{}", steps.text());
+    post(&server, "/v1/workers/bye", json!({"session": session})).await;
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_disturbs_nobody() {
+    let server = Running::new().await;
+    let (session, task, fence) = handed(&server).await;
+    let at = |op: Value| json!({"session": session, "ops": [op]}).to_string();
+    let large = "x".repeat((1 << 20) + 1);
+    let spawn = |spawn: Value| json!({"tasks": [spawn], "atomic": true}).to_string();
+    let cases = [
+        ("POST", "/v1/tasks".to_owned(), "{".to_owned(), 400, "invalid"),
+        ("POST", "/v1/tasks".to_owned(), r#"{"tasks":[],"colour":1}"#.to_owned(), 400, "invalid"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "t", "input": 1, "colour": 1})), 400, "invalid"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "", "input": 1})), 400, "invalid"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "t", "input": 1, "queue": "none"})), 404, "not_found"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "t", "input": large})), 413, "too_large"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "t", "input": 1, "id": "x"})), 400, "invalid"),
+        ("POST", "/v1/tasks".to_owned(), spawn(json!({"name": "t", "input": 1, "limit_key": "k"})), 501, "not_built"),
+        ("GET", "/v1/tasks/x".to_owned(), String::new(), 400, "invalid"),
+        ("GET", format!("/v1/tasks/{ID}"), String::new(), 404, "not_found"),
+        ("POST", format!("/v1/tasks/{ID}/cancel"), String::new(), 404, "not_found"),
+        ("POST", format!("/v1/tasks/{task}/retry"), r#"{"mode":"in_place"}"#.to_owned(), 409, "conflict"),
+        ("POST", format!("/v1/tasks/{task}/retry"), r#"{"mode":"sideways"}"#.to_owned(), 400, "invalid"),
+        ("DELETE", format!("/v1/tasks/{task}"), String::new(), 405, "method_not_allowed"),
+        ("GET", "/v1/queues/none".to_owned(), String::new(), 404, "not_found"),
+        ("PUT", "/v1/queues/q".to_owned(), r#"{"retention_days":0}"#.to_owned(), 400, "invalid"),
+        ("POST", "/v1/queues/none/events".to_owned(), r#"{"events":[{"name":"e"}]}"#.to_owned(), 400, "invalid"),
+        ("GET", "/v1/schedules/x".to_owned(), String::new(), 501, "not_built"),
+        ("GET", format!("/v1/tasks/{task}/watch"), String::new(), 501, "not_built"),
+        ("POST", "/v1/workers/poll".to_owned(), r#"{"session":"0","free":1,"wait_ms":0}"#.to_owned(), 410, "gone"),
+        ("POST", "/v1/workers/beat".to_owned(), r#"{"session":"zz","live":[]}"#.to_owned(), 410, "gone"),
+        ("POST", "/v1/workers/ops".to_owned(), at(json!({"op": "fly", "task": task, "fence": fence})), 400, "invalid"),
+        ("POST", "/v1/workers/ops".to_owned(), at(json!({"op": "finish", "task": task})), 400, "invalid"),
+        ("POST", "/v1/test/clock".to_owned(), r#"{"advance_ms":1}"#.to_owned(), 404, "not_found"),
+    ];
+    for (method, target, body, status, kind) in cases {
+        let answer = send(&server, method, &target, "", &body).await;
+        let shown = &body[..body.len().min(100)];
+        assert_eq!((answer.status, answer.kind().as_str()), (status, kind), "{method} {target} {shown}");
+    }
+    let other = send(&server, "GET", "/v1/queues", "cairn-protocol: 2\r\n", "").await;
+    assert_eq!((other.status, other.kind().as_str()), (400, "unsupported_protocol"));
+
+    // Refused one by one: what is wrong with a call about a task, while its neighbours go on.
+    let stale = json!({"op": "step", "task": task, "fence": "0-1", "key": "a", "value": 1});
+    let behind = json!({"op": "step", "task": task, "fence": fence, "key": "b", "value": 1});
+    let unknown = json!({"op": "step", "task": ID, "fence": fence, "key": "a", "value": 1});
+    let ops = json!({"session": session, "ops": [stale, behind, unknown]});
+    let acks = post(&server, "/v1/workers/ops", ops).await["acks"].take();
+    let kinds: Vec<_> = acks.as_array().unwrap().iter().map(|ack| ack["error"]["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["stale_fence", "conflict", "not_found"]);
+    let key = "k".repeat(513);
+    for (wrong, kind) in [
+        (json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": large}), "too_large"),
+        (json!({"op": "suspend", "task": task, "fence": fence, "waits": []}), "invalid"),
+        (json!({"op": "emit", "task": task, "fence": fence, "key": "e", "name": "", "payload": 1}), "invalid"),
+    ] {
+        assert_eq!(op(&server, &session, wrong).await["error"]["kind"], kind);
+    }
+    let long = at(json!({"op": "step", "task": task, "fence": fence, "key": key, "value": 1}));
+    assert_eq!(send(&server, "POST", "/v1/workers/ops", "", &long).await.kind(), "invalid");
+    // The task is where it was.
+    let step = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": 1});
+    assert_eq!(op(&server, &session, step).await, json!({"ok": true}));
+    let other = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": 2});
+    assert_eq!(op(&server, &session, other).await["error"]["kind"], "conflict");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn spawns_are_all_there_or_none_if_that_is_asked() {
+    let server = Running::new().await;
+    let spawns = |atomic: bool| {
+        let keyed = |key: &str, queue: &str| json!({"name": "t", "input": 1, "idempotency_key": key, "queue": queue});
+        json!({"tasks": [keyed("a", "default"), keyed("b", "none")], "atomic": atomic})
+    };
+    let refused = send(&server, "POST", "/v1/tasks", "", &spawns(true).to_string()).await;
+    assert_eq!((refused.status, refused.kind().as_str()), (404, "not_found"));
+    let each = post(&server, "/v1/tasks", spawns(false)).await["results"].take();
+    assert_eq!((&each[0]["created"], &each[1]["error"]["kind"]), (&json!(true), &json!("not_found")));
+    let again = post(&server, "/v1/tasks", json!({"atomic": true, "tasks": [spawns(true)["tasks"][0]]})).await;
+    assert_eq!((&again["results"][0]["created"], &again["results"][0]["id"]), (&json!(false), &each[0]["id"]));
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_parked_poll_ends_with_the_server() {
+    let mut server = Running::new().await;
+    let session = hello(&server).await;
+    let body = json!({"session": session, "free": 1, "wait_ms": 25_000}).to_string();
+    let mut raw = server.raw().await;
+    raw.send(format!("POST /v1/workers/poll HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    server.begin_stop();
+    let answer = raw.answer().await;
+    assert_eq!(answer.status, 200);
+    let polled: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(polled["work"], json!([]));
+}
