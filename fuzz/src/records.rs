@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, reason = "a broken promise must end the run")]
 
 use cairn_durable::id::{RunId, TaskId};
-use cairn_durable::key::{self, Entry, Lane};
+use cairn_durable::key::{self, Entry, Expiring, Lane};
 use cairn_durable::queue::{Event, Queue, QueueStatus};
 use cairn_durable::retry::Retry;
 use cairn_durable::rows::{Row, decode_wait, encode_wait};
@@ -144,6 +144,11 @@ pub(crate) fn keys_seeds() -> Vec<Vec<u8>> {
         Entry::Ready { lane, due_ms: 1_763_800_000_300, task: id },
         Entry::ForEvent { queue: "default".to_owned(), event: "packed:1".to_owned(), task: id },
         Entry::ForTask { target: id, task: other },
+        Entry::Expiry { due_ms: 1_763_800_000_300, of: Expiring::Task(id) },
+        Entry::Expiry {
+            due_ms: 300,
+            of: Expiring::Event { queue: "default".to_owned(), event: "packed:1".to_owned() },
+        },
     ];
     let mut seeds: Vec<Vec<u8>> = entries.iter().map(Entry::key).collect();
     seeds.push([live.key(), timer.key()].concat());

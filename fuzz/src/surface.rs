@@ -36,7 +36,6 @@ pub(crate) fn target(input: &[u8]) {
             let again = Target::parse(&path, query.strip_prefix('?'));
             assert_eq!(again, Ok(Target::Tasks(Route::Events(queue, listing))));
         }
-        Ok(Target::Tasks(_)) => {}
         Ok(Target::V1(route)) => assert_eq!((route.target(), query.unwrap_or("")), (path, "")),
         Ok(Target::Tasks(_)) => assert!(path.starts_with("/v1/")),
         Err(error) => assert!(!error.message.is_empty()),

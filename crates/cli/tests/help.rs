@@ -59,7 +59,7 @@ fn nested_commands_have_help_too() {
         (["task", "tail"], &["--queue", "--name", "--last", "--every", "--url"]),
         (["task", "spawn"], &["--queue", "--key", "--delay", "--priority", "--max-attempts", "--tag"]),
         (["event", "list"], &["--prefix", "--limit", "--after", "[QUEUE]"]),
-        (["queue", "set"], &["--retention-days", "--event-ttl", "<NAME>"]),
+        (["queue", "set"], &["--retention-days", "--event-ttl", "--max-waiting", "<NAME>"]),
     ] {
         let help = run(&[&command[..], &["--help"]].concat()).stdout;
         for part in parts {

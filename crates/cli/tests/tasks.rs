@@ -76,7 +76,7 @@ fn tasks_are_listed_by_what_they_are() {
     let all = squeezed(&server.ok(&["task", "list"]));
     assert_eq!(all[0], "ID STATUS MADE NAME QUEUE TRY WHY");
     let made = |row: &str| {
-        let (front, back) = row.split_once(" ago ").map_or_else(|| row.split_once(" now ").unwrap(), |row| row);
+        let (front, back) = row.split_once(" ago ").unwrap_or_else(|| row.split_once(" now ").unwrap());
         format!("{} | {back}", front.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ' || c == 's'))
     };
     let rows: Vec<String> = all[1..].iter().map(|row| made(row)).collect();
@@ -288,19 +288,26 @@ fn queues_are_made_changed_shown_and_deleted() {
     let server = Serving::start(&dir.join("db"), &[]);
     assert_eq!(
         squeezed(&server.ok(&["queue", "set", "mail", "--retention-days", "7", "--event-ttl", "48h"]))[1],
-        "mail active 7 d 2 d"
+        "mail active 7 d 2 d any"
     );
     let set = &server.json(&["queue", "set", "mail", "--retention-days", "8"])[0];
     assert_eq!((&set["retention_days"], &set["event_ttl_ms"]), (&json!(8), &json!(172_800_000)), "the rest stays");
     let list = squeezed(&server.ok(&["queue", "list"]));
-    assert_eq!(list, ["NAME STATUS KEEPS TASKS KEEPS EVENTS", "default active 30 d 30 d", "mail active 8 d 2 d"]);
+    assert_eq!(
+        list,
+        ["NAME STATUS KEEPS TASKS KEEPS EVENTS MAY QUEUE", "default active 30 d 30 d any", "mail active 8 d 2 d any"]
+    );
     assert_eq!(server.json(&["queue", "pause", "mail"])[0]["status"], "paused");
-    assert_eq!(squeezed(&server.ok(&["queue", "show", "mail"]))[1], "mail paused 8 d 2 d");
-    assert_eq!(squeezed(&server.ok(&["queue", "resume", "mail"]))[1], "mail active 8 d 2 d");
+    assert_eq!(squeezed(&server.ok(&["queue", "show", "mail"]))[1], "mail paused 8 d 2 d any");
+    assert_eq!(squeezed(&server.ok(&["queue", "resume", "mail"]))[1], "mail active 8 d 2 d any");
     let names: Vec<Value> = server.json(&["queue", "list"]).iter().map(|queue| queue["name"].clone()).collect();
     assert_eq!(names, ["default", "mail"]);
 
+    assert_eq!(squeezed(&server.ok(&["queue", "set", "mail", "--max-waiting", "1"]))[1], "mail active 8 d 2 d 1");
     let id = spawn(&server, &["letter", "--queue", "mail"]);
+    assert!(
+        server.refused(&["task", "spawn", "letter", "--queue", "mail"]).contains("has 1 tasks queued, and may have 1")
+    );
     let held = server.refused(&["queue", "delete", "mail"]);
     assert!(held.contains("holds tasks that have not ended") && held.contains(&id), "{held}");
     server.ok(&["task", "cancel", &id]);

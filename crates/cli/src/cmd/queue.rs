@@ -67,6 +67,9 @@ struct Set {
     /// How long an event is kept, such as 720h
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
     event_ttl: Option<Duration>,
+    /// So many of its tasks may be queued; beyond that a spawn is refused
+    #[arg(long, value_name = "N")]
+    max_waiting: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
     /// Print one JSON object
@@ -117,7 +120,8 @@ impl Set {
     fn run(self) -> Result<ExitCode, Failure> {
         let session = Session::open(&self.server)?;
         let event_ttl_ms = self.event_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        let request = QueueRequest { retention_days: self.retention_days, event_ttl_ms, ..QueueRequest::default() };
+        let Set { retention_days, max_waiting, .. } = self;
+        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting };
         let queue = session.call(async |client| client.set_queue(&self.name, &request).await)?;
         print(&[queue], self.json)
     }
@@ -136,10 +140,11 @@ fn print(queues: &[Queue], json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn table(queues: &[Queue]) -> Vec<String> {
-    let head = ["NAME", "STATUS", "KEEPS TASKS", "KEEPS EVENTS"].map(str::to_owned).to_vec();
+    let head = ["NAME", "STATUS", "KEEPS TASKS", "KEEPS EVENTS", "MAY QUEUE"].map(str::to_owned).to_vec();
     let row = |queue: &Queue| {
         let kept = format!("{} d", queue.retention_days);
-        vec![plain(&queue.name), queue.status.clone(), kept, when::span(queue.event_ttl_ms)]
+        let may_queue = queue.max_waiting.map_or_else(|| "any".to_owned(), |max| max.to_string());
+        vec![plain(&queue.name), queue.status.clone(), kept, when::span(queue.event_ttl_ms), may_queue]
     };
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(queues.iter().map(row)).collect();
     aligned(&rows, &[])
