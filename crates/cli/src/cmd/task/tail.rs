@@ -5,7 +5,6 @@
 //! changes between two looks only the last. Bounded: [`FOLLOWED_MAX`] tasks, [`ASKED_MAX`] of them at a look.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -73,15 +72,13 @@ impl Tail {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn follow(&self, client: &Client) -> impl Future<Output = Result<(), Failure>> {
-        async {
-            let mut follower = Follower::new(self.queue.clone(), self.name.clone());
-            let last = usize::try_from(self.last).unwrap_or(usize::MAX);
-            self.print(follower.begin(client, last).await?)?;
-            loop {
-                tokio::time::sleep(self.every).await;
-                self.print(follower.look(client).await?)?;
-            }
+    async fn follow(&self, client: &Client) -> Result<(), Failure> {
+        let mut follower = Follower::new(self.queue.clone(), self.name.clone());
+        let last = usize::try_from(self.last).unwrap_or(usize::MAX);
+        self.print(follower.begin(client, last).await?)?;
+        loop {
+            tokio::time::sleep(self.every).await;
+            self.print(follower.look(client).await?)?;
         }
     }
 
