@@ -1,10 +1,10 @@
 //! Every automation of the project that is more than a command line: `cargo xtask tidy`,
-//! `cargo xtask accept` and `cargo xtask prove`.
+//! `cargo xtask accept`, `cargo xtask bench-tasks` and `cargo xtask prove`.
 //!
 //! Owns checks that the compiler and clippy cannot make, about the text of the tree ([`tidy`]), the
-//! acceptance runs against the real binary ([`accept`]), and the long proofs of the engine and their
-//! table ([`prove`]). Refuses dependencies, but for the engine that it drives, and changes to the tree:
-//! it reads, runs and reports.
+//! acceptance runs against the real binary ([`accept`]), measurements of tasks ([`bench_tasks`]), and the long
+//! proofs of the engine and their table ([`prove`]). Refuses dependencies, but for what it drives and speaks,
+//! and changes to the tree: it reads, runs and reports.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -12,6 +12,8 @@
 )]
 
 mod accept;
+mod bench_tasks;
+mod http;
 mod names;
 mod prove;
 mod said;
@@ -32,6 +34,10 @@ usage: cargo xtask <command>
          [--scratch DIR]
           runs target/release/cairn (build it first) against validation files, through kills,
           restarts, compaction and deletion, and prints a line of figures for each
+  bench-tasks [--seconds N] [--only WORKLOAD,...] [--waiting N] [--json FILE] [--scratch DIR]
+          builds the release program and measures tasks on it for N seconds (5) each; a million that wait
+          are --waiting. Prints a table of figures and targets, and of what the model system does. The workloads:
+WORKLOADS
   prove [--seed N] [--minutes M] [--only STAGE,...] [--scratch DIR] [--out FILE]
           builds and runs every long proof of the engine within M minutes (12), builds included, and
           prints a table of figures; --out writes it as markdown. A stage that needs what the machine
@@ -40,7 +46,8 @@ usage: cargo xtask <command>
 
 fn usage() -> String {
     let stages: String = prove::stages_told().lines().map(|line| format!("          {line}\n")).collect();
-    format!("{USAGE}{stages}")
+    let workloads: String = bench_tasks::told().lines().map(|line| format!("            {line}\n")).collect();
+    format!("{}{stages}", USAGE.replace("WORKLOADS\n", &workloads))
 }
 
 fn is_call_for_help(argument: &&str) -> bool {
@@ -61,8 +68,11 @@ fn main() -> ExitCode {
         }
         ["tidy"] => run_tidy(),
         ["accept", rest @ ..] => run_accept(rest),
+        ["bench-tasks", rest @ ..] => run_bench_tasks(rest),
+        ["claims", rest @ ..] => told("claims", bench_tasks::run_claims(rest).map(|()| true)),
         ["prove", rest @ ..] => run_prove(rest),
         ["victim", rest @ ..] => told("victim", prove::run_victim(rest).map(|()| true)),
+        ["task-worker", rest @ ..] => told("task-worker", prove::run_task_worker(rest).map(|()| true)),
         _ => {
             eprint!("{}", usage());
             ExitCode::from(2)
@@ -106,6 +116,46 @@ fn run_accept(arguments: &[&str]) -> ExitCode {
     told("accept", accept::run(&target().join("release").join("cairn"), &plan).map(|()| true))
 }
 
+fn run_bench_tasks(arguments: &[&str]) -> ExitCode {
+    let mut plan = bench_tasks::Plan {
+        seconds: 5,
+        only: Vec::new(),
+        waiting: 1_000_000,
+        json: None,
+        scratch: target().join("bench-tasks"),
+        root: root(),
+        binary: target().join("release").join("cairn"),
+    };
+    for pair in arguments.chunks(2) {
+        let number = pair.get(1).and_then(|value| value.parse::<u64>().ok());
+        match (pair, number) {
+            (["--only", names], _) => plan.only = names.split(',').map(str::to_owned).collect(),
+            (["--scratch", dir], _) => plan.scratch = dir.into(),
+            (["--json", file], _) => plan.json = Some(file.into()),
+            (["--seconds", _], Some(n)) => plan.seconds = n,
+            (["--waiting", _], Some(n)) => plan.waiting = usize::try_from(n).unwrap_or(usize::MAX),
+            _ => {
+                eprint!("bench-tasks: cannot read {pair:?}\n\n{}", usage());
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if cfg!(debug_assertions) {
+        return told("bench-tasks", hand_over("bench-tasks", arguments, |_| {}));
+    }
+    told("bench-tasks", bench_tasks::run(&plan).map(|()| true))
+}
+
+/// A debug build of this program builds the release one, and hands over to it.
+fn hand_over(command: &str, arguments: &[&str], more: impl FnOnce(&mut Command)) -> Result<bool, String> {
+    prove::build_release(&root())?;
+    let program = target().join("release").join("xtask");
+    let mut run = Command::new(&program);
+    run.arg(command).args(arguments);
+    more(&mut run);
+    run.status().map(|status| status.success()).map_err(|e| format!("{}: {e}", program.display()))
+}
+
 /// Seconds of the minutes that building the release program has taken already.
 const SPENT: &str = "--spent";
 
@@ -136,16 +186,14 @@ fn run_prove(arguments: &[&str]) -> ExitCode {
             }
         }
     }
-    // The processes that are killed are release builds of the engine: a debug build of this
-    // program builds the release one, and hands over to it.
+    // The processes that are killed are release builds of the engine.
     if cfg!(debug_assertions) && plan.needs_release() {
-        let handed = prove::build_release(&root()).and_then(|()| {
-            let program = target().join("release").join("xtask");
-            let spent = began.elapsed().as_secs().to_string();
-            let status = Command::new(&program).arg("prove").args(arguments).args([SPENT, &spent]).status();
-            status.map(|status| status.success()).map_err(|e| format!("{}: {e}", program.display()))
-        });
-        return told("prove", handed);
+        return told(
+            "prove",
+            hand_over("prove", arguments, |program| {
+                program.args([SPENT, &began.elapsed().as_secs().to_string()]);
+            }),
+        );
     }
     told("prove", prove::run(&plan, began))
 }

@@ -6,7 +6,6 @@
 
 mod cuts;
 mod fuzz;
-mod http;
 mod kills;
 mod ledger;
 mod life;
@@ -15,6 +14,7 @@ mod random;
 mod report;
 mod stage;
 mod syscalls;
+mod task_kills;
 mod test_binary;
 mod victim;
 mod victims;
@@ -26,6 +26,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use report::Report;
+pub(crate) use report::{commit, machine};
 use stage::{Context, Outcome, Stop};
 use test_binary::Tests;
 
@@ -43,6 +44,8 @@ enum Work {
     Tests(Tests),
     /// Here: kills of the release binary and of an embedded database.
     Kills,
+    /// Here: kills of a server and of workers amid tasks.
+    TaskKills,
     /// Here: injected system calls.
     Syscalls,
     /// Here: power cuts on a real file system.
@@ -61,7 +64,7 @@ impl Work {
             Work::Fuzz => Some(fuzz::NEEDS),
             Work::Syscalls => Some(syscalls::NEEDS),
             Work::Cuts => Some(cuts::NEEDS),
-            Work::Mutants | Work::Kills => None,
+            Work::Mutants | Work::Kills | Work::TaskKills => None,
         }
     }
 
@@ -70,7 +73,7 @@ impl Work {
         match self {
             Work::Tests(tests) => tests.lack(),
             Work::Fuzz => fuzz::lack(),
-            Work::Mutants | Work::Kills | Work::Syscalls | Work::Cuts => None,
+            Work::Mutants | Work::Kills | Work::TaskKills | Work::Syscalls | Work::Cuts => None,
         }
     }
 
@@ -80,7 +83,7 @@ impl Work {
             Work::Tests(tests) => tests.build(root),
             Work::Mutants => mutants::build(root, target).map(drop),
             Work::Fuzz => fuzz::build(root),
-            Work::Kills | Work::Syscalls | Work::Cuts => Ok(()),
+            Work::Kills | Work::TaskKills | Work::Syscalls | Work::Cuts => Ok(()),
         }
     }
 }
@@ -217,6 +220,7 @@ const STAGES: &[Stage] = &[
     },
     Stage { name: "fuzz", weight: 9, work: Work::Fuzz },
     Stage { name: "kills", weight: 12, work: Work::Kills },
+    Stage { name: "task kills", weight: 6, work: Work::TaskKills },
     Stage { name: "syscalls", weight: 8, work: Work::Syscalls },
     Stage { name: "cuts", weight: 8, work: Work::Cuts },
     Stage { name: "mutants", weight: 8, work: Work::Mutants },
@@ -257,7 +261,7 @@ impl Plan {
 
     /// Whether any stage starts the release binaries.
     pub(crate) fn needs_release(&self) -> bool {
-        let starts = |stage: &&Stage| matches!(stage.work, Work::Kills | Work::Syscalls | Work::Cuts);
+        let starts = |stage: &&Stage| matches!(stage.work, Work::Kills | Work::TaskKills | Work::Syscalls | Work::Cuts);
         self.stages().is_ok_and(|stages| stages.iter().any(starts))
     }
 }
@@ -275,6 +279,11 @@ pub(crate) fn stages_told() -> String {
 pub(crate) fn run_victim(arguments: &[&str]) -> Result<(), String> {
     victim::run(&victim::Orders::parse(arguments)?);
     Ok(())
+}
+
+/// A worker that the stage `task kills` started.
+pub(crate) fn run_task_worker(arguments: &[&str]) -> Result<(), String> {
+    task_kills::run_worker(arguments)
 }
 
 /// Builds the release binaries: `cairn`, and this program. The stages start both.
@@ -348,6 +357,7 @@ fn run_stage(plan: &Plan, stage: &Stage, share: Duration) -> Outcome {
     let outcome = match &stage.work {
         Work::Tests(tests) => tests.run(&plan.root, &scratch, plan.seed, share),
         Work::Kills => kills::run(&context, share, if plan.is_long() { 150 } else { 25 }).into(),
+        Work::TaskKills => task_kills::run(&context, &Stop::after(share), if plan.is_long() { 150 } else { 10 }).into(),
         Work::Syscalls => syscalls::run(&context, &Stop::after(share)),
         Work::Cuts => cuts::run(&context, &Stop::after(share), if plan.is_long() { 200 } else { 10 }),
         Work::Mutants => match mutants::build(&plan.root, &plan.target) {

@@ -74,6 +74,15 @@ impl Server {
         self.url.trim_start_matches("http://").to_owned()
     }
 
+    /// Bytes of memory that it has in use.
+    pub(crate) fn resident_bytes(&self) -> Result<u64, String> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.map(|kib| kib << 10).ok_or_else(|| format!("{file} has no VmRSS"))
+    }
+
     /// SIGKILL. It must have lived until then.
     pub(crate) fn kill(mut self) -> Result<(), String> {
         self.must_live()?;

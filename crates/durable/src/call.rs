@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::error::Result;
 use crate::id::{Millis, RunId, TaskId};
 use crate::retry::Retry;
 use crate::step::{Outcome, Step, StepId};
 use crate::task::{Cancellation, Failure, Fence, Json, Spec, State};
 use crate::wait::Wait;
-use crate::worker::SessionId;
+use crate::worker::{SessionId, Signal};
 
 /// A value has at most so many bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -169,6 +170,17 @@ pub enum Ack {
     },
     /// What had come already: the task goes on with it. Nothing: the task waits, and the hand-out is over.
     Suspended(Vec<(StepId, Step)>),
+}
+
+/// What came of the calls of a worker, and what it has to do next.
+#[derive(Debug)]
+pub struct Told {
+    /// For each call, in order.
+    pub acks: Vec<Result<Ack>>,
+    /// Tasks.
+    pub work: Vec<Work>,
+    /// What to stop.
+    pub signals: Vec<Signal>,
 }
 
 /// The answer to a worker's hello.

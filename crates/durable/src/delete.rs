@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use cairn_store::{Batch, Store};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::Millis;
 use crate::key::{self, Entry, Expiring};
 use crate::owner::Owner;
 use crate::queue::{DEFAULT_QUEUE, Queue};
@@ -42,11 +43,11 @@ impl<S: Store> Tasks<S> {
             )));
         }
         for prefix in [key::of_event(name, ""), key::of_idempotency(name, "")] {
-            while self.locked(|owner| owner.delete_rows(&prefix))? {}
+            while self.locked(|owner| owner.delete_rows(&prefix, self.now_ms()))? {}
         }
         self.delete_expiries(name)?;
         self.locked(|owner| {
-            let mut turn = owner.turn();
+            let mut turn = owner.turn(self.now_ms());
             turn.batch.delete(&owner.shelf.index, &key::of_queue(name));
             owner.commit(turn)?;
             owner.queues.remove(name);
@@ -72,7 +73,7 @@ impl<S: Store> Tasks<S> {
             let Some(last) = keys.last() else { return Ok(()) };
             after.clone_from(last);
             self.locked(|owner| {
-                let mut turn = owner.turn();
+                let mut turn = owner.turn(self.now_ms());
                 keys.iter().for_each(|key| turn.batch.delete(&owner.shelf.index, key));
                 owner.commit(turn).map(drop)
             })?;
@@ -101,8 +102,8 @@ impl<S: Store> Owner<S> {
     }
 
     /// Deletes the first rows of a prefix; says whether there may be more.
-    fn delete_rows(&mut self, prefix: &[u8]) -> Result<bool> {
-        let mut turn = self.turn();
+    fn delete_rows(&mut self, prefix: &[u8], now_ms: Millis) -> Result<bool> {
+        let mut turn = self.turn(now_ms);
         let mut count = 0;
         self.shelf.visit(&self.shelf.index, prefix, &[], |key, _| {
             turn.batch.delete(&self.shelf.index, key);

@@ -19,7 +19,7 @@ use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
 use crate::task::{Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
-use crate::worker::{Hello, SessionId};
+use crate::worker::{Hello, SessionId, Signal};
 
 /// The id of a task may be so far ahead of the clock.
 const AHEAD_MS_MAX: Millis = 86_400_000;
@@ -104,7 +104,7 @@ impl<S: Store> Owner<S> {
         let mut results = Vec::with_capacity(spawns.len());
         let mut rest = spawns;
         while !rest.is_empty() {
-            let mut turn = self.turn();
+            let mut turn = self.turn(now_ms);
             let (before, mut bytes) = (results.len(), 0);
             while let Some((spawn, behind)) = rest.split_first()
                 && bytes < TURN_BYTES
@@ -128,7 +128,7 @@ impl<S: Store> Owner<S> {
 
     /// Spawns all of these tasks in one with a batch, or none.
     pub(crate) fn spawn_with(&mut self, batch: S::Batch, spawns: &[Spawn], now_ms: Millis) -> Result<Vec<Spawned>> {
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         turn.batch = batch;
         let spawned = spawns.iter().map(|spawn| self.spawn_in(&mut turn, spawn, None, now_ms));
         let spawned = spawned.collect::<Result<Vec<_>>>()?;
@@ -230,7 +230,7 @@ impl<S: Store> Owner<S> {
         self.queue(queue)?;
         check_name("the event's name", name, NAME_BYTES_MAX)?;
         check_value("the payload", payload)?;
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         let created = self.emit(&mut turn, queue, name, &Event { at_ms: now_ms, payload: payload.into() })?;
         if created {
             self.commit(turn)?;
@@ -239,13 +239,13 @@ impl<S: Store> Owner<S> {
     }
 
     /// Sets what is set of a queue, making it if there is none.
-    pub(crate) fn set_queue(&mut self, name: &str, queue: Queue) -> Result<()> {
+    pub(crate) fn set_queue(&mut self, name: &str, queue: Queue, now_ms: Millis) -> Result<()> {
         check_name("the queue's name", name, QUEUE_BYTES_MAX)?;
         if queue.retention_days == 0 {
             return Err(Error::invalid("retention_days must be at least 1"));
         }
         self.not_leaving(name)?;
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         turn.batch.put(&self.shelf.index, &key::of_queue(name), &queue.encode());
         self.commit(turn)?;
         self.queues.insert(name.to_owned(), queue);
@@ -340,11 +340,32 @@ impl<S: Store> Owner<S> {
         }
     }
 
+    /// Hands a session up to `free` tasks, and what it must be told.
+    pub(crate) fn hand_out(
+        &mut self,
+        session: SessionId,
+        free: usize,
+        now_ms: Millis,
+    ) -> Result<(Vec<Work>, Vec<Signal>)> {
+        let mut work = Vec::new();
+        while work.len() < free
+            && let Some(next) = self.claim(session, now_ms)?
+        {
+            work.push(next);
+        }
+        Ok((work, self.sessions.take_signals(session)))
+    }
+
     /// Hands a session the next task that is ready for it.
-    pub(crate) fn claim(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Work>> {
+    fn claim(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Work>> {
         while let Some((_, id)) = self.next_for(session, now_ms)? {
             let fence = self.next_fence();
-            let (decision, _) = self.run(id, Command::Claim { fence }, now_ms)?;
+            let before = self.load(id)?;
+            let begun = before.task.was_begun();
+            let mut turn = self.turn(now_ms);
+            turn.tasks.insert(id, before);
+            let decision = self.decide(&mut turn, id, Command::Claim { fence }, now_ms)?;
+            self.commit(turn)?;
             if decision.task.status.state() != State::Running {
                 // Its own policy has given it up.
                 continue;
@@ -353,7 +374,8 @@ impl<S: Store> Owner<S> {
             live.session = Some(session);
             self.sessions.give(session, id, fence, self.env.now());
             let stored = &live.stored;
-            let (mut steps, more_steps) = self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)?;
+            let (mut steps, more_steps) =
+                if begun { self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)? } else { (Vec::new(), false) };
             let attempt = stored.task.run.attempt;
             steps.retain(|(_, step)| step.replays_in(attempt));
             let (run, spec) = (stored.task.run.id, stored.spec.clone());
@@ -412,7 +434,7 @@ impl<S: Store> Owner<S> {
     /// Runs a command; what changes nothing is not written.
     pub(crate) fn run_if_changed(&mut self, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
         let before = self.load(id)?;
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         let decision = self.decide(&mut turn, id, command, now_ms)?;
         let changed = decision.task != before.task || decision.waits != before.waits || !decision.steps.is_empty();
         if changed {
@@ -448,7 +470,7 @@ impl<S: Store> Owner<S> {
             let (run, state) = (child.task.run.id, child.task.status.state());
             return Ok(Ack::Spawned(Spawned { id: child.id, run, created: false, state }));
         }
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         let spawned = self.spawn_in(&mut turn, spawn, Some(task), now_ms)?;
         let outcome = Outcome::Value(format!("\"{}\"", spawned.id).into_bytes().into());
         let command = Command::Step { fence, id, kind: StepKind::Spawn, outcome, recorded };
@@ -479,7 +501,7 @@ impl<S: Store> Owner<S> {
             return Ok(Ack::Emitted { created });
         }
         let created = self.event(&stored.spec.queue, name)?.is_none();
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         let command = Command::Step { fence, id, kind: StepKind::Emit, outcome: emitted(created), recorded };
         self.decide(&mut turn, task, command, now_ms)?;
         self.emit(&mut turn, &stored.spec.queue, name, &Event { at_ms: now_ms, payload: payload.into() })?;

@@ -275,8 +275,10 @@ impl Entry {
     }
 }
 
+/// A name.
 fn text(bytes: &[u8]) -> Option<String> {
-    Some(std::str::from_utf8(bytes).ok()?.to_owned())
+    let name = std::str::from_utf8(bytes).ok()?;
+    (!name.contains('\0')).then(|| name.to_owned())
 }
 
 fn task_id(bytes: &[u8]) -> Option<TaskId> {
@@ -478,6 +480,8 @@ mod tests {
             assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target));
             assert!(key.starts_with(UNFINISHED) && unfinished(&key[..2]).is_none());
         }
+        // A name with a zero byte in it was once taken, and could not be written again.
+        assert_eq!((unfinished(b"Ceq\0a\0b"), Entry::parse(b"X\0\0\0\0\0\0\0\x01eq\0a\0b")), (None, None));
         assert!(of_event("q", "ab").starts_with(&of_event("q", "")));
         assert!(!of_event("qu", "ab").starts_with(&of_event("q", "")));
     }

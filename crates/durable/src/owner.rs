@@ -56,6 +56,8 @@ impl Live {
 
 /// One batch on its way: what it writes, and what memory must follow once it is written.
 pub(crate) struct Turn<S: Store> {
+    /// When it is made.
+    now_ms: Millis,
     pub(crate) batch: S::Batch,
     /// The tasks that it concerns, as they will be.
     pub(crate) tasks: BTreeMap<TaskId, Stored>,
@@ -256,8 +258,9 @@ impl<S: Store> Owner<S> {
     }
 
     /// A batch to be, without anything in it yet.
-    pub(crate) fn turn(&self) -> Turn<S> {
+    pub(crate) fn turn(&self, now_ms: Millis) -> Turn<S> {
         Turn {
+            now_ms,
             batch: self.shelf.store.batch(),
             tasks: BTreeMap::new(),
             changes: Vec::new(),
@@ -333,13 +336,13 @@ impl<S: Store> Owner<S> {
         for (fence, by) in turn.stopped {
             self.stop(fence, by);
         }
-        self.settle(turn.changes, turn.tasks);
+        self.settle(turn.changes, turn.tasks, turn.now_ms);
         Ok(version)
     }
 
     /// Decides a command on a task, and writes it.
     pub(crate) fn run(&mut self, id: TaskId, command: Command, now_ms: Millis) -> Result<(Decision, Version)> {
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         let decision = self.decide(&mut turn, id, command, now_ms)?;
         Ok((decision, self.commit(turn)?))
     }
@@ -386,7 +389,7 @@ impl<S: Store> Owner<S> {
     }
 
     /// Brings memory to what was written.
-    fn settle(&mut self, changes: Vec<Change>, tasks: BTreeMap<TaskId, Stored>) {
+    fn settle(&mut self, changes: Vec<Change>, tasks: BTreeMap<TaskId, Stored>, now_ms: Millis) {
         for change in changes {
             for entry in change.removed {
                 self.forget(entry);
@@ -394,11 +397,11 @@ impl<S: Store> Owner<S> {
             for entry in change.added {
                 match entry {
                     Entry::Ready { lane, due_ms, task } => {
-                        self.sooner |= due_ms < self.expected_ms;
+                        self.sooner |= now_ms < due_ms && due_ms < self.expected_ms;
                         if let Some(queued) = self.queued.get_mut(&lane.queue) {
                             *queued += 1;
                         }
-                        self.ready(lane, (due_ms, task));
+                        self.ready(lane, (due_ms, task), now_ms);
                     }
                     Entry::Expiry { due_ms, .. } => {
                         self.sooner |= due_ms < self.expected_ms;
@@ -451,9 +454,11 @@ impl<S: Store> Owner<S> {
         }
     }
 
-    /// Notes a ready task, and wakes a worker that would take it.
-    pub(crate) fn ready(&mut self, lane: Lane, entry: Due) {
-        if let Some(waker) = self.sessions.waiting_for(&lane) {
+    /// Notes a ready task, and wakes a worker that would take it. If it is not due yet, the clock will wake one.
+    pub(crate) fn ready(&mut self, lane: Lane, entry: Due, now_ms: Millis) {
+        if entry.0 <= now_ms
+            && let Some(waker) = self.sessions.waiting_for(&lane)
+        {
             self.rung.push(waker);
         }
         let window = self.lanes.entry(lane).or_insert_with(|| {
@@ -504,6 +509,9 @@ impl<S: Store> Owner<S> {
 
     /// Wakes workers for what has become due.
     pub(crate) fn wake_due(&mut self, now_ms: Millis) -> Result<()> {
+        if !self.sessions.any_waits() {
+            return Ok(());
+        }
         let lanes: Vec<Lane> = self.lanes.keys().cloned().collect();
         for lane in lanes {
             if self.first_of(&lane)?.is_some_and(|(due_ms, _)| due_ms <= now_ms)
@@ -518,7 +526,8 @@ impl<S: Store> Owner<S> {
     /// When the clock is next needed: for a timer, or for a task that becomes ready. What is ready already needs
     /// a worker, not the clock.
     pub(crate) fn next_due_ms(&mut self, now_ms: Millis) -> Option<Millis> {
-        let ready = self.lanes.values().filter_map(|window| window.held().find(|(due_ms, _)| *due_ms > now_ms));
+        let behind = (now_ms, TaskId::from_bytes([u8::MAX; 16]));
+        let ready = self.lanes.values().filter_map(|window| window.first_behind(behind));
         let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms);
         let next_ms = due.chain([self.next_end_ms(now_ms)]).min();
         self.expected_ms = next_ms.unwrap_or(Millis::MAX);
@@ -534,7 +543,7 @@ impl<S: Store> Owner<S> {
     /// Tells the next of those who wait for a target of which not all have been told. Says whether there was one.
     pub(crate) fn tell_more(&mut self, now_ms: Millis) -> Result<bool> {
         let Some((queue, target)) = self.unfinished.first().cloned() else { return Ok(false) };
-        let mut turn = self.turn();
+        let mut turn = self.turn(now_ms);
         if let Some(key) = key::of_unfinished(&queue, &target) {
             turn.batch.delete(&self.shelf.index, &key);
         }

@@ -146,8 +146,8 @@ impl<S: Store> Owner<S> {
     }
 
     /// Forgets idempotency keys that still stand for these tasks.
-    pub(crate) fn forget_keys(&mut self, keys: &[(TaskId, Vec<u8>)]) -> Result<()> {
-        let mut turn = self.turn();
+    pub(crate) fn forget_keys(&mut self, keys: &[(TaskId, Vec<u8>)], now_ms: Millis) -> Result<()> {
+        let mut turn = self.turn(now_ms);
         for (task, key) in keys {
             self.forget_key(&mut turn, *task, key)?;
         }
@@ -181,7 +181,7 @@ impl<S: Store> Owner<S> {
             Ok(ControlFlow::Continue(()))
         })?;
         for (key, due_ms, of) in due {
-            let mut turn = self.turn();
+            let mut turn = self.turn(now_ms);
             match of {
                 Expiring::Event { queue, event } => {
                     turn.batch.delete(&self.shelf.index, &key::of_event(&queue, &event));

@@ -204,7 +204,8 @@ impl<S: Store> Shelf<S> {
             let task = task.map_err(|e| damaged("task", id, &e))?;
             let spec = self.store.get(space, &key::of_task(Part::Spec, id), Spec::decode)?;
             let spec = spec.ok_or_else(|| missing("spec", id))?.map_err(|e| damaged("spec", id, &e))?;
-            let waits = if task.status.state().has_ended() { Vec::new() } else { self.waits(space, id)? };
+            let may_wait = task.was_begun() && !task.status.state().has_ended();
+            let waits = if may_wait { self.waits(space, id)? } else { Vec::new() };
             return Ok(Some(Stored { id, bucket, spec: Arc::new(spec), task, waits }));
         }
         Ok(None)

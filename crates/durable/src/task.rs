@@ -68,6 +68,14 @@ pub struct Task {
     pub handed_back: Option<HandedBack>,
 }
 
+impl Task {
+    /// Whether a worker has ever had it. If not, it has no steps and no waits.
+    pub fn was_begun(&self) -> bool {
+        // A retry in place forgets when it began, and is another attempt.
+        self.first_started_ms.is_some() || self.run.attempt > 1
+    }
+}
+
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {

@@ -18,7 +18,7 @@ use cairn_env::Env;
 use cairn_env::sync::{Condvar, Mutex, Thread};
 use cairn_store::{Store, Version};
 
-use crate::call::{Ack, Op, Spawn, Spawned, Welcome, Work};
+use crate::call::{Op, Spawn, Spawned, Told, Welcome, Work};
 use crate::desk::unknown_session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, TaskId};
@@ -164,18 +164,35 @@ impl<S: Store> Tasks<S> {
 
     /// Carries out a call under the lock. The answer may be told when everything that is written now is durable.
     fn answer<T>(&self, call: impl FnOnce(&mut Owner<S>, Millis) -> Result<T>) -> Answer<S, T> {
+        self.answer_revealing(|owner, now_ms| {
+            let value = call(owner, now_ms)?;
+            Ok((value, Some(owner.shelf.store.version())))
+        })
+    }
+
+    /// The same for a call that says up to which version it reveals what is written, if it does.
+    fn answer_revealing<T>(
+        &self,
+        call: impl FnOnce(&mut Owner<S>, Millis) -> Result<(T, Option<Version>)>,
+    ) -> Answer<S, T> {
         let shared = &self.shared;
-        let (value, version, rung, due) = {
+        let (value, revealed, rung, due) = {
             let mut owner = shared.owner.lock();
-            let value = call(&mut owner, shared.now_ms());
+            let (value, revealed) = match call(&mut owner, shared.now_ms()) {
+                Ok((value, revealed)) => (Ok(value), revealed),
+                Err(e) => (Err(e), Some(shared.store.version())),
+            };
             let due = owner.take_sooner();
-            (value, shared.store.version(), std::mem::take(&mut owner.rung), due)
+            (value, revealed, std::mem::take(&mut owner.rung), due)
         };
         if due {
             shared.changed.notify_all();
         }
         rung.into_iter().for_each(std::task::Waker::wake);
-        shared.revealing(value, version)
+        match revealed {
+            Some(version) => shared.revealing(value, version),
+            None => Answer { value: Some(value), durable: None },
+        }
     }
 
     /// One of several turns under the lock that a call takes, and that wakes nobody. What is seen may be told
@@ -274,7 +291,7 @@ impl<S: Store> Tasks<S> {
 
     /// Sets what is set of a queue, making it if there is none.
     pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, ()> {
-        self.answer(|owner, _| owner.set_queue(name, queue))
+        self.answer(|owner, now_ms| owner.set_queue(name, queue, now_ms))
     }
 
     /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
@@ -330,63 +347,26 @@ impl<S: Store> Tasks<S> {
         waker: Option<&std::task::Waker>,
     ) -> Answer<S, (Vec<Work>, Vec<Signal>)> {
         let now = self.shared.env.now();
-        let before = self.shared.store.version();
-        let mut revealed = before;
-        let mut answer = self.answer_of(&mut revealed, |owner, now_ms, revealed| {
+        self.answer_revealing(|owner, now_ms| {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
             // What is shown was there before it was claimed.
-            *revealed = owner.shelf.store.version();
-            let mut work = Vec::new();
-            while work.len() < free
-                && let Some(next) = owner.claim(session, now_ms)?
-            {
-                work.push(next);
-            }
-            let signals = owner.sessions.take_signals(session);
-            if work.is_empty()
-                && signals.is_empty()
-                && let Some(waker) = waker
-            {
+            let shown = owner.shelf.store.version();
+            let (work, signals) = owner.hand_out(session, free, now_ms)?;
+            let nothing = work.is_empty() && signals.is_empty();
+            if nothing && let Some(waker) = waker {
                 owner.sessions.park(session, waker);
             }
-            Ok((work, signals))
-        });
-        if let Some(Ok((work, signals))) = &answer.value
-            && work.is_empty()
-            && signals.is_empty()
-        {
-            // Nothing is revealed.
-            answer.durable = None;
-        }
-        answer
+            Ok(((work, signals), (!nothing).then_some(shown)))
+        })
     }
 
-    fn answer_of<T>(
-        &self,
-        revealed: &mut Version,
-        call: impl FnOnce(&mut Owner<S>, Millis, &mut Version) -> Result<T>,
-    ) -> Answer<S, T> {
-        let shared = &self.shared;
-        let (value, rung, due) = {
-            let mut owner = shared.owner.lock();
-            let value = call(&mut owner, shared.now_ms(), revealed);
-            let due = owner.take_sooner();
-            (value, std::mem::take(&mut owner.rung), due)
-        };
-        if due {
-            shared.changed.notify_all();
-        }
-        rung.into_iter().for_each(std::task::Waker::wake);
-        shared.revealing(value, *revealed)
-    }
-
-    /// Carries out the calls of a worker in order. After one that was refused the later ones of that task are refused
-    /// too; those of others are not.
-    pub fn ops(&self, session: SessionId, ops: Vec<Op>) -> Answer<S, Vec<Result<Ack>>> {
+    /// Carries out the calls of a worker in order, then hands it up to `free` tasks. After one that was refused the later
+    /// ones of that task are refused too; those of others are not.
+    pub fn ops(&self, session: SessionId, ops: Vec<Op>, free: usize) -> Answer<S, Told> {
         let now = self.shared.env.now();
-        self.answer(|owner, now_ms| {
+        self.answer_revealing(|owner, now_ms| {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
@@ -405,7 +385,10 @@ impl<S: Store> Tasks<S> {
                 }
                 acks.push(ack);
             }
-            Ok(acks)
+            // Also what is shown was there before it was claimed: one sync answers for both.
+            let revealed = owner.shelf.store.version();
+            let (work, signals) = owner.hand_out(session, free, now_ms)?;
+            Ok((Told { acks, work, signals }, Some(revealed)))
         })
     }
 
@@ -532,7 +515,7 @@ impl<S: Store> Shared<S> {
             let keys = retention::keys_in(&self.store, space, after)?;
             let Some((last, _)) = keys.last() else { break };
             after = Some(*last);
-            self.owner.lock().forget_keys(&keys)?;
+            self.owner.lock().forget_keys(&keys, self.now_ms())?;
         }
         self.owner.lock().shelf.take_bucket(bucket);
         self.store.drop_space(&bucket.name())?;

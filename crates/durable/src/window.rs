@@ -8,6 +8,7 @@
 //! Invariant: the window holds exactly the entries of the list up to its horizon.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 /// A window keeps so many entries when it grows too long.
 const KEPT: usize = 512;
@@ -46,9 +47,9 @@ impl<K: Ord + Copy> Window<K> {
         self.held.first().copied()
     }
 
-    /// All that are held, in order.
-    pub(crate) fn held(&self) -> impl Iterator<Item = K> + '_ {
-        self.held.iter().copied()
+    /// The first that is held behind an entry, there or not.
+    pub(crate) fn first_behind(&self, entry: K) -> Option<K> {
+        self.held.range((Bound::Excluded(entry), Bound::Unbounded)).next().copied()
     }
 
     /// Where the next filling begins, if one is needed to know the first entry.

@@ -179,6 +179,11 @@ impl Sessions {
         }
     }
 
+    /// Whether any session waits for work or a signal.
+    pub(crate) fn any_waits(&self) -> bool {
+        self.sessions.values().any(|session| session.parked.is_some())
+    }
+
     /// A parked session that takes tasks of this lane.
     pub(crate) fn waiting_for(&mut self, lane: &Lane) -> Option<Waker> {
         let takes = |session: &&mut Session| {

@@ -110,6 +110,8 @@ struct Worker<'a> {
     tasks: &'a Tasks<Db>,
     witness: &'a Arc<Mutex<Witness>>,
     session: SessionId,
+    /// Handed out with the answer to a call, and not begun yet.
+    next: Vec<Work>,
     random: Rng,
     seed: u64,
     faults: bool,
@@ -152,6 +154,10 @@ impl Worker<'_> {
         let waiter = Waiter::new(self.env);
         let mut idle = 0;
         while idle < 30 {
+            if let Some(work) = self.next.pop() {
+                self.run(&work)?;
+                continue;
+            }
             let answer = self.tasks.take_or_park(self.session, 1, Some(&waiter.waker()));
             match block_on(self.env, answer) {
                 Ok((work, _)) if work.is_empty() => {
@@ -193,13 +199,19 @@ impl Worker<'_> {
         let op = || Op { task: work.id, fence: work.fence, what: what.clone() };
         let mut first = None;
         for _ in 0..=u64::from(twice) {
-            let ack = match block_on(self.env, self.tasks.ops(self.session, vec![op()])) {
-                Ok(mut acks) => acks.remove(0),
+            let free = self.random.index(2);
+            let ack = match block_on(self.env, self.tasks.ops(self.session, vec![op()], free)) {
+                Ok(mut told) => {
+                    self.next.append(&mut told.work);
+                    told.acks.remove(0)
+                }
                 Err(e) if e.kind() == ErrorKind::Gone => {
+                    // What the session held is lost.
+                    self.next.clear();
                     self.hello()?;
                     // With another session and the old fence.
-                    match block_on(self.env, self.tasks.ops(self.session, vec![op()])) {
-                        Ok(mut acks) => acks.remove(0),
+                    match block_on(self.env, self.tasks.ops(self.session, vec![op()], 0)) {
+                        Ok(mut told) => told.acks.remove(0),
                         Err(e) => Err(e),
                     }
                 }
@@ -389,6 +401,7 @@ fn live(seed: u64, era: u64, disk: &SimDisk, witness: &Arc<Mutex<Witness>>, last
                             env: &env,
                             tasks: &tasks,
                             witness: &witness,
+                            next: Vec::new(),
                             session,
                             random,
                             seed,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 use cairn_api::{ErrorKind, Paging, tasks as wire};
-use cairn_durable::call::Spawn;
+use cairn_durable::call::{Spawn, Told};
 use cairn_durable::id::TaskId;
 use cairn_durable::queue::{Event, Queue, QueueStatus};
 use cairn_durable::task::State;
@@ -344,9 +344,8 @@ impl<S: Store, P: Place> Service<S, P> {
         let session = session(&request.session)?;
         let now_ms = self.tasks.now_ms();
         let ops = request.ops.into_iter().map(|op| op_of(op, now_ms)).collect::<Result<Vec<_>, Refused>>()?;
-        let acks = self.call(move |tasks| tasks.ops(session, ops)).await?;
         let claim = usize::try_from(request.claim).unwrap_or(usize::MAX);
-        let (work, signals) = self.call(move |tasks| tasks.take(session, claim)).await?;
+        let Told { acks, work, signals } = self.call(move |tasks| tasks.ops(session, ops, claim)).await?;
         Ok(wire::OpsResponse {
             acks: acks.into_iter().map(ack_to).collect(),
             work: work.iter().map(work_to).collect(),

@@ -108,7 +108,7 @@ fn output(program: &str, arguments: &[&str], dir: &Path) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The commit that is being proved, and whether the tree differs from it.
+/// The commit that the tree is at, and whether the tree differs from it.
 pub(crate) fn commit(root: &Path) -> String {
     let Some(commit) = output("git", &["rev-parse", "--short=10", "HEAD"], root) else {
         return "unknown".to_owned();
@@ -119,7 +119,8 @@ pub(crate) fn commit(root: &Path) -> String {
     }
 }
 
-fn machine(scratch: &Path) -> String {
+/// The machine that this runs on.
+pub(crate) fn machine(scratch: &Path) -> String {
     let field = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();

@@ -126,7 +126,7 @@ pub fn op(
     what: OpKind,
 ) -> Result<cairn_durable::call::Ack> {
     let op = Op { task: work.id, fence: work.fence, what };
-    block_on(env, tasks.ops(session, vec![op])).unwrap().remove(0)
+    block_on(env, tasks.ops(session, vec![op], 0)).unwrap().acks.remove(0)
 }
 
 pub fn value(text: &str) -> Outcome {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Kills;
-use crate::prove::http::{Answer, Connection, NoAnswer};
+use crate::http::{Answer, Connection, NoAnswer};
 use crate::prove::ledger::{End, Ledger, pause_ms};
 use crate::prove::random::Random;
 use crate::prove::stage::{Context, Scene, Stop};

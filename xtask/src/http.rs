@@ -1,5 +1,5 @@
-//! One connection to a server: requests written and answers read by hand, so that what the stage
-//! sends and sees does not pass through the client that the project ships.
+//! One connection to a server: requests written and answers read by hand, so that what is
+//! sent and seen does not pass through the client that the project ships.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
