@@ -4,7 +4,7 @@
 //! `tests/corpus.rs` runs every seed and every file of a corpus in each test run; built with
 //! `--cfg fuzzing` the binary is a libFuzzer of the target that `CAIRN_FUZZ_TARGET` names, which
 //! `cargo xtask prove --only fuzz` builds and runs; built without it runs the files that it is given.
-//! Refuses to know formats: the targets of a crate stand in its own `fuzzing.rs`.
+//! Refuses to know formats: the targets of a crate stand in its own `fuzzing.rs`, unless all that they need is public.
 //!
 //! What a target promises about any input
 //! 1. No panic, in no thread, and no answer that its own oracle contradicts.
@@ -18,6 +18,7 @@
 
 mod harness;
 mod http;
+mod records;
 #[path = "../../crates/cli/src/script.rs"]
 #[allow(dead_code, missing_docs, clippy::all, reason = "checked where it belongs, in the binary crate")]
 mod script;
@@ -53,6 +54,9 @@ pub const TARGETS: &[Target] = &[
     Target::new("api_target", surface::target, surface::target_seeds, KIB, 16),
     Target::new("api_batch", surface::batch, surface::batch_seeds, 4 * KIB, 64),
     Target::new("api_lines", surface::lines, surface::lines_seeds, 4 * KIB, 64),
+    Target::new("api_tasks", surface::tasks, surface::tasks_seeds, 8 * KIB, 200),
+    Target::new("durable_rows", records::rows, records::rows_seeds, 4 * KIB, 100),
+    Target::new("durable_keys", records::keys, records::keys_seeds, 4 * KIB, 16),
     Target::new("http_request", http::request, http::request_seeds, 64 << 20, 2_000),
     Target::new("cli_script", scripts::script, scripts::script_seeds, 4 * KIB, 400),
     Target::new("cli_numbers", scripts::numbers, scripts::numbers_seeds, KIB, 32),

@@ -22,7 +22,7 @@ mod text;
 
 pub use batch::{BatchRequest, BatchResponse, Condition, Op, WriteDurability};
 pub use error::{ErrorBody, ErrorKind};
-pub use route::{Listing, Paging, Route};
+pub use route::{EventListing, Listing, Paging, Route};
 pub use scan::{ScanLine, ScanQuery};
 pub use stats::{Health, Level, Maintained, Stats};
 pub use target::{Target, TargetError, V1};

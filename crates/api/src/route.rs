@@ -4,7 +4,7 @@
 //! protocol that is not built yet is known as such, so that it is refused as that and not as a mistake.
 
 use crate::error::ErrorKind;
-use crate::target::{TargetError, decode};
+use crate::target::{TargetError, decode, encode};
 
 /// A route under `/v1/tasks`, `/v1/queues`, `/v1/workers` or `/v1/test`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ pub enum Route {
     Retry(String),
     /// `GET /v1/queues`.
     Queues,
-    /// `PUT|GET /v1/queues/{q}`.
+    /// `PUT|GET|DELETE /v1/queues/{q}`.
     Queue(String),
     /// `POST /v1/queues/{q}/pause`.
     Pause(String),
     /// `POST /v1/queues/{q}/resume`.
     Resume(String),
-    /// `POST /v1/queues/{q}/events`: emits.
-    Events(String),
+    /// `POST /v1/queues/{q}/events`: emits; `GET`: a list.
+    Events(String, EventListing),
     /// `GET /v1/queues/{q}/events/{name}`.
     Event(String, String),
     /// `GET /v1/workers`.
@@ -69,12 +69,48 @@ pub struct Listing {
     pub queue: Option<String>,
     /// Of this name.
     pub name: Option<String>,
-    /// In this state.
+    /// In this state, or in one of several with commas between them.
     pub status: Option<String>,
-    /// With this tag, written `name:value`.
+    /// With this tag: `key`, whatever its value, or `key=value`.
     pub tag: Option<String>,
     /// Which page.
     pub paging: Paging,
+}
+
+/// Which events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventListing {
+    /// Whose names begin so.
+    pub prefix: Option<String>,
+    /// Which page.
+    pub paging: Paging,
+}
+
+impl Listing {
+    /// What stands behind the path: nothing, or a question mark and the parameters.
+    pub fn query(&self) -> String {
+        let Listing { queue, name, status, tag, paging } = self;
+        query(&[("queue", queue), ("name", name), ("status", status), ("tag", tag)], paging)
+    }
+}
+
+impl EventListing {
+    /// What stands behind the path: nothing, or a question mark and the parameters.
+    pub fn query(&self) -> String {
+        query(&[("prefix", &self.prefix)], &self.paging)
+    }
+}
+
+fn query(parameters: &[(&str, &Option<String>)], paging: &Paging) -> String {
+    let limit = paging.limit.map(|limit| limit.to_string());
+    let paging = [("after", &paging.after), ("limit", &limit)];
+    let given = parameters.iter().chain(&paging).filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let mut text = String::new();
+    for (name, value) in given {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(&format!("{name}={}", encode(value.as_bytes())));
+    }
+    text
 }
 
 /// The parts of the protocol that are to come, by how their paths begin.
@@ -112,7 +148,10 @@ impl Route {
             ["queues", queue] => Route::Queue(name(queue)?),
             ["queues", queue, "pause"] => Route::Pause(name(queue)?),
             ["queues", queue, "resume"] => Route::Resume(name(queue)?),
-            ["queues", queue, "events"] => Route::Events(name(queue)?),
+            ["queues", queue, "events"] => {
+                let (prefix, paging) = (parameters.take("prefix"), parameters.paging()?);
+                Route::Events(name(queue)?, EventListing { prefix, paging })
+            }
             ["queues", queue, "events", event] => Route::Event(name(queue)?, name(event)?),
             ["workers"] => Route::Workers,
             ["workers", "hello"] => Route::Hello,
@@ -207,7 +246,21 @@ mod tests {
         ] {
             assert_eq!(parse(target), Ok(Some(route)), "{target}");
         }
-        assert_eq!(parse("/v1/tasks?queue=a&tag=t:1").map(|route| route.is_some()), Ok(true));
+        let paging = Paging { after: Some("&?=%/ ".to_owned()), limit: Some(7) };
+        let some = |text: &str| Some(text.to_owned());
+        let listing = Listing {
+            queue: some("a&b"),
+            name: some("\u{e9}"),
+            status: some("queued,running"),
+            tag: some("k=v=w"),
+            paging: paging.clone(),
+        };
+        let mut target = format!("/v1/tasks{}", listing.query());
+        assert_eq!(parse(&target), Ok(Some(Route::Tasks(listing))));
+        let events = EventListing { prefix: some("packed:"), paging };
+        target = format!("/v1/queues/q/events{}", events.query());
+        assert_eq!(parse(&target), Ok(Some(Route::Events("q".to_owned(), events))));
+        assert_eq!((Listing::default().query(), EventListing::default().query()), (String::new(), String::new()));
         for target in ["/v1/batch", "/v1/tasksx", "/v1/workers/fly", "/a"] {
             assert_eq!(parse(target), Ok(None), "{target}");
         }
@@ -224,6 +277,8 @@ mod tests {
             "/v1/tasks?colour=blue",
             "/v1/tasks?queue=a&queue=b",
             "/v1/queues?x",
+            "/v1/queues/q/events?limit=0",
+            "/v1/queues/q/events?prefx=a",
         ] {
             assert_eq!(parse(target).unwrap_err().kind, ErrorKind::Invalid, "{target}");
         }

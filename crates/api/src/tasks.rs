@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! POST /v1/tasks {tasks:[Spawn],atomic:false} -> {results:[{id,run_id,created,status}|{error}]}
+//! GET  /v1/tasks?queue&name&status&tag&after&limit -> {items:[Task],next?}
 //! GET  /v1/tasks/{id} -> Task                  GET /v1/tasks/{id}/result?wait_ms -> {status,output?|failure?}
 //! GET  /v1/tasks/{id}/steps?after&limit -> {items:[Step],next?}       GET /v1/tasks/{id}/runs -> {items:[Run]}
 //! POST /v1/tasks/{id}/cancel {reason?} -> Task POST /v1/tasks/{id}/retry {mode,extra_attempts} -> Task
-//! GET  /v1/queues      PUT|GET /v1/queues/{q}  POST /v1/queues/{q}/pause|resume
+//! GET  /v1/queues      PUT|GET|DELETE /v1/queues/{q}      POST /v1/queues/{q}/pause|resume
 //! POST /v1/queues/{q}/events {events:[{name,payload}]} -> {results:[{created}]}   GET /v1/queues/{q}/events/{name}
+//! GET  /v1/queues/{q}/events?prefix&after&limit -> {items:[Event],next?}
 //! POST /v1/workers/hello|poll|beat|ops|bye     GET /v1/workers
 //! ```
 //! Times and spans are integers named `*_ms`; fences, sessions and cursors are opaque strings. Payloads are
-//! kept as the JSON bytes that came. A field of a request that is not known is refused; a client ignores fields
+//! kept as the JSON bytes that came. A list of tasks has the newest first; a page of it may be short, or empty, and have a
+//! `next` all the same. A field of a request that is not known is refused; a client ignores fields
 //! of an answer that it does not know.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,8 @@
 //!
 //! A command is one file under `cmd/`: its arguments with their help, and `run`. Adding one is that
 //! file and a line in [`Command`]. What commands share stands beside them: where requests go
-//! (`target`), the grammar of validation files (`script`), what is printed (`output`, `text`).
+//! (`target`, `session`), the grammar of validation files (`script`), what is printed (`output`,
+//! `text`, `table`, `when`).
 //!
 //! Exit codes: 0 done; 1 it failed, or the answer is no (a missing key, a failed validation);
 //! 2 the command line is wrong. Results go to standard output, all else to standard error.
@@ -12,9 +13,12 @@ mod failure;
 mod generator;
 mod output;
 mod script;
+mod session;
+mod table;
 mod target;
 mod text;
 mod validator;
+mod when;
 
 use std::process::ExitCode;
 
@@ -49,8 +53,8 @@ enum Command {
     Scan(cmd::scan::Scan),
     Task(cmd::task::Tasks),
     Queue(cmd::queue::Queues),
-    Event(cmd::queue::Events),
-    Worker(cmd::queue::Workers),
+    Event(cmd::event::Events),
+    Worker(cmd::worker::Workers),
     Stats(cmd::stats::Stats),
     Compact(cmd::compact::Compact),
     Check(cmd::check::Check),

@@ -12,6 +12,7 @@ use cairn_client::{Client, Level, ScanLine, ScanQuery, Stats};
 use cairn_env::Env;
 use clap::Args;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 
@@ -239,6 +240,19 @@ fn small_runtime() -> Result<Runtime, Failure> {
 /// A runtime for many.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(runtime_failure)
+}
+
+/// Done when the process is told to stop, by SIGTERM or Ctrl-C.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn runtime_failure(error: std::io::Error) -> Failure {

@@ -8,6 +8,11 @@ pub(crate) fn escaped(bytes: &[u8]) -> Escaped<'_> {
     Escaped { bytes, cut: 0 }
 }
 
+/// A text of others, [`escaped`].
+pub(crate) fn plain(text: &str) -> String {
+    escaped(text.as_bytes()).to_string()
+}
+
 /// Like [`escaped`], but of long bytes only the first `bytes_max`, and how many there are.
 pub(crate) fn shortened(bytes: &[u8], bytes_max: usize) -> Escaped<'_> {
     match bytes.get(..bytes_max) {

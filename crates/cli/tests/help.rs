@@ -12,9 +12,17 @@ mod common;
 
 use common::{TempDir, run};
 
-const COMMANDS: [&str; 13] = [
-    "serve", "put", "get", "delete", "scan", "stats", "compact", "check", "inspect", "repair", "validate", "generate",
-    "bench",
+const COMMANDS: [&str; 17] = [
+    "serve", "put", "get", "delete", "scan", "task", "queue", "event", "worker", "stats", "compact", "check",
+    "inspect", "repair", "validate", "generate", "bench",
+];
+
+/// What stands under the commands about tasks.
+const NESTED: [(&str, &[&str]); 4] = [
+    ("task", &["spawn", "list", "tail", "show", "result", "cancel", "retry"]),
+    ("queue", &["list", "show", "set", "pause", "resume", "delete"]),
+    ("event", &["emit", "show", "list"]),
+    ("worker", &["list"]),
 ];
 
 #[test]
@@ -29,6 +37,34 @@ fn help_lists_every_command_and_every_command_has_help() {
         assert!(own.stdout.contains(&format!("Usage: cairn {command}")), "{}", own.stdout);
         let widest = own.stdout.lines().map(str::len).max();
         assert!(widest <= Some(100), "{command}: a line of {widest:?}\n{}", own.stdout);
+    }
+}
+
+#[test]
+fn nested_commands_have_help_too() {
+    for (command, nested) in NESTED {
+        let help = run(&[command, "--help"]).stdout;
+        for own in nested {
+            assert!(help.contains(&format!("\n  {own} ")), "{command} {own} is not in\n{help}");
+            let own_help = run(&[command, own, "--help"]);
+            assert_eq!(own_help.code, Some(0), "{command} {own}");
+            let usage = format!("Usage: cairn {command} {own}");
+            assert!(own_help.stdout.contains(&usage) && own_help.stdout.contains("--json"), "{}", own_help.stdout);
+            let widest = own_help.stdout.lines().map(str::len).max();
+            assert!(widest <= Some(100), "{command} {own}: a line of {widest:?}\n{}", own_help.stdout);
+        }
+    }
+    for (command, parts) in [
+        (["task", "list"], &["--queue", "--name", "--status", "--tag", "--limit", "--after", "--url"][..]),
+        (["task", "tail"], &["--queue", "--name", "--last", "--every", "--url"]),
+        (["task", "spawn"], &["--queue", "--key", "--delay", "--priority", "--max-attempts", "--tag"]),
+        (["event", "list"], &["--prefix", "--limit", "--after", "[QUEUE]"]),
+        (["queue", "set"], &["--retention-days", "--event-ttl", "--max-waiting", "<NAME>"]),
+    ] {
+        let help = run(&[&command[..], &["--help"]].concat()).stdout;
+        for part in parts {
+            assert!(help.contains(part), "`{part}` is not in the help of {command:?}:\n{help}");
+        }
     }
 }
 
@@ -87,6 +123,12 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["serve", "--memory", "much"],
         &["bench", "--workload", "nothing"],
         &["repair", &path],
+        &["task"],
+        &["task", "show"],
+        &["task", "list", "--limit", "0"],
+        &["task", "tail", "--every", "5"],
+        &["queue", "set", "q", "--event-ttl", "1d"],
+        &["event", "list", "--limit", "many"],
     ] {
         let finished = run(arguments);
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""), "{arguments:?}");
@@ -104,6 +146,12 @@ fn a_server_that_is_not_there_is_exit_code_1_and_says_so() {
         &["scan", "--url", url],
         &["stats", url],
         &["compact", url],
+        &["task", "list", "--url", url],
+        &["task", "tail", "--url", url],
+        &["task", "show", "019aa9a0-0000-7000-8000-000000000000", "--url", url],
+        &["queue", "list", "--url", url],
+        &["event", "list", "--url", url],
+        &["worker", "list", "--url", url],
         &["bench", "--url", url, "--keys", "1"],
     ] {
         let finished = run(arguments);

@@ -32,7 +32,7 @@ mod tasks;
 
 pub use app::{App, AppError, Ctx, Handle, Options, Retry, TaskError};
 pub use cairn_api::{BatchRequest, BatchResponse, Condition, ErrorKind, Level, Op, ScanLine, ScanQuery, Stats};
-pub use cairn_api::{Maintained, WriteDurability, tasks as wire};
+pub use cairn_api::{EventListing, Listing, Maintained, Paging, WriteDurability, tasks as wire};
 pub use connection::Timeouts;
 pub use entries::Entries;
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ use cairn_api::tasks::{
     OpsRequest, OpsResponse, PROTOCOL, PROTOCOL_HEADER, Page, Poll, Polled, Queue, QueueRequest, Results, RetryMode,
     RetryRequest, Run, Spawn, SpawnRequest, Spawned, Step, Task, TaskResult, Welcome, Worker,
 };
+use cairn_api::{EventListing, Listing};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use serde::Serialize;
@@ -31,6 +32,14 @@ impl Client {
     /// Any but [`Error::Url`].
     pub async fn task(&self, id: &str) -> Result<Task> {
         self.call(Method::GET, &of_task(id, ""), NOTHING).await
+    }
+
+    /// A page of tasks, the newest first. It may be short, or empty, and have a `next` all the same.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn tasks(&self, which: &Listing) -> Result<Page<Task>> {
+        self.call(Method::GET, &format!("/v1/tasks{}", which.query()), NOTHING).await
     }
 
     /// Where a task stands, and what it returned or why it failed; waits for its end, for `wait_ms` at most.
@@ -85,6 +94,22 @@ impl Client {
         Ok(page.items)
     }
 
+    /// A queue.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn queue(&self, name: &str) -> Result<Queue> {
+        self.call(Method::GET, &of_queue(name, ""), NOTHING).await
+    }
+
+    /// Deletes a queue and its events; returns it as it was.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`]; [`cairn_api::ErrorKind::Conflict`] while it holds tasks that have not ended.
+    pub async fn delete_queue(&self, name: &str) -> Result<Queue> {
+        self.call(Method::DELETE, &of_queue(name, ""), NOTHING).await
+    }
+
     /// Sets what is set of a queue, making it if there is none.
     ///
     /// # Errors
@@ -118,6 +143,14 @@ impl Client {
     /// Any but [`Error::Url`].
     pub async fn event(&self, queue: &str, name: &str) -> Result<Event> {
         self.call(Method::GET, &of_queue(queue, &format!("/events/{}", encode(name.as_bytes()))), NOTHING).await
+    }
+
+    /// A page of the events of a queue, in the order of their names.
+    ///
+    /// # Errors
+    /// Any but [`Error::Url`].
+    pub async fn events(&self, queue: &str, which: &EventListing) -> Result<Page<Event>> {
+        self.call(Method::GET, &of_queue(queue, &format!("/events{}", which.query())), NOTHING).await
     }
 
     /// The workers that are there.

@@ -244,6 +244,7 @@ impl<S: Store> Owner<S> {
         if queue.retention_days == 0 {
             return Err(Error::invalid("retention_days must be at least 1"));
         }
+        self.not_leaving(name)?;
         let mut turn = self.turn(now_ms);
         turn.batch.put(&self.shelf.index, &key::of_queue(name), &queue.encode());
         self.commit(turn)?;

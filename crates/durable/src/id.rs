@@ -19,6 +19,14 @@ macro_rules! id {
                 $name(Builder::from_unix_timestamp_millis(now_ms, &random).into_uuid())
             }
 
+            /// What no id made at `now_ms` or later lies before.
+            pub fn first(now_ms: Millis) -> $name {
+                let mut bytes = [0; 16];
+                let [_, _, time @ ..] = now_ms.min((1 << 48) - 1).to_be_bytes();
+                bytes[..6].copy_from_slice(&time);
+                $name(Uuid::from_bytes(bytes))
+            }
+
             /// The id of 16 bytes as they are stored.
             pub fn from_bytes(bytes: [u8; 16]) -> $name {
                 $name(Uuid::from_bytes(bytes))
@@ -83,6 +91,7 @@ mod tests {
         assert!(early < late && early.as_bytes() < late.as_bytes());
         assert_eq!((early.made_ms(), late.made_ms()), (1_000, 1_001));
         assert_eq!(early.to_string().parse(), Ok(early));
+        assert!(early < TaskId::first(1_001) && TaskId::first(1_001) < late && TaskId::first(u64::MAX).made_ms() > 1);
         assert_eq!(TaskId::from_bytes(*late.as_bytes()), late);
     }
 

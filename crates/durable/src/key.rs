@@ -135,6 +135,8 @@ impl Lane {
 /// Index entries. They sort as their keys do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
+    /// A worker has it.
+    Live(TaskId),
     /// Ready from a moment on.
     Ready {
         /// Among which.
@@ -144,13 +146,18 @@ pub enum Entry {
         /// The task.
         task: TaskId,
     },
-    /// A worker has it.
-    Live(TaskId),
     /// The clock makes something of it.
     Timer {
         /// When.
         due_ms: Millis,
         /// The task.
+        task: TaskId,
+    },
+    /// It waits for the end of a task.
+    ForTask {
+        /// Of this one.
+        target: TaskId,
+        /// Who waits.
         task: TaskId,
     },
     /// It waits for an event.
@@ -159,13 +166,6 @@ pub enum Entry {
         queue: String,
         /// Of this name.
         event: String,
-        /// Who waits.
-        task: TaskId,
-    },
-    /// It waits for the end of a task.
-    ForTask {
-        /// Of this one.
-        target: TaskId,
         /// Who waits.
         task: TaskId,
     },
@@ -275,8 +275,10 @@ impl Entry {
     }
 }
 
+/// A name.
 fn text(bytes: &[u8]) -> Option<String> {
-    Some(std::str::from_utf8(bytes).ok()?.to_owned())
+    let name = std::str::from_utf8(bytes).ok()?;
+    (!name.contains('\0')).then(|| name.to_owned())
 }
 
 fn task_id(bytes: &[u8]) -> Option<TaskId> {
@@ -452,7 +454,7 @@ mod tests {
             Entry::Expiry { due_ms: 256, of: Expiring::Task(id(1)) },
         ];
         for pair in ordered.windows(2) {
-            assert!(pair[0].key() < pair[1].key(), "{pair:?}");
+            assert!(pair[0].key() < pair[1].key() && pair[0] < pair[1], "{pair:?}");
         }
         for entry in &ordered {
             assert_eq!(Entry::parse(&entry.key()).as_ref(), Some(entry));
@@ -478,6 +480,8 @@ mod tests {
             assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target));
             assert!(key.starts_with(UNFINISHED) && unfinished(&key[..2]).is_none());
         }
+        // A name with a zero byte in it was once taken, and could not be written again.
+        assert_eq!((unfinished(b"Ceq\0a\0b"), Entry::parse(b"X\0\0\0\0\0\0\0\x01eq\0a\0b")), (None, None));
         assert!(of_event("q", "ab").starts_with(&of_event("q", "")));
         assert!(!of_event("qu", "ab").starts_with(&of_event("q", "")));
     }

@@ -7,10 +7,12 @@
 //! Refuses networks, threads, clocks and randomness of its own.
 
 pub mod call;
+mod delete;
 mod desk;
 mod error;
 pub mod id;
 pub mod key;
+mod list;
 pub mod machine;
 mod owner;
 pub mod queue;
@@ -26,4 +28,5 @@ mod window;
 pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};
+pub use list::{Filter, Page};
 pub use tasks::{Answer, Ended, Tasks, View};

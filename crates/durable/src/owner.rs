@@ -79,6 +79,8 @@ pub(crate) struct Owner<S: Store> {
     /// When the last id of a task was made, and its count within that millisecond.
     last_made: (Millis, u32),
     pub(crate) queues: BTreeMap<String, Queue>,
+    /// Those of them that are being deleted: nothing new enters them.
+    pub(crate) leaving: BTreeSet<String>,
     pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
     timers: Window<Due>,
     pub(crate) expiries: Expiries,
@@ -109,6 +111,7 @@ impl<S: Store> Owner<S> {
             fences: 0,
             last_made: (0, 0),
             queues: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             lanes: BTreeMap::new(),
             timers: Window::new(),
             expiries: Expiries::new(),
@@ -564,8 +567,9 @@ impl<S: Store> Owner<S> {
         }
     }
 
-    /// The settings of a queue.
+    /// The settings of a queue that something may enter.
     pub(crate) fn queue(&self, name: &str) -> Result<&Queue> {
+        self.not_leaving(name)?;
         self.queues
             .get(name)
             .ok_or_else(|| Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug())))

@@ -40,6 +40,16 @@ impl BucketId {
         BucketId { day: id.made_ms() / DAY_MS, retention_days }
     }
 
+    /// The day of its tasks, since 1970; none if they have outlived theirs.
+    pub(crate) fn day(self) -> Option<u64> {
+        (self.day != KEPT).then_some(self.day)
+    }
+
+    /// The least id that a day can have.
+    pub(crate) fn first_of(day: u64) -> TaskId {
+        TaskId::first(day.saturating_mul(DAY_MS))
+    }
+
     /// Where tasks of this bucket go that outlive it.
     pub(crate) fn kept(self) -> BucketId {
         BucketId { day: KEPT, ..self }
@@ -171,6 +181,11 @@ impl<S: Store> Shelf<S> {
 
     pub(crate) fn bucket(&self, id: BucketId) -> Result<&S::Space> {
         self.buckets.get(&id).ok_or_else(|| Error::new(ErrorKind::Gone, format!("{} is not kept any more", id.name())))
+    }
+
+    /// All buckets, the oldest day first.
+    pub(crate) fn buckets(&self) -> Vec<(BucketId, S::Space)> {
+        self.buckets.iter().map(|(id, space)| (*id, space.clone())).collect()
     }
 
     /// The buckets that a task may be in.
@@ -364,7 +379,7 @@ pub(crate) struct Change {
     pub(crate) added: Vec<key::Entry>,
 }
 
-fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {
+pub(crate) fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the {what} of task {id} is damaged: {e}"))
 }
 

@@ -195,6 +195,17 @@ impl<S: Store> Tasks<S> {
         }
     }
 
+    /// One of several turns under the lock that a call takes, and that wakes nobody. What is seen may be told
+    /// through [`Tasks::reveal`] only.
+    pub(crate) fn locked<T>(&self, turn: impl FnOnce(&mut Owner<S>) -> Result<T>) -> Result<T> {
+        turn(&mut self.shared.owner.lock())
+    }
+
+    /// Something that was read, to be told when everything that is written now is durable.
+    pub(crate) fn reveal<T>(&self, value: Result<T>) -> Answer<S, T> {
+        self.shared.revealing(value, self.shared.store.version())
+    }
+
     /// Spawns tasks, each for itself.
     pub fn spawn(&self, spawns: &[Spawn]) -> Answer<S, Vec<Result<Spawned>>> {
         self.answer(|owner, now_ms| Ok(owner.spawn(spawns, now_ms)))
@@ -251,6 +262,9 @@ impl<S: Store> Tasks<S> {
     pub fn retry(&self, id: TaskId, extra_attempts: u32) -> Answer<S, View> {
         self.answer(|owner, now_ms| {
             owner.check_kept(id)?;
+            // It would wait for ever in a queue that is there no more.
+            let stored = owner.load(id)?;
+            owner.queue(&stored.spec.queue)?;
             owner.run(id, Command::Retry { extra_attempts }, now_ms)?;
             let stored = owner.load(id)?;
             owner.view(stored)
@@ -278,6 +292,17 @@ impl<S: Store> Tasks<S> {
     /// Sets what is set of a queue, making it if there is none.
     pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, ()> {
         self.answer(|owner, now_ms| owner.set_queue(name, queue, now_ms))
+    }
+
+    /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
+    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. A crash
+    /// on the way may leave the queue without some of its events; then it is deleted again.
+    ///
+    /// # Errors
+    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that is
+    /// always there; `Corrupt`, `Io`, `Full`, `Closed`.
+    pub fn delete_queue(&self, name: &str) -> Answer<S, Queue> {
+        self.reveal(self.delete(name))
     }
 
     /// Begins a session of a worker.

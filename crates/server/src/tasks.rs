@@ -38,7 +38,7 @@ pub(crate) async fn route(
     let (gets, puts, posts) = (*method == Method::GET, *method == Method::PUT, *method == Method::POST);
     match route {
         Route::Tasks(_) if posts => json(tasks.spawn(body(app, upload).await?).await),
-        Route::Tasks(_) if gets => Err(not_built("lists of tasks")),
+        Route::Tasks(listing) if gets => json(tasks.list(listing).await),
         Route::Tasks(_) => Err(Refusal::method("GET, POST")),
         Route::Task(id) if gets => json(tasks.task(&id).await),
         Route::Result(id, wait_ms) if gets => json(tasks.result(&id, patience(app, wait_ms)).await),
@@ -47,7 +47,11 @@ pub(crate) async fn route(
         Route::Queues if gets => json(tasks.queues().await),
         Route::Queue(name) if gets => json(tasks.queue(&name).await),
         Route::Queue(name) if puts => json(tasks.set_queue(&name, body(app, upload).await?).await),
-        Route::Queue(_) => Err(Refusal::method("GET, PUT")),
+        Route::Queue(name) if *method == Method::DELETE => json(tasks.delete_queue(&name).await),
+        Route::Queue(_) => Err(Refusal::method("GET, PUT, DELETE")),
+        Route::Events(queue, listing) if gets => json(tasks.events(&queue, listing).await),
+        Route::Events(queue, _) if posts => json(tasks.emit(&queue, body(app, upload).await?).await),
+        Route::Events(..) => Err(Refusal::method("GET, POST")),
         Route::Event(queue, name) if gets => json(tasks.event(&queue, &name).await),
         Route::Workers if gets => json(Ok(tasks.workers().await)),
         Route::Task(_)
@@ -62,7 +66,6 @@ pub(crate) async fn route(
         | Route::Retry(_)
         | Route::Pause(_)
         | Route::Resume(_)
-        | Route::Events(_)
         | Route::Hello
         | Route::Poll
         | Route::Beat
@@ -77,7 +80,6 @@ pub(crate) async fn route(
         Route::Retry(id) => json(tasks.retry(&id, body(app, upload).await?).await),
         Route::Pause(name) => json(tasks.pause(&name, true).await),
         Route::Resume(name) => json(tasks.pause(&name, false).await),
-        Route::Events(queue) => json(tasks.emit(&queue, body(app, upload).await?).await),
         Route::Hello => json(tasks.hello(body(app, upload).await?).await),
         Route::Poll => {
             let request: wire::Poll = body(app, upload).await?;

@@ -6,6 +6,7 @@
 //! when the caller's future `until` does.
 
 mod from_wire;
+mod lists;
 mod refused;
 mod to_wire;
 

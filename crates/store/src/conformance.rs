@@ -19,9 +19,10 @@ use crate::{Batch, ErrorKind, Store, Version};
 /// # Panics
 /// If the store does not keep the contract.
 pub fn check<S: Store>(store: &S) -> usize {
-    let checks: [fn(&S); 9] = [
+    let checks: [fn(&S); 10] = [
         reads_see_what_is_written,
         scans_are_ordered_and_of_one_moment,
+        scans_from_behind_show_the_same,
         spaces_are_apart_and_batches_span_them,
         preconditions_are_decided_in_order,
         a_refused_batch_harms_nobody,
@@ -42,6 +43,17 @@ fn content<S: Store>(store: &S, space: &S::Space, start: &[u8], end: Option<&[u8
     let mut content = Vec::new();
     store
         .scan(space, start, end, |key, value| {
+            content.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .expect("a scan");
+    content
+}
+
+fn content_back<S: Store>(store: &S, space: &S::Space, start: &[u8], end: Option<&[u8]>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut content = Vec::new();
+    store
+        .scan_back(space, start, end, |key, value| {
             content.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         })
@@ -110,6 +122,40 @@ fn scans_are_ordered_and_of_one_moment<S: Store>(store: &S) {
     };
     store.scan(&space, b"", None, visit).expect("a scan");
     assert_eq!(seen.len(), 8, "of one moment: {seen:?}");
+}
+
+fn scans_from_behind_show_the_same<S: Store>(store: &S) {
+    let space = store.space("conformance scans from behind").expect("a space");
+    assert_eq!(content_back(store, &space, b"", None), []);
+    let keys: [&[u8]; 7] = [b"\0", b"a", b"a\0", b"ab", b"b", b"\xff", b"\xff\xff"];
+    for key in keys {
+        put(store, &space, &[(key, b"old"), (key, key)]);
+    }
+    let bounds: [Option<&[u8]>; 6] = [Some(b"a"), Some(b"a\0"), Some(b"aa"), Some(b"b"), Some(b"\xff\xff"), None];
+    for start in [&b""[..], b"a", b"aa", b"\xff"] {
+        for end in bounds.into_iter().filter(|end| end.is_none_or(|end| end >= start)) {
+            let mut forward = content(store, &space, start, end);
+            forward.reverse();
+            assert_eq!(content_back(store, &space, start, end), forward, "{start:?} to {end:?}");
+        }
+    }
+    let mut seen = Vec::new();
+    let visit = |key: &[u8], _: &[u8]| {
+        // What is written meanwhile is not seen.
+        put(store, &space, &[(b"aaa", b"late")]);
+        seen.push(key.to_vec());
+        if seen.len() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    store.scan_back(&space, b"", None, visit).expect("a scan");
+    assert_eq!(seen, [keys[6], keys[5], keys[4], keys[3]], "of one moment, and a visitor can break");
+    let mut rest = Vec::new();
+    let visit = |key: &[u8], _: &[u8]| {
+        put(store, &space, &[(b"a\0\0", b"late")]);
+        rest.push(key.to_vec());
+        ControlFlow::Continue(())
+    };
+    store.scan_back(&space, b"", Some(b"ab"), visit).expect("a scan");
+    assert_eq!(rest, [&b"aaa"[..], keys[2], keys[1], keys[0]], "of one moment");
 }
 
 fn spaces_are_apart_and_batches_span_them<S: Store>(store: &S) {
@@ -271,6 +317,8 @@ fn a_random_life_equals_a_map<S: Store>(store: &S) {
         if round % 20 == 0 {
             let found: BTreeMap<_, _> = content(store, &space, b"", None).into_iter().collect();
             assert_eq!(found, model, "round {round}");
+            let back = content_back(store, &space, b"", None);
+            assert!(back.into_iter().eq(model.clone().into_iter().rev()), "round {round}, from behind");
         }
     }
 }

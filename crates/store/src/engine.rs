@@ -37,14 +37,31 @@ impl Store for Db {
         end: Option<&[u8]>,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
-        let range = (Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded));
-        let mut cursor = space.latest(Visibility::Applied).cursor_range::<&[u8]>(range)?;
+        let mut cursor = space.latest(Visibility::Applied).cursor_range::<&[u8]>(range(start, end))?;
         cursor.seek_to_first()?;
         while let Some((key, value)) = cursor.entry() {
             if visit(key, value).is_break() {
                 break;
             }
             cursor.next()?;
+        }
+        Ok(())
+    }
+
+    fn scan_back(
+        &self,
+        space: &Keyspace,
+        start: &[u8],
+        end: Option<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut cursor = space.latest(Visibility::Applied).cursor_range::<&[u8]>(range(start, end))?;
+        cursor.seek_to_last()?;
+        while let Some((key, value)) = cursor.entry() {
+            if visit(key, value).is_break() {
+                break;
+            }
+            cursor.prev()?;
         }
         Ok(())
     }
@@ -64,6 +81,10 @@ impl Store for Db {
     fn version(&self) -> Version {
         Version(self.default_keyspace().latest(Visibility::Applied).seq().0)
     }
+}
+
+fn range<'a>(start: &'a [u8], end: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    (Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded))
 }
 
 /// A ticket of the engine.

@@ -62,6 +62,18 @@ pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
         visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()>;
 
+    /// The same from behind: keys before `end`, the last first, down to and with `start`.
+    ///
+    /// # Errors
+    /// As of [`Store::scan`].
+    fn scan_back(
+        &self,
+        space: &Self::Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()>;
+
     /// An empty batch.
     fn batch(&self) -> Self::Batch;
 

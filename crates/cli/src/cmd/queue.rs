@@ -1,39 +1,47 @@
-//! `cairn queue`, `cairn event` and `cairn worker`: what stands around the tasks of a server.
+//! `cairn queue`: the queues that tasks stand in.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use cairn_client::wire::{Each, Emit, Queue, QueueRequest};
+use cairn_client::wire::{Queue, QueueRequest};
 use clap::{Args, Subcommand};
 
-use crate::cmd::task::{Session, json_text, json_value};
 use crate::failure::Failure;
 use crate::output::{self, Lines};
+use crate::session::{Session, json_text};
+use crate::table::aligned;
 use crate::target::ServerArgs;
+use crate::text::{self, plain};
+use crate::when;
 
-/// List, make, pause and resume the queues of a server
+/// List, make, change, pause, resume and delete the queues of a server
 #[derive(Args)]
 pub(crate) struct Queues {
     #[command(subcommand)]
-    command: QueueCommand,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum QueueCommand {
+enum Command {
     /// List all queues
     List(Plain),
+    /// Show a queue
+    Show(Named),
     /// Make a queue, or change what is set of it
-    Set(SetQueue),
+    Set(Set),
     /// Hand out no more of its tasks; those that run go on
     Pause(Named),
     /// Hand out its tasks again
     Resume(Named),
+    /// Delete a queue and its events, once all its tasks have ended; those are kept as long as they would have been
+    Delete(Named),
 }
 
 #[derive(Args)]
 struct Plain {
     #[command(flatten)]
     server: ServerArgs,
-    /// Print JSON
+    /// Print a JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -50,160 +58,94 @@ struct Named {
 }
 
 #[derive(Args)]
-struct SetQueue {
+struct Set {
     /// The queue
     name: String,
     /// How long a task is kept that has ended
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// How long an event is kept, such as 720h
+    #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
+    event_ttl: Option<Duration>,
+    /// So many of its tasks may be queued; beyond that a spawn is refused
+    #[arg(long, value_name = "N")]
+    max_waiting: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn told(queue: &Queue, json: bool) -> Result<String, Failure> {
-    if json {
-        return json_text(queue);
-    }
-    Ok(format!("{}: {}, keeps what has ended for {} days", queue.name, queue.status, queue.retention_days))
 }
 
 impl Queues {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let (queues, json) = match self.command {
-            QueueCommand::List(command) => {
-                let session = Session::open(&command.server)?;
-                (session.call(async |client| client.queues().await)?, command.json)
-            }
-            QueueCommand::Set(command) => {
-                let session = Session::open(&command.server)?;
-                let request = QueueRequest { retention_days: command.retention_days, ..QueueRequest::default() };
-                let queue = session.call(async |client| client.set_queue(&command.name, &request).await)?;
-                (vec![queue], command.json)
-            }
-            QueueCommand::Pause(command) => pause(&command, true)?,
-            QueueCommand::Resume(command) => pause(&command, false)?,
-        };
-        let mut lines = Lines::new();
-        for queue in &queues {
-            lines.text(&told(queue, json)?)?;
-        }
-        lines.finish()?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn pause(command: &Named, paused: bool) -> Result<(Vec<Queue>, bool), Failure> {
-    let session = Session::open(&command.server)?;
-    Ok((vec![session.call(async |client| client.pause_queue(&command.name, paused).await)?], command.json))
-}
-
-/// Emit events that tasks wait for, and look at them
-#[derive(Args)]
-pub(crate) struct Events {
-    #[command(subcommand)]
-    command: EventCommand,
-}
-
-#[derive(Subcommand)]
-enum EventCommand {
-    /// Emit an event: the first payload of a name stays, for all who wait for it now or later
-    Emit(EmitEvent),
-    /// Print the payload of an event
-    Show(ShowEvent),
-}
-
-#[derive(Args)]
-struct EmitEvent {
-    /// The event
-    name: String,
-    /// What with, as JSON
-    #[arg(default_value = "null")]
-    payload: String,
-    /// The queue
-    #[arg(long, default_value = "default")]
-    queue: String,
-    #[command(flatten)]
-    server: ServerArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct ShowEvent {
-    /// The event
-    name: String,
-    /// The queue
-    #[arg(long, default_value = "default")]
-    queue: String,
-    #[command(flatten)]
-    server: ServerArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl Events {
-    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         match self.command {
-            EventCommand::Emit(command) => {
-                let session = Session::open(&command.server)?;
-                let emit = Emit { name: command.name, payload: json_value("the payload", &command.payload)? };
-                match session.call(async |client| client.emit(&command.queue, emit).await)? {
-                    Each::Done(emitted) if command.json => output::line(&json_text(&emitted)?)?,
-                    Each::Done(emitted) if emitted.created => output::line("emitted")?,
-                    Each::Done(_) => output::line("there was one before; that one stands")?,
-                    Each::Refused(error) => return Err(Failure::new(error.message().to_owned())),
-                }
-            }
-            EventCommand::Show(command) => {
-                let session = Session::open(&command.server)?;
-                let event = session.call(async |client| client.event(&command.queue, &command.name).await)?;
-                output::line(&if command.json { json_text(&event)? } else { event.payload.get().to_owned() })?;
-            }
+            Command::List(command) => command.run(),
+            Command::Show(command) => command.run(async |client, name| client.queue(name).await),
+            Command::Set(command) => command.run(),
+            Command::Pause(command) => command.run(async |client, name| client.pause_queue(name, true).await),
+            Command::Resume(command) => command.run(async |client, name| client.pause_queue(name, false).await),
+            Command::Delete(command) => command.delete(),
         }
+    }
+}
+
+impl Plain {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let session = Session::open(&self.server)?;
+        let queues = session.call(async |client| client.queues().await)?;
+        print(&queues, self.json)
+    }
+}
+
+impl Named {
+    fn run(
+        self,
+        call: impl AsyncFnOnce(&cairn_client::Client, &str) -> Result<Queue, cairn_client::Error>,
+    ) -> Result<ExitCode, Failure> {
+        let session = Session::open(&self.server)?;
+        let queue = session.call(async |client| call(client, &self.name).await)?;
+        print(&[queue], self.json)
+    }
+
+    fn delete(self) -> Result<ExitCode, Failure> {
+        let session = Session::open(&self.server)?;
+        let queue = session.call(async |client| client.delete_queue(&self.name).await)?;
+        output::line(&if self.json { json_text(&queue)? } else { format!("deleted {}", plain(&queue.name)) })?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// List the workers of a server
-#[derive(Args)]
-pub(crate) struct Workers {
-    #[command(subcommand)]
-    command: WorkerCommand,
-}
-
-#[derive(Subcommand)]
-enum WorkerCommand {
-    /// List the workers that are there, with what they hold
-    List(Plain),
-}
-
-impl Workers {
-    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let WorkerCommand::List(command) = self.command;
-        let session = Session::open(&command.server)?;
-        let workers = session.call(async |client| client.workers().await)?;
-        let mut lines = Lines::new();
-        for worker in &workers {
-            lines.text(&if command.json {
-                json_text(worker)?
-            } else {
-                let (tasks, queues) = (worker.tasks.join(", "), worker.queues.join(", "));
-                let (held, slots, silent_ms) = (worker.held.len(), worker.slots, worker.silent_ms);
-                format!(
-                    "{}: {tasks} from {queues}; {held} of {slots} slots taken; heard of {silent_ms} ms ago",
-                    worker.name
-                )
-            })?;
-        }
-        if workers.is_empty() && !command.json {
-            lines.text("no worker is there")?;
-        }
-        lines.finish()?;
-        Ok(ExitCode::SUCCESS)
+impl Set {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let session = Session::open(&self.server)?;
+        let event_ttl_ms = self.event_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let Set { retention_days, max_waiting, .. } = self;
+        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting };
+        let queue = session.call(async |client| client.set_queue(&self.name, &request).await)?;
+        print(&[queue], self.json)
     }
+}
+
+/// Queues, for people in columns.
+fn print(queues: &[Queue], json: bool) -> Result<ExitCode, Failure> {
+    let mut lines = Lines::new();
+    if json {
+        queues.iter().try_for_each(|queue| lines.text(&json_text(queue)?))?;
+    } else {
+        table(queues).iter().try_for_each(|line| lines.text(line))?;
+    }
+    lines.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(queues: &[Queue]) -> Vec<String> {
+    let head = ["NAME", "STATUS", "KEEPS TASKS", "KEEPS EVENTS", "MAY QUEUE"].map(str::to_owned).to_vec();
+    let row = |queue: &Queue| {
+        let kept = format!("{} d", queue.retention_days);
+        let may_queue = queue.max_waiting.map_or_else(|| "any".to_owned(), |max| max.to_string());
+        vec![plain(&queue.name), queue.status.clone(), kept, when::span(queue.event_ttl_ms), may_queue]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(queues.iter().map(row)).collect();
+    aligned(&rows, &[])
 }

@@ -10,7 +10,6 @@ use cairn_env::Env;
 use cairn_server::{Server, ServerConfig};
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::output;
@@ -149,7 +148,7 @@ impl Serve {
         let db = Db::open_in(&env, &self.dir, options)?;
         target::runtime()?
             .block_on(async {
-                let stop = stop_signal()?;
+                let stop = target::stop_signal()?;
                 let server = Server::bind(config, db).await?;
                 output::line(&format!("listening on http://{}", server.local_addr()))?;
                 Ok(server.run(stop).await?)
@@ -164,19 +163,6 @@ fn open_files_max() -> usize {
     let raised = Rlimit { current: limit.maximum, ..limit };
     let current = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { limit.current };
     current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
-}
-
-/// Done when the process is told to stop, by SIGTERM or Ctrl-C.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// The least the engine works with.

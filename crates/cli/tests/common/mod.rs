@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod fake;
+pub mod serving;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,0 +1,104 @@
+//! What a task is about to do, in words: for the commands that show tasks to people.
+
+use cairn_client::wire::{Failure, Reason, Task};
+
+use crate::text::{plain, shortened};
+use crate::when;
+
+/// A message is cut at so many bytes where it shares its line.
+const MESSAGE_BYTES_MAX: usize = 120;
+
+/// Whether a task in this state may still change by itself.
+pub(crate) fn is_open(status: &str) -> bool {
+    !matches!(status, "completed" | "failed" | "cancelled")
+}
+
+/// What a task waits for, as the rest of the sentence "it waits".
+pub(crate) fn waits(task: &Task, reason: &Reason, now_ms: u64) -> String {
+    let name = plain(reason.name.as_deref().unwrap_or_default());
+    let (queue, own) = (plain(&task.queue), plain(&task.name));
+    let until = |before: &str| {
+        reason.until_ms.map_or_else(String::new, |until_ms| format!("{before}{}", when::from_now(until_ms, now_ms)))
+    };
+    let at_most = until("; it gives up ");
+    match reason.kind.as_str() {
+        "due" if task.attempt > 1 => format!("for its next attempt{}", until(", ")),
+        "due" => format!("for the time that it was spawned for{}", until(", ")),
+        "timer" => format!("for its sleep to end{}", until(", ")),
+        "event" => format!("for the event {name}{at_most}"),
+        "task" => format!("for the end of task {name}{at_most}"),
+        "promise" => format!("for the promise {name}{at_most}"),
+        "limit" => format!("for its turn: as many as allowed run under the limit {name}"),
+        "rate" => format!("for its turn: queue {queue} has started as many as its rate allows{}", until("; again ")),
+        "queue_paused" => format!("for queue {queue}, which is paused: cairn queue resume {queue}"),
+        "no_worker" => format!("for a worker: none that is there takes {own} from queue {queue}"),
+        other => format!("for {} {name}{at_most}", plain(other)),
+    }
+}
+
+/// A failure on one line.
+pub(crate) fn failure(failure: &Failure) -> String {
+    let message = shortened(failure.message.as_bytes(), MESSAGE_BYTES_MAX);
+    match (failure.kind.as_str(), failure.message.as_str()) {
+        ("cancelled", _) => message.to_string(),
+        (kind, "") => plain(kind),
+        (kind, _) => format!("{}: {message}", plain(kind)),
+    }
+}
+
+/// Why a task is as it is, on one line: what it waits for, how it failed, how long it took.
+pub(crate) fn why(task: &Task, now_ms: u64) -> String {
+    match (task.status.as_str(), task.waiting.as_slice(), &task.failure) {
+        (_, _, Some(of_task)) => failure(of_task),
+        ("completed", _, _) => {
+            let took = task.ended_at_ms.map(|ended| when::span(ended.saturating_sub(task.created_at_ms)));
+            took.map_or_else(String::new, |took| format!("took {took}"))
+        }
+        ("queued", [], _) => "for a free slot of a worker".to_owned(),
+        (_, [], _) => String::new(),
+        (_, [reason], _) => waits(task, reason, now_ms),
+        (_, [reason, more @ ..], _) => format!("{}, or {} more", waits(task, reason, now_ms), more.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(attempt: u32, status: &str, waiting: &str) -> Task {
+        let text = format!(
+            r#"{{"id": "T", "queue": "mail", "name": "order", "status": "{status}", "run_id": "R", "attempt": {attempt},
+            "max_attempts": 5, "lost": 0, "input": 1, "headers": {{}}, "created_at_ms": 1000, "waiting": [{waiting}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn every_reason_is_a_sentence() {
+        for (reason, words) in [
+            (r#"{"kind": "due", "until_ms": 65000}"#, "for the time that it was spawned for, in 1 m"),
+            (r#"{"kind": "timer", "key": "nap", "until_ms": 8000}"#, "for its sleep to end, in 3 s"),
+            (r#"{"kind": "event", "key": "k", "name": "packed:1\u001b[2J"}"#, "for the event packed:1\\u{1b}[2J"),
+            (r#"{"kind": "event", "name": "e", "until_ms": 8000}"#, "for the event e; it gives up in 3 s"),
+            (r#"{"kind": "task", "name": "C"}"#, "for the end of task C"),
+            (r#"{"kind": "promise", "name": "p", "until_ms": 8000}"#, "for the promise p; it gives up in 3 s"),
+            (r#"{"kind": "limit", "name": "gpu"}"#, "for its turn: as many as allowed run under the limit gpu"),
+            (
+                r#"{"kind": "rate", "until_ms": 8000}"#,
+                "for its turn: queue mail has started as many as its rate allows; again in 3 s",
+            ),
+            (r#"{"kind": "queue_paused"}"#, "for queue mail, which is paused: cairn queue resume mail"),
+            (r#"{"kind": "no_worker"}"#, "for a worker: none that is there takes order from queue mail"),
+            (r#"{"kind": "moon", "name": "full"}"#, "for moon full"),
+        ] {
+            let task = task(1, "waiting", reason);
+            assert_eq!(why(&task, 5_000), words);
+        }
+        let again = task(2, "queued", r#"{"kind": "due", "until_ms": 8000}"#);
+        assert_eq!(why(&again, 5_000), "for its next attempt, in 3 s");
+        let two = task(1, "waiting", r#"{"kind": "event", "name": "e"}, {"kind": "timer", "until_ms": 8000}"#);
+        assert_eq!(why(&two, 5_000), "for the event e, or 1 more");
+        assert_eq!(why(&task(1, "queued", ""), 5_000), "for a free slot of a worker");
+        assert_eq!(why(&task(1, "running", ""), 5_000), "");
+    }
+}

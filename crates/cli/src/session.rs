@@ -1,0 +1,43 @@
+//! A server as the commands about tasks use it, and the JSON that they say and are told.
+
+use cairn_client::{Client, Error};
+use cairn_env::Env;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::runtime::Runtime;
+
+use crate::failure::Failure;
+use crate::target::{self, ServerArgs};
+
+/// A server, and what waits for its answers.
+pub(crate) struct Session {
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Session {
+    pub(crate) fn open(server: &ServerArgs) -> Result<Session, Failure> {
+        let address = server.address(&Env::real())?;
+        Ok(Session { client: Client::new(&address.url, address.token.as_deref())?, runtime: target::runtime()? })
+    }
+
+    /// Runs something that makes many calls, and may fail otherwise too.
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.runtime.block_on(work(&self.client))
+    }
+
+    /// Makes one call.
+    pub(crate) fn call<T>(&self, call: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, Failure> {
+        Ok(self.runtime.block_on(call(&self.client))?)
+    }
+}
+
+/// A value as JSON on one line.
+pub(crate) fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|e| Failure::new(format!("cannot write JSON: {e}")))
+}
+
+/// JSON that somebody wrote on the command line.
+pub(crate) fn json_value(what: &str, text: &str) -> Result<Box<RawValue>, Failure> {
+    serde_json::from_str(text).map_err(|e| Failure::new(format!("{what} is not JSON: {e}; write a text as '\"text\"'")))
+}
