@@ -83,6 +83,17 @@ impl Server {
         kib.map(|kib| kib << 10).ok_or_else(|| format!("{file} has no VmRSS"))
     }
 
+    /// Seconds of processor time that it has used.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64, String> {
+        let file = format!("/proc/{}/stat", self.child.id());
+        let stat = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+        // Behind the name in brackets, which may hold anything; in hundredths of a second on every Linux.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok());
+        let (user, system) = ticks(11).zip(ticks(12)).ok_or_else(|| format!("{file} has no times"))?;
+        Ok(f64::from(user + system) / 100.0)
+    }
+
     /// SIGKILL. It must have lived until then.
     pub(crate) fn kill(mut self) -> Result<(), String> {
         self.must_live()?;

@@ -72,6 +72,15 @@ pub struct Answer<S: Store, T> {
 }
 
 impl<S: Store, T> Answer<S, T> {
+    /// Makes durable on this thread what the answer waits for, if no other thread is at it. For who may block for a
+    /// sync, and awaits the answer then: nothing is handed from thread to thread.
+    pub fn help(self) -> Answer<S, T> {
+        if let Some(durable) = &self.durable {
+            S::help(durable);
+        }
+        self
+    }
+
     fn failed(e: Error) -> Answer<S, T> {
         Answer { value: Some(Err(e)), durable: None }
     }

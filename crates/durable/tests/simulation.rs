@@ -200,7 +200,9 @@ impl Worker<'_> {
         let mut first = None;
         for _ in 0..=u64::from(twice) {
             let free = self.random.index(2);
-            let ack = match block_on(self.env, self.tasks.ops(self.session, vec![op()], free)) {
+            let answer = self.tasks.ops(self.session, vec![op()], free);
+            let answer = if self.random.one_in(2) { answer.help() } else { answer };
+            let ack = match block_on(self.env, answer) {
                 Ok(mut told) => {
                     self.next.append(&mut told.work);
                     told.acks.remove(0)

@@ -21,7 +21,7 @@
 //!    and gone with it as far as it wrote there, or wholly after it, and refused.
 //!
 //! Who leads: a caller that waits does it itself, without a change of thread; for batches that
-//! nobody waits for (`submit`), the append and the sync thread do. Who drops a keyspace leads too, and
+//! nobody waits for (`submit`, `durable`), the append and the sync thread do, or who helps. Who drops a keyspace leads too, and
 //! goes before every group that is not begun: writers without pause cannot keep it waiting.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -70,6 +70,12 @@ struct Unsynced {
     /// A sync that began later covers it: nothing more is merged into it, or that sync would end
     /// before its end, and so would every later one while writes go on.
     covered: bool,
+}
+
+impl Unsynced {
+    fn holds(&self, ticket: &TicketCell) -> bool {
+        self.tickets.iter().any(|(promise, _)| std::ptr::eq(&*promise.0, ticket))
+    }
 }
 
 /// The queues of both stages.
@@ -317,6 +323,18 @@ impl Core {
             self.sync_wanted.notify_one();
         }
         Ok(cell)
+    }
+
+    /// Syncs for a ticket if nobody does. The thread that syncs what nobody waits for may have been woken; it finds
+    /// nothing left to do.
+    pub(crate) fn help(&self, ticket: &TicketCell) {
+        let mut state = self.commit.lock();
+        let appended = state.unsynced.iter().any(|unsynced| unsynced.holds(ticket));
+        if appended && !state.syncing && state.failed.is_none() {
+            state.begin_sync();
+            drop(state);
+            self.sync_log();
+        }
     }
 
     /// Makes everything up to `seq` durable. The caller knows that it is applied.

@@ -35,6 +35,12 @@ impl Ticket {
     pub fn wait(self) -> Result<Commit> {
         self.core.wait_for(&self.cell, self.durability)
     }
+
+    /// Syncs on this thread, if that is all that the ticket waits for and no other thread is at it. For who may
+    /// block and then awaits the ticket elsewhere: a lone write is not handed from thread to thread.
+    pub fn help(&self) {
+        self.core.help(&self.cell);
+    }
 }
 
 impl Future for Ticket {

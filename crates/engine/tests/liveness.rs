@@ -269,7 +269,7 @@ fn block_on<F: Future>(env: &Env, future: F) -> F::Output {
 }
 
 /// A batch is written without waiting for its sync; its ticket, taken afterwards, resolves when a power cut
-/// cannot take it any more, whether somebody waits for it or polls it.
+/// cannot take it any more, whether somebody waits for it, polls it, or helps before.
 #[test]
 fn what_is_applied_has_a_ticket_that_resolves_once_it_is_durable() {
     let mut schedules = 0;
@@ -288,6 +288,9 @@ fn what_is_applied_has_a_ticket_that_resolves_once_it_is_durable() {
                         batch.put(&db.default_keyspace(), &[name, round], b"v");
                         let seq = db.write(batch, Durability::Buffered).unwrap().seq;
                         let ticket = db.durable(seq).unwrap();
+                        if name == 1 {
+                            ticket.help();
+                        }
                         let commit = if name == 0 { ticket.wait() } else { block_on(&env, ticket) };
                         assert_eq!(commit.unwrap().seq, seq);
                         assert!(db.snapshot_at(Visibility::Durable).seq() >= seq);

@@ -75,7 +75,7 @@ impl<S: Store, P: Place> Service<S, P> {
         call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
     ) -> Result<T, Refused> {
         let tasks = self.tasks.clone();
-        let answer = self.place.run(move || call(&tasks)).await?;
+        let answer = self.place.run(move || call(&tasks).help()).await?;
         Ok(answer.await?)
     }
 

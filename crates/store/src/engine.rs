@@ -78,6 +78,10 @@ impl Store for Db {
         Db::durable(self, SeqNo(version.0)).map(Durable)
     }
 
+    fn help(durable: &Durable) {
+        durable.0.help();
+    }
+
     fn version(&self) -> Version {
         Version(self.default_keyspace().latest(Visibility::Applied).seq().0)
     }

@@ -93,6 +93,10 @@ pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// after it is opened again.
     fn durable(&self, version: Version) -> Result<Self::Durable>;
 
+    /// Does on this thread what a ticket waits for, if no other thread is at it; may block for one sync. A ticket
+    /// resolves whether or not anybody helps.
+    fn help(durable: &Self::Durable);
+
     /// The version of what a read would see now.
     fn version(&self) -> Version;
 }

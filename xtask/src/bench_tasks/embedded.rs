@@ -77,18 +77,18 @@ impl Embedded {
     }
 
     pub(crate) fn spawn(&self, spawns: &[Spawn]) -> Result<()> {
-        let spawned = block_on(self.tasks.spawn(spawns)).map_err(told)?;
+        let spawned = block_on(self.tasks.spawn(spawns).help()).map_err(told)?;
         spawned.into_iter().try_for_each(|spawned| spawned.map(drop).map_err(told))
     }
 
     pub(crate) fn take(&self, session: SessionId) -> Result<Work> {
-        let (mut work, _) = block_on(self.tasks.take(session, 1)).map_err(told)?;
+        let (mut work, _) = block_on(self.tasks.take(session, 1).help()).map_err(told)?;
         work.pop().ok_or_else(|| "there is no work".to_owned())
     }
 
     pub(crate) fn op(&self, session: SessionId, work: &Work, what: OpKind) -> Result<()> {
         let op = Op { task: work.id, fence: work.fence, what };
-        let answer = block_on(self.tasks.ops(session, vec![op], 0)).map_err(told)?;
+        let answer = block_on(self.tasks.ops(session, vec![op], 0).help()).map_err(told)?;
         answer.acks.into_iter().try_for_each(|ack| ack.map(drop).map_err(told))
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn empty(bench: &Bench) -> Result<Vec<Figure>> {
     let rate = run.done.tasks as f64 / run.seconds;
     Ok(vec![
         run.figure("rate", rate, "/s").at_least(10_000.0),
+        run.figure("the server's processor time", run.cpu_seconds * 1e6 / run.done.tasks as f64, "us/task"),
         run.figure("syncs", run.syncs as f64 / run.done.tasks as f64, "/task"),
         run.figure("log", run.log_bytes as f64 / run.done.tasks as f64, "B/task"),
     ])
@@ -45,6 +46,7 @@ pub(crate) fn steps(bench: &Bench) -> Result<Vec<Figure>> {
     let figure = run.figure("steps", rate, "/s");
     Ok(vec![
         if possible >= 40_000.0 { figure.at_least(20_000.0) } else { figure },
+        run.figure("the server's processor time", run.cpu_seconds * 1e6 / run.done.steps as f64, "us/step"),
         run.figure("syncs", run.syncs as f64 / run.done.steps as f64, "/step"),
     ])
 }
@@ -55,6 +57,7 @@ struct Run {
     settings: String,
     done: Done,
     seconds: f64,
+    cpu_seconds: f64,
     syncs: u64,
     log_bytes: u64,
 }
@@ -73,8 +76,9 @@ fn flight(bench: &Bench, workload: &'static str, steps: u32) -> Result<Run> {
     let (waiting, _) = spawn_all(&address, bench.time, tasks_max)?;
     let mut client = Client::open(&address)?;
     let (syncs, log_bytes) = (client.stat("log_syncs_count")?, client.stat("log_bytes")?);
-    let until = Instant::now() + bench.time;
+    let cpu_seconds = server.cpu_seconds()?;
     let began = Instant::now();
+    let until = began + bench.time;
     let workers: Vec<_> = (0..WORKERS)
         .map(|_| {
             let address = address.clone();
@@ -87,13 +91,14 @@ fn flight(bench: &Bench, workload: &'static str, steps: u32) -> Result<Run> {
         done = Done { steps: done.steps + part.steps, tasks: done.tasks + part.tasks };
     }
     let seconds = began.elapsed().as_secs_f64();
+    let cpu_seconds = server.cpu_seconds()? - cpu_seconds;
     let (syncs, log_bytes) = (client.stat("log_syncs_count")? - syncs, client.stat("log_bytes")? - log_bytes);
     server.stop()?;
     let settings = format!(
         "{WORKERS} workers of {SLOTS} slots, a call tells of all {SLOTS}; {waiting} waiting at first; values {VALUE}; {} done in {seconds:.1} s",
         done.tasks
     );
-    Ok(Run { workload, settings, done, seconds, syncs, log_bytes })
+    Ok(Run { workload, settings, done, seconds, cpu_seconds, syncs, log_bytes })
 }
 
 /// Works until there is nothing left or the time is over. All that it holds are equally far.
@@ -118,13 +123,16 @@ pub(crate) fn spawns(bench: &Bench) -> Result<Vec<Figure>> {
     let address = server.address();
     let mut client = Client::open(&address)?;
     let (syncs, log_bytes) = (client.stat("log_syncs_count")?, client.stat("log_bytes")?);
+    let cpu_seconds = server.cpu_seconds()?;
     let (count, took) = spawn_all(&address, bench.time, usize::MAX)?;
+    let cpu_seconds = server.cpu_seconds()? - cpu_seconds;
     let (syncs, log_bytes) = (client.stat("log_syncs_count")? - syncs, client.stat("log_bytes")? - log_bytes);
     server.stop()?;
     let settings = format!("{SPAWNERS} connections, {BATCH} tasks by a call; input {VALUE}; {count} spawned");
     let figure = |name: &str, value: f64, unit| Figure::new("spawns", &settings, name, value, unit);
     Ok(vec![
         figure("rate", count as f64 / took.as_secs_f64(), "/s").at_least(50_000.0),
+        figure("the server's processor time", cpu_seconds * 1e6 / count as f64, "us/task"),
         figure("syncs", syncs as f64 / count as f64, "/task"),
         figure("log", log_bytes as f64 / count as f64, "B/task"),
     ])
