@@ -256,9 +256,9 @@ class Replay(RunCase):
 
         with self.assertRaises(Unwind):
             await self.play(code)
-        self.assertEqual(self.host.sent[-1]["waits"], [{"key": "a/retry:1", "kind": "timer", "until_ms": 1_060_000}])
+        self.assertEqual(self.host.sent[-1]["waits"], [{"key": "a/retry:1.1", "kind": "timer", "until_ms": 1_060_000}])
         with self.assertRaises(errors.StepFailed):
-            await self.play(code, step("a/retry:1", kind="timer", outcome="value"))
+            await self.play(code, step("a/retry:1.1", kind="timer", outcome="value"))
         self.assertEqual(len(ran), 2)
 
     async def test_fatal_ends_the_attempts(self) -> None:

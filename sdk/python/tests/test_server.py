@@ -238,6 +238,28 @@ class Steps(ServerCase):
             self.assertEqual(await (await self.app.spawn(load, None)).result(timeout=20), 8 * 300_001)
         self.assertEqual(ran, list(range(8)))
 
+    async def test_a_failed_step_behind_the_first_page_is_tried_anew_too(self) -> None:
+        """Pages show what earlier attempts have recorded, so its failures were taken for this attempt's own."""
+        ran: list[int] = []
+
+        def fail_at_first() -> str:
+            ran.append(1)
+            if len(ran) == 1:
+                raise ValueError
+            return "done"
+
+        @self.app.task(retry=Retry.none())
+        async def load(ctx: Context, _: None) -> str:
+            for _n in range(5):
+                await ctx.step("s", lambda: "x" * 300_000)
+            try:
+                return await ctx.step("t", fail_at_first, max_attempts=1)
+            except cairn.StepFailed as failed:
+                raise ValueError from failed
+
+        async with self.app.worker():
+            self.assertEqual(await (await self.app.spawn(load, None)).result(timeout=20), "done")
+
     async def test_a_step_in_two_halves(self) -> None:
         ran: list[int] = []
 
@@ -258,7 +280,7 @@ class Steps(ServerCase):
             self.assertEqual(await (await self.app.spawn(loop, None)).result(timeout=10), [0, 1, 4])
         self.assertEqual(ran, [0, 1, 2])
 
-    async def test_a_step_tries_again_by_itself_and_its_last_failure_stays(self) -> None:
+    async def test_a_step_that_failed_for_good_is_tried_anew_by_the_next_attempt(self) -> None:
         ran: list[int] = []
 
         def fail() -> None:
@@ -270,6 +292,7 @@ class Steps(ServerCase):
             try:
                 await ctx.step("s", fail, retry=Retry.fixed(60), max_attempts=2)
             except cairn.StepFailed as failed:
+                await ctx.sleep(60)
                 if ctx.attempt == 1:
                     raise ValueError from failed
                 return failed.failure.message
@@ -277,10 +300,12 @@ class Steps(ServerCase):
 
         async with self.app.worker():
             handle = await self.app.spawn(cope, None)
-            await self.until(handle.status, "waiting")
-            await self.clock.advance(61)
+            for tries in (1, 2, 3):  # the pause and the sleep of the first attempt, the pause of the second
+                await self.until(lambda: asyncio.sleep(0, len(ran)), tries)
+                await self.until(handle.status, "waiting")
+                await self.clock.advance(61)
             self.assertEqual(await handle.result(timeout=10), "no")
-        self.assertEqual(len(ran), 2)
+        self.assertEqual(len(ran), 4)
 
     async def test_a_step_has_its_time(self) -> None:
         @self.app.task(max_attempts=1)

@@ -18,7 +18,7 @@ from . import wire
 from .context import Context
 from .errors import Invalid, Refused, TaskCancelled, TaskFailed, is_transient
 from .ids import new_task_id
-from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, span_ms
+from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
 from .values import Json, encode
 from .wire import Call, Endpoint, SpawnOptions, Transport
 
@@ -120,9 +120,8 @@ class TestClock:
 
     async def _move(self, field: Literal["advance_ms", "set_ms"], ms: int) -> int:
         # Sent once: advanced twice is not advanced once.
-        now_ms = await self._app._send_once(wire.test_clock(field, ms))
-        self._app._clock_ahead_ms = now_ms - _wall_ms()
-        return now_ms
+        self._app.ahead_ms = await self._app._send_once(wire.test_clock(field, ms))
+        return self._app.now_ms()
 
 
 class App:
@@ -138,7 +137,8 @@ class App:
         self._transport: tuple[asyncio.AbstractEventLoop, Transport] | None = None
         self._before_spawn: list[BeforeSpawn] = []
         self._wrap_task: list[WrapTask] = []
-        self._clock_ahead_ms = 0
+        self.ahead_ms: int | None = None
+        """How far the server's clock is ahead of this machine's monotonic one, once a worker or a test has heard."""
 
     @classmethod
     def connect(cls, url: str | None = None, token: str | None = None, queue: str = "default") -> App:
@@ -253,8 +253,8 @@ class App:
     # -- For this package
 
     def now_ms(self) -> int:
-        """Wall time, moved along with ``test_clock()``."""
-        return _wall_ms() + self._clock_ahead_ms
+        """The server's time as last heard of; until then this machine's."""
+        return time.time_ns() // 1_000_000 if self.ahead_ms is None else monotonic_ms() + self.ahead_ms
 
     def _spawn_json(self, task: Task[Any, Any] | str, input: Any, options: SpawnOptions) -> tuple[str, Json]:
         """The id that the task will have, unless its key finds another, and what to send."""
@@ -289,10 +289,6 @@ class App:
         if self._transport is None or self._transport[0] is not loop:
             self._transport = loop, Transport(self._endpoint)
         return await self._transport[1].send(call)
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _output(id: str, state: Mapping[str, Any]) -> Any:

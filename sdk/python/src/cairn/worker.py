@@ -23,7 +23,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -37,7 +37,7 @@ from .policy import Backoff, Span, span_ms
 from .pulse import Pulse
 from .run import Run, Unwind
 from .values import Json, encode
-from .wire import Ack, Live, Op, Session, Signal, Transport, Work
+from .wire import Ack, Op, Session, Signal, Transport, Work
 
 SDK = "python/0.1.0"
 _UNWIND_S = 1.0  # for the clean-up of a task that was suspended
@@ -171,27 +171,19 @@ class Worker:
 
     # -- Sessions and signals, called by the heartbeat
 
-    def _on_session(self, session: Session, held: Mapping[str, Live]) -> None:
+    def _on_session(self, session: Session) -> None:
         self._session = session
+        self._app.ahead_ms = session.ahead_ms
         self._attached.set()
-        self._on_signals([Signal("lost", task) for task in session.stop], held)
 
-    def _on_signals(self, signals: Sequence[Signal], held: Mapping[str, Live]) -> None:
-        """``held`` is what was held when the server was asked: a task may have been handed out anew since."""
+    def _on_signals(self, signals: Sequence[Signal]) -> None:
         for each in signals:
-            if each.task is None:
-                if each.kind == "drain":
-                    self._stopping.set()
-                continue
-            run, was = self._runs.get(each.task), held.get(each.task)
-            if run is None:
-                continue
-            if each.kind == "cancel":
-                self._let_go(run, "cancelled")
-            elif was is not None and was.fence == run.work.fence:
-                self._let_go(run, each.kind)
-                if each.kind == "drain":
-                    self._send_and_forget(wire.op_release(run.work))
+            run = self._runs.get(each.task)
+            if run is not None and run.work.fence == each.fence:
+                self._let_go(run, "cancelled" if each.kind == "cancel" else "lost")
+            for work in [work for work in self._handed_out if work.fence == each.fence]:
+                self._handed_out.remove(work)
+                self._pulse.let_go(work)
 
     async def _current_session(self) -> str:
         while self._session is None:
@@ -214,7 +206,7 @@ class Worker:
                 self._free.clear()
                 await self._free.wait()
                 continue
-            session, held = await self._current_session(), self._pulse.held()
+            session = await self._current_session()
             try:
                 delivery = await self._transport.send(wire.poll(session, free))
             except Exception as error:
@@ -225,11 +217,11 @@ class Worker:
                 await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()
-                self._take(delivery, held)
+                self._take(delivery)
 
     async def _post(self, ops: Sequence[Op]) -> Sequence[Ack]:
         while True:
-            session, held = await self._current_session(), self._pulse.held()
+            session = await self._current_session()
             claim = 0 if self._stopping.is_set() else len({op.task for op in ops if op.ends})
             try:
                 delivery = await self._transport.send(wire.ops(session, ops, claim))
@@ -238,14 +230,16 @@ class Worker:
                     raise
                 self._session_is_over(session)
             else:
-                self._take(delivery, held)
+                self._take(delivery)
                 return delivery.acks
 
-    def _take(self, delivery: wire.Delivery, held: Mapping[str, Live]) -> None:
+    def _take(self, delivery: wire.Delivery) -> None:
+        # Answers come late, never early: of a session the latest time counts.
+        self._app.ahead_ms = max(self._app.ahead_ms or delivery.ahead_ms, delivery.ahead_ms)
         for work in delivery.work:
             self._pulse.hold(work)
             self._handed_out.append(work)
-        self._on_signals(delivery.signals, held)
+        self._on_signals(delivery.signals)
         self._fill()
 
     def _fill(self) -> None:
@@ -337,7 +331,7 @@ class Worker:
         after, backoff = run.work.steps_next, Backoff()
         while after is not None and run.ended is None:
             try:
-                steps, after = await self._transport.send(wire.steps(run.work.task, after))
+                steps, after = await self._transport.send(wire.steps(run.work, after))
                 run.recorded.update((step.key, step) for step in steps)
             except Exception as error:
                 if not is_transient(error):
