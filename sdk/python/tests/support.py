@@ -14,6 +14,8 @@ import unittest
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+
 import cairn
 
 BIN = os.environ.get("CAIRN_BIN")
@@ -95,6 +97,19 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         while (found := await what()) != wanted:
             self.assertLess(time.monotonic(), deadline, f"is {found!r}, never {wanted!r}")
             await asyncio.sleep(0.02)
+
+    async def get(self, path: str) -> Any:
+        """What the server says there, beyond what the SDK asks for."""
+        return await self._ask("GET", path)
+
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._ask("PUT", path, body)
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        async with httpx.AsyncClient(base_url=self.server.url) as client:
+            answer = await client.request(method, path, json=body, headers={"cairn-protocol": "1"})
+        self.assertTrue(answer.is_success, answer.text)
+        return answer.json()
 
     def start_worker(self) -> Any:
         """A worker in a process of its own; it says when it holds the task "hold"."""
