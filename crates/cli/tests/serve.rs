@@ -18,55 +18,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Finished, TempDir, cairn, generate, run};
-
-/// A running `cairn serve`; killed on drop.
-struct Serving {
-    child: Child,
-    url: String,
-}
-
-impl Serving {
-    /// Starts it and waits for its line.
-    fn start(dir: &str, more: &[&str]) -> Serving {
-        let listen: &[&str] = if more.contains(&"--http") { &[] } else { &["--http", "127.0.0.1:0"] };
-        let mut child = cairn(&[&["serve", dir, "--memory", "64MiB"], listen, more].concat())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("serve said {line:?}"));
-        Serving { url: url.trim().to_owned(), child }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
-    }
-
-    /// Its exit code after a signal; None if the signal ended it.
-    fn stop(mut self, signal: &str) -> Option<i32> {
-        self.signal(signal);
-        self.child.wait().unwrap().code()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn host_and_port(&self) -> String {
-        self.url.strip_prefix("http://").unwrap().to_owned()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use common::{Finished, Serving, TempDir, cairn, generate, run};
 
 fn ok(arguments: &[&str]) -> String {
     let finished = run(arguments);

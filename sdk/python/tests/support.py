@@ -83,6 +83,7 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.close)
 
     async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().set_debug(False)  # it costs more than all that is tested
         # A queue's name has at most 57 bytes.
         self.app = cairn.App(self.server.url, queue=self._testMethodName.removeprefix("test_")[:50])
         await self.app.make_queue()

@@ -9,6 +9,7 @@ import unittest
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cairn
@@ -528,6 +529,13 @@ class Apps(unittest.IsolatedAsyncioTestCase):
         async with App("http://127.0.0.1:9") as app:
             with self.assertRaises(errors.Unreachable):
                 await app.handle("t").info()
+
+
+class Documents(unittest.TestCase):
+    def test_the_program_of_the_readme_is_the_quickstart(self) -> None:
+        sdk = Path(__file__).parent.parent
+        program = (sdk / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        self.assertEqual(program, (sdk / "examples/quickstart.py").read_text())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 
 pub mod fake;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// The built binary with these arguments.
 pub fn cairn(arguments: &[&str]) -> Command {
@@ -41,6 +42,54 @@ impl From<Output> for Finished {
 /// Runs the binary to its end.
 pub fn run(arguments: &[&str]) -> Finished {
     cairn(arguments).output().unwrap().into()
+}
+
+/// A running `cairn serve`; killed on drop.
+pub struct Serving {
+    pub child: Child,
+    pub url: String,
+}
+
+impl Serving {
+    /// Starts it and waits for its line.
+    pub fn start(dir: &str, more: &[&str]) -> Serving {
+        let listen: &[&str] = if more.contains(&"--http") { &[] } else { &["--http", "127.0.0.1:0"] };
+        let mut child = cairn(&[&["serve", dir, "--memory", "64MiB"], listen, more].concat())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("serve said {line:?}"));
+        Serving { url: url.trim().to_owned(), child }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Its exit code after a signal; None if the signal ended it.
+    pub fn stop(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn host_and_port(&self) -> String {
+        self.url.strip_prefix("http://").unwrap().to_owned()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A fresh directory, removed on drop, and files in it by name.

@@ -219,6 +219,8 @@ class SpawnOptions(TypedDict, total=False):
     priority: int
     retry: Retry
     max_attempts: int
+    max_lost: int
+    """How many workers may die with it before it has failed."""
     cancel: Cancel
 
 
@@ -260,7 +262,7 @@ def _op(work: Work, op: str, *, ends: bool = False, **fields: Any) -> Op:
 
 def failure_json(failure: Failure) -> Json:
     # Text of exceptions may hold what no encoding has, and must not keep a failure from being recorded.
-    texts = (failure.kind, failure.message[:16_000], failure.detail)
+    texts = (failure.kind[:200], failure.message[:16_000], failure.detail)
     kind, message, detail = (text and text.encode(errors="replace").decode() for text in texts)
     return join({"kind": kind, "message": message, "detail": detail, "retryable": failure.retryable})
 
@@ -293,6 +295,7 @@ def spawn_json(name: str, input: Json, id: str, queue: str, options: SpawnOption
         "priority": options.get("priority"),
         "retry": retry_json(options.get("retry")),
         "max_attempts": options.get("max_attempts"),
+        "max_lost": options.get("max_lost"),
         "cancel": cancel_json(options.get("cancel")),
     }
     return join(fields)

@@ -42,7 +42,7 @@ from .wire import Ack, Op, Session, Signal, Transport, Work
 SDK = "python/0.1.0"
 _UNWIND_S = 1.0  # for the clean-up of a task that was suspended
 _RECANCEL_S = 5.0
-_UNKNOWN_NAME_DELAY_MS = 15_000
+_LET_GO_DELAY_MS = 15_000  # of what cannot be run here, so that another worker may take it
 _END_S = 5.0
 _THREADS_MIN = 32
 
@@ -254,8 +254,6 @@ class Worker:
 
     def _freed(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
-        if not running.cancelled() and (error := running.exception()):
-            log.error("a defect in running a task", exc_info=error)
         self._fill()
 
     async def _execute(self, work: Work) -> None:
@@ -265,11 +263,13 @@ class Worker:
             await self._load_rest(run)
             if work.name not in self._tasks:
                 log.error('task %s has the name "%s", which this worker did not offer', work.task, work.name)
-                await self._lane.send(wire.op_release(work, self.now_ms() + _UNKNOWN_NAME_DELAY_MS))
+                await self._lane.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
             else:
                 await self._attempt(run)
-        except Refused as error:
+        except Exception as error:
             log.warning('task %s "%s" is let go: %s', work.task, work.name, error)
+            if not wire.run_is_over(error):  # or it would be ours, and stay running, for as long as this worker lives
+                self._send_and_forget(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
         finally:
             self._let_go(run, "finished")
 
