@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import os
 import unittest
+import unittest.mock
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -487,6 +489,14 @@ class Apps(unittest.IsolatedAsyncioTestCase):
         spawn: dict[str, Any] = json.loads(encoded)
         self.assertEqual(spawn.pop("id"), id)
         return spawn
+
+    def test_the_address_comes_from_the_call_then_the_environment(self) -> None:
+        with unittest.mock.patch.dict(os.environ, clear=True):
+            self.assertEqual(App()._endpoint.url, "http://127.0.0.1:8080")
+            os.environ["CAIRN_URL"] = "http://there:1"
+            self.assertEqual(
+                [App()._endpoint.url, App("http://here:1")._endpoint.url], ["http://there:1", "http://here:1"]
+            )
 
     def test_options_come_from_the_call_then_the_registration(self) -> None:
         app = App("http://localhost:1", queue="q")

@@ -169,6 +169,33 @@ class Restarts(ServerCase):
         self.assertEqual(ran, ["before", "after"])
         self.assertEqual((await handle.info())["lost"], 0)
 
+    async def test_a_worker_can_be_stopped_while_the_server_is_away(self) -> None:
+        recording, gone = asyncio.Event(), asyncio.Event()
+
+        @self.app.task()
+        async def record(ctx: Context, _: None) -> int:
+            await ctx.step("s", recording.set)
+            await ctx.step("t", asyncio.sleep, 0.5)
+            return ctx.attempt
+
+        @self.app.task()
+        async def finish(ctx: Context, _: None) -> None:
+            await gone.wait()
+
+        others = asyncio.all_tasks()
+        async with self.app.worker(drain=1.5):
+            handle, ending = await self.app.spawn(record, None), await self.app.spawn(finish, None)
+            await recording.wait()
+            await self.until(ending.status, "running")
+            self.server.kill()
+            gone.set()
+            stopped = time.monotonic()
+        self.assertLess(time.monotonic() - stopped, 20)
+        self.assertEqual(asyncio.all_tasks() - others, set(), "nothing runs on")
+        self.server.start()
+        await self.clock.advance(0)
+        self.assertIn(await handle.status(), ("running", "queued"), "missed for a lease, then another's")
+
     @needs_patience
     async def test_nothing_is_lost_under_a_server_that_is_killed_again_and_again(self) -> None:
         """A hand-out whose answer the kill has swallowed is missed for one lease, and costs no attempt."""

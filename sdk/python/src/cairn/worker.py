@@ -136,6 +136,8 @@ class Worker:
         self._pulse.stop()  # and with it goes what is still held
         await asyncio.wait({self._pulse.over, *self._running}, timeout=_END_S)
         self._lane.close()
+        if self._running:  # what could not be told
+            await asyncio.wait(self._running, timeout=_UNWIND_S)
         self.executor.shutdown(wait=False, cancel_futures=True)
         await self._transport.close()
 
