@@ -229,13 +229,13 @@ class App:
 
     async def make_queue(self, queue: str | None = None) -> None:
         """Makes a queue, this App's unless named, if there is none. Only "default" is there from the beginning."""
-        await self._send(wire.make_queue(queue or self.queue))
+        await self._send(wire.make_queue(self.queue if queue is None else queue))
 
     async def emit(self, event: str, payload: Any = None, *, queue: str | None = None) -> bool:
         """Emits once for all: who waits in the queue and who will is given this payload. False if one of this name
         was there before; that one stands."""
         encoded = encode(payload, f'the payload of event "{event}"')
-        return await self._send(wire.emit(queue or self.queue, event, encoded))
+        return await self._send(wire.emit(self.queue if queue is None else queue, event, encoded))
 
     def worker(
         self, *, slots: int = 10, queues: Iterable[str] | None = None, name: str | None = None, drain: Span = 30.0
