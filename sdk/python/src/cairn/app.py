@@ -140,11 +140,6 @@ class App:
         self.ahead_ms: int | None = None
         """How far the server's clock is ahead of this machine's monotonic one, once a worker or a test has heard."""
 
-    @classmethod
-    def connect(cls, url: str | None = None, token: str | None = None, queue: str = "default") -> App:
-        """The same as ``App(...)``, under the name it has in the other languages."""
-        return cls(url, token, queue)
-
     async def __aenter__(self) -> App:
         return self
 
