@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -13,11 +14,15 @@ import unittest
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+
 import cairn
 
 BIN = os.environ.get("CAIRN_BIN")
 if not BIN:
     print("SKIPPED: all that needs a server. CAIRN_BIN does not name its binary", file=sys.stderr)
+if not os.environ.get("CAIRN_LOG"):
+    logging.getLogger("cairn").setLevel(logging.CRITICAL)  # the tests fail tasks on purpose
 needs_server = unittest.skipUnless(BIN, "SKIPPED: CAIRN_BIN does not name the server's binary")
 needs_patience = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
 
@@ -78,6 +83,7 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         cls.addClassCleanup(cls.server.close)
 
     async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().set_debug(False)  # it costs more than all that is tested
         # A queue's name has at most 57 bytes.
         self.app = cairn.App(self.server.url, queue=self._testMethodName.removeprefix("test_")[:50])
         await self.app.make_queue()
@@ -92,6 +98,19 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         while (found := await what()) != wanted:
             self.assertLess(time.monotonic(), deadline, f"is {found!r}, never {wanted!r}")
             await asyncio.sleep(0.02)
+
+    async def get(self, path: str) -> Any:
+        """What the server says there, beyond what the SDK asks for."""
+        return await self._ask("GET", path)
+
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._ask("PUT", path, body)
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        async with httpx.AsyncClient(base_url=self.server.url) as client:
+            answer = await client.request(method, path, json=body, headers={"cairn-protocol": "1"})
+        self.assertTrue(answer.is_success, answer.text)
+        return answer.json()
 
     def start_worker(self) -> Any:
         """A worker in a process of its own; it says when it holds the task "hold"."""

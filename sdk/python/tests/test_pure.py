@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import os
 import unittest
+import unittest.mock
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cairn
@@ -256,9 +259,9 @@ class Replay(RunCase):
 
         with self.assertRaises(Unwind):
             await self.play(code)
-        self.assertEqual(self.host.sent[-1]["waits"], [{"key": "a/retry:1", "kind": "timer", "until_ms": 1_060_000}])
+        self.assertEqual(self.host.sent[-1]["waits"], [{"key": "a/retry:1.1", "kind": "timer", "until_ms": 1_060_000}])
         with self.assertRaises(errors.StepFailed):
-            await self.play(code, step("a/retry:1", kind="timer", outcome="value"))
+            await self.play(code, step("a/retry:1.1", kind="timer", outcome="value"))
         self.assertEqual(len(ran), 2)
 
     async def test_fatal_ends_the_attempts(self) -> None:
@@ -487,6 +490,14 @@ class Apps(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(spawn.pop("id"), id)
         return spawn
 
+    def test_the_address_comes_from_the_call_then_the_environment(self) -> None:
+        with unittest.mock.patch.dict(os.environ, clear=True):
+            self.assertEqual(App()._endpoint.url, "http://127.0.0.1:8080")
+            os.environ["CAIRN_URL"] = "http://there:1"
+            self.assertEqual(
+                [App()._endpoint.url, App("http://here:1")._endpoint.url], ["http://there:1", "http://here:1"]
+            )
+
     def test_options_come_from_the_call_then_the_registration(self) -> None:
         app = App("http://localhost:1", queue="q")
 
@@ -528,6 +539,13 @@ class Apps(unittest.IsolatedAsyncioTestCase):
         async with App("http://127.0.0.1:9") as app:
             with self.assertRaises(errors.Unreachable):
                 await app.handle("t").info()
+
+
+class Documents(unittest.TestCase):
+    def test_the_program_of_the_readme_is_the_quickstart(self) -> None:
+        sdk = Path(__file__).parent.parent
+        program = (sdk / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        self.assertEqual(program, (sdk / "examples/quickstart.py").read_text())
 
 
 if __name__ == "__main__":

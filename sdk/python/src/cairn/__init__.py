@@ -10,6 +10,7 @@ from .app import App, Handle, Task, TestClock
 from .context import Child, Context, StepHandle
 from .errors import (
     AmbiguousStep,
+    Busy,
     CairnError,
     Conflict,
     Failure,
@@ -31,7 +32,7 @@ from .worker import Worker
 
 # fmt: off
 __all__ = [
-    "AmbiguousStep", "App", "CairnError", "Cancel", "Child", "Conflict", "Context", "Failure", "Fatal", "Handle",
-    "Invalid", "NotFound", "Recorded", "Refused", "Retry", "SpawnOptions", "StepFailed", "StepHandle", "Task",
+    "AmbiguousStep", "App", "Busy", "CairnError", "Cancel", "Child", "Conflict", "Context", "Failure", "Fatal",
+    "Handle", "Invalid", "NotFound", "Recorded", "Refused", "Retry", "SpawnOptions", "StepFailed", "StepHandle", "Task",
     "TaskCancelled", "TaskFailed", "TestClock", "TimedOut", "TooLarge", "Unreachable", "Worker", "errors",
 ]

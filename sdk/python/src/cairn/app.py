@@ -18,7 +18,7 @@ from . import wire
 from .context import Context
 from .errors import Invalid, Refused, TaskCancelled, TaskFailed, is_transient
 from .ids import new_task_id
-from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, span_ms
+from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
 from .values import Json, encode
 from .wire import Call, Endpoint, SpawnOptions, Transport
 
@@ -120,9 +120,8 @@ class TestClock:
 
     async def _move(self, field: Literal["advance_ms", "set_ms"], ms: int) -> int:
         # Sent once: advanced twice is not advanced once.
-        now_ms = await self._app._send_once(wire.test_clock(field, ms))
-        self._app._clock_ahead_ms = now_ms - _wall_ms()
-        return now_ms
+        self._app.ahead_ms = await self._app._send_once(wire.test_clock(field, ms))
+        return self._app.now_ms()
 
 
 class App:
@@ -138,12 +137,8 @@ class App:
         self._transport: tuple[asyncio.AbstractEventLoop, Transport] | None = None
         self._before_spawn: list[BeforeSpawn] = []
         self._wrap_task: list[WrapTask] = []
-        self._clock_ahead_ms = 0
-
-    @classmethod
-    def connect(cls, url: str | None = None, token: str | None = None, queue: str = "default") -> App:
-        """The same as ``App(...)``, under the name it has in the other languages."""
-        return cls(url, token, queue)
+        self.ahead_ms: int | None = None
+        """How far the server's clock is ahead of this machine's monotonic one, once a worker or a test has heard."""
 
     async def __aenter__(self) -> App:
         return self
@@ -229,13 +224,13 @@ class App:
 
     async def make_queue(self, queue: str | None = None) -> None:
         """Makes a queue, this App's unless named, if there is none. Only "default" is there from the beginning."""
-        await self._send(wire.make_queue(queue or self.queue))
+        await self._send(wire.make_queue(self.queue if queue is None else queue))
 
     async def emit(self, event: str, payload: Any = None, *, queue: str | None = None) -> bool:
         """Emits once for all: who waits in the queue and who will is given this payload. False if one of this name
         was there before; that one stands."""
         encoded = encode(payload, f'the payload of event "{event}"')
-        return await self._send(wire.emit(queue or self.queue, event, encoded))
+        return await self._send(wire.emit(self.queue if queue is None else queue, event, encoded))
 
     def worker(
         self, *, slots: int = 10, queues: Iterable[str] | None = None, name: str | None = None, drain: Span = 30.0
@@ -253,8 +248,8 @@ class App:
     # -- For this package
 
     def now_ms(self) -> int:
-        """Wall time, moved along with ``test_clock()``."""
-        return _wall_ms() + self._clock_ahead_ms
+        """The server's time as last heard of; until then this machine's."""
+        return time.time_ns() // 1_000_000 if self.ahead_ms is None else monotonic_ms() + self.ahead_ms
 
     def _spawn_json(self, task: Task[Any, Any] | str, input: Any, options: SpawnOptions) -> tuple[str, Json]:
         """The id that the task will have, unless its key finds another, and what to send."""
@@ -289,10 +284,6 @@ class App:
         if self._transport is None or self._transport[0] is not loop:
             self._transport = loop, Transport(self._endpoint)
         return await self._transport[1].send(call)
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _output(id: str, state: Mapping[str, Any]) -> Any:

@@ -120,8 +120,9 @@ class Context:
         """``fn(*args)``, recorded once: replays return what was recorded. A plain function runs in a thread.
 
         Without ``retry`` and ``max_attempts`` an exception passes through unrecorded, and the task's policy decides.
-        With either the step tries again by itself, and the failure of the last attempt is recorded: StepFailed, in
-        every replay too. ``timeout`` ends one attempt; a function in a thread then runs on unheeded.
+        With either the step tries again by itself, and the failure of its last try is recorded: StepFailed, in every
+        replay of this attempt of the task; the next attempt tries the step anew. ``timeout`` ends one try; a function
+        in a thread then runs on unheeded.
         """
         await self._run.enter()
         if unknown := policy.keys() - StepPolicy.__annotations__.keys():
@@ -143,11 +144,13 @@ class Context:
         self, key: str, body: Callable[[], Awaitable[Any]], retry: Retry | None, max_attempts: int
     ) -> Step:
         run = self._run
-        # Attempts before a durable pause are remembered by it; those of a worker that died in between are not.
-        failed = max((n for n in range(1, max_attempts) if _pause_key(key, n) in run.recorded), default=0)
+        # Attempts before a durable pause are remembered by it; those of a worker that died in between are not. The next
+        # attempt of the task begins to count again.
+        pauses = [extend(key, f"retry:{run.work.attempt}.{n}") for n in range(1, max_attempts)]
+        failed = max((n for n, pause in enumerate(pauses, 1) if pause in run.recorded), default=0)
         while True:
             if failed:
-                await self._pause(_pause_key(key, failed), retry.delay_ms(failed) if retry else 0)
+                await self._pause(pauses[failed - 1], retry.delay_ms(failed) if retry else 0)
             with run.working():
                 run.host.note(run.work, key)
                 try:
@@ -345,10 +348,6 @@ async def _call(
     if not done:
         raise TimeoutError(f'step "{key}" took longer than {limit_s} s')
     return running.result()
-
-
-def _pause_key(key: str, failed: int) -> str:
-    return extend(key, f"retry:{failed}")
 
 
 def _value(step: Step, what: str, failed: type[Recorded]) -> Any:

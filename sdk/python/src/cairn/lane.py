@@ -29,19 +29,23 @@ class Lane:
         """``post`` sends one request, finds a session where it needs one, and raises what it is answered with."""
         self._post = post
         self._queue: deque[_Sent] = deque()
+        self._awaited: set[asyncio.Future[Ack]] = set()
         self._pump: asyncio.Task[None] | None = None
 
     async def send(self, op: Op) -> Ack:
         """Raises what ``op`` is refused with."""
         sent = _Sent(op, asyncio.get_running_loop().create_future())
+        self._awaited.add(sent.future)
+        sent.future.add_done_callback(self._awaited.discard)
         self._push([sent])
         return await sent.future
 
     def close(self) -> None:
+        """Sends no more; who waits for an answer is cancelled."""
         if self._pump is not None:
             self._pump.cancel()
-        for sent in self._queue:
-            sent.future.cancel()
+        for future in list(self._awaited):
+            future.cancel()
 
     def _push(self, sent: list[_Sent]) -> None:
         self._queue.extend(sent)

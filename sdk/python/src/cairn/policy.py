@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,11 @@ Moment = float | datetime
 
 DELAY_MS_MAX = 86_400_000
 MAX_ATTEMPTS = 5
+
+
+def monotonic_ms() -> int:
+    """This machine's clock that nobody sets."""
+    return time.monotonic_ns() // 1_000_000
 
 
 def span_ms(span: Span, what: str) -> int:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from . import wire
@@ -31,11 +31,10 @@ class Pulse(threading.Thread):
         self,
         endpoint: Endpoint,
         hello: Callable[[Mapping[str, str]], Call[Session]],
-        on_session: Callable[[Session, Mapping[str, Live]], None],
-        on_signals: Callable[[list[Signal], Mapping[str, Live]], None],
+        on_session: Callable[[Session], None],
+        on_signals: Callable[[Sequence[Signal]], None],
     ) -> None:
-        """The callbacks run on the event loop that makes this. They are given what was held when the server was
-        asked."""
+        """The callbacks run on the event loop that makes this."""
         super().__init__(name="cairn-heartbeat", daemon=True)
         self._endpoint = endpoint
         self._hello = hello
@@ -73,10 +72,6 @@ class Pulse(threading.Thread):
                 if progress is not None:
                     self._live[work.task] = replace(self._live[work.task], progress=progress)
                 self._wake()
-
-    def held(self) -> dict[str, Live]:
-        with self._changed:
-            return dict(self._live)
 
     def hello_again(self, session: str) -> None:
         """The server does not know ``session``."""
@@ -116,11 +111,11 @@ class Pulse(threading.Thread):
                     session = transport.send(self._hello({task: each.fence for task, each in live.items()}))
                     with self._changed:
                         self._session = session
-                    self._tell(self._on_session, session, live)
+                    self._tell(self._on_session, session)
+                    self._tell(self._on_signals, [Signal("lost", task, live[task].fence) for task in session.stop])
                 else:
                     delivery = transport.send(wire.beat(session.id, live))
-                    if delivery.signals:
-                        self._tell(self._on_signals, list(delivery.signals), live)
+                    self._tell(self._on_signals, delivery.signals)
                 backoff.reset()
                 pause_s = session.beat_s
             except Exception as error:

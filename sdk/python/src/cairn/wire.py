@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from .errors import Failure, Invalid, Refused, Unreachable
-from .policy import Cancel, Moment, Retry, Span, moment_ms, span_ms
+from .policy import Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
 from .values import Json, encode, join, join_list
 
 PROTOCOL = "1"
@@ -50,12 +50,20 @@ class Step:
     outcome: Outcome
     value: Any = None
     failure: Failure | None = None
+    attempt: int = 1
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> Step:
         outcome: Outcome = raw.get("outcome") or ("failed" if raw.get("status") == "failed" else "value")
         failure = raw.get("failure")
-        return Step(raw["key"], raw.get("kind", ""), outcome, raw.get("value"), failure and read_failure(failure))
+        return Step(
+            key=raw["key"],
+            kind=raw.get("kind", ""),
+            outcome=outcome,
+            value=raw.get("value"),
+            failure=failure and read_failure(failure),
+            attempt=raw.get("attempt", 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Signal:
-    kind: str  # cancel, lost, drain
-    task: str | None
+    """A task is no longer this worker's, if it has it under this fence."""
+
+    kind: str  # cancel, lost
+    task: str
+    fence: str
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> Signal:
-        return Signal(raw["kind"], raw.get("task"))
+        return Signal(raw["kind"], raw["task"], raw["fence"])
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,12 @@ class Session:
     id: str
     beat_s: float
     stop: Sequence[str]
-    """Tasks that are no longer this worker's."""
+    """Of the tasks that hello named those that are no longer this worker's."""
+    ahead_ms: int
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> Session:
-        return Session(raw["session"], raw["beat_ms"] / 1000, raw.get("stop") or [])
+        return Session(raw["session"], raw["beat_ms"] / 1000, raw.get("stop") or [], _read_ahead_ms(raw))
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ class Delivery:
     work: Sequence[Work]
     signals: Sequence[Signal]
     acks: Sequence[Ack]
+    ahead_ms: int
 
     @staticmethod
     def read(raw: Mapping[str, Any]) -> Delivery:
@@ -138,6 +151,7 @@ class Delivery:
             _read_all(Work.read, raw.get("work")),
             _read_all(Signal.read, raw.get("signals")),
             _read_all(Ack.read, raw.get("acks")),
+            _read_ahead_ms(raw),
         )
 
 
@@ -145,6 +159,11 @@ class Delivery:
 class Spawned:
     id: str
     created: bool
+
+
+def _read_ahead_ms(raw: Mapping[str, Any]) -> int:
+    """The server's clock less this machine's monotonic one. An answer that was long on its way makes it too small."""
+    return int(raw["now_ms"]) - monotonic_ms()
 
 
 def read_failure(raw: Mapping[str, Any]) -> Failure:
@@ -200,6 +219,8 @@ class SpawnOptions(TypedDict, total=False):
     priority: int
     retry: Retry
     max_attempts: int
+    max_lost: int
+    """How many workers may die with it before it has failed."""
     cancel: Cancel
 
 
@@ -241,7 +262,7 @@ def _op(work: Work, op: str, *, ends: bool = False, **fields: Any) -> Op:
 
 def failure_json(failure: Failure) -> Json:
     # Text of exceptions may hold what no encoding has, and must not keep a failure from being recorded.
-    texts = (failure.kind, failure.message[:16_000], failure.detail)
+    texts = (failure.kind[:200], failure.message[:16_000], failure.detail)
     kind, message, detail = (text and text.encode(errors="replace").decode() for text in texts)
     return join({"kind": kind, "message": message, "detail": detail, "retryable": failure.retryable})
 
@@ -274,6 +295,7 @@ def spawn_json(name: str, input: Json, id: str, queue: str, options: SpawnOption
         "priority": options.get("priority"),
         "retry": retry_json(options.get("retry")),
         "max_attempts": options.get("max_attempts"),
+        "max_lost": options.get("max_lost"),
         "cancel": cancel_json(options.get("cancel")),
     }
     return join(fields)
@@ -317,11 +339,16 @@ def result(id: str, wait_ms: int) -> Call[dict[str, Any]]:
     )
 
 
-def steps(id: str, after: str) -> Call[tuple[list[Step], str | None]]:
-    def read(raw: Any) -> tuple[list[Step], str | None]:
-        return _read_all(Step.read, raw["items"]), raw.get("next")
+def steps(work: Work, after: str) -> Call[tuple[list[Step], str | None]]:
+    """The steps after those that came with ``work``. Steps that have failed in earlier attempts are left out, as they
+    are of a hand-out: this attempt tries them anew."""
 
-    return Call("GET", _path("/v1/tasks/{}/steps", id), read, params={"after": after, "limit": STEPS_PAGE})
+    def read(raw: Any) -> tuple[list[Step], str | None]:
+        page = _read_all(Step.read, raw["items"])
+        own = [s for s in page if s.outcome != "failed" or s.kind != "step" or s.attempt == work.attempt]
+        return own, raw.get("next")
+
+    return Call("GET", _path("/v1/tasks/{}/steps", work.task), read, params={"after": after, "limit": STEPS_PAGE})
 
 
 def cancel(id: str, reason: str | None) -> Call[dict[str, Any]]:
@@ -349,7 +376,7 @@ def emit(queue: str, name: str, payload: Json) -> Call[bool]:
 
 
 def test_clock(field: Literal["advance_ms", "set_ms"], ms: int) -> Call[int]:
-    return Call("POST", "/v1/test/clock", lambda raw: int(raw["now_ms"]), join({field: ms}))
+    return Call("POST", "/v1/test/clock", _read_ahead_ms, join({field: ms}))
 
 
 def hello(

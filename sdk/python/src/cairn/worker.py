@@ -23,7 +23,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -37,12 +37,12 @@ from .policy import Backoff, Span, span_ms
 from .pulse import Pulse
 from .run import Run, Unwind
 from .values import Json, encode
-from .wire import Ack, Live, Op, Session, Signal, Transport, Work
+from .wire import Ack, Op, Session, Signal, Transport, Work
 
 SDK = "python/0.1.0"
 _UNWIND_S = 1.0  # for the clean-up of a task that was suspended
 _RECANCEL_S = 5.0
-_UNKNOWN_NAME_DELAY_MS = 15_000
+_LET_GO_DELAY_MS = 15_000  # of what cannot be run here, so that another worker may take it
 _END_S = 5.0
 _THREADS_MIN = 32
 
@@ -136,6 +136,8 @@ class Worker:
         self._pulse.stop()  # and with it goes what is still held
         await asyncio.wait({self._pulse.over, *self._running}, timeout=_END_S)
         self._lane.close()
+        if self._running:  # what could not be told
+            await asyncio.wait(self._running, timeout=_UNWIND_S)
         self.executor.shutdown(wait=False, cancel_futures=True)
         await self._transport.close()
 
@@ -171,27 +173,19 @@ class Worker:
 
     # -- Sessions and signals, called by the heartbeat
 
-    def _on_session(self, session: Session, held: Mapping[str, Live]) -> None:
+    def _on_session(self, session: Session) -> None:
         self._session = session
+        self._app.ahead_ms = session.ahead_ms
         self._attached.set()
-        self._on_signals([Signal("lost", task) for task in session.stop], held)
 
-    def _on_signals(self, signals: Sequence[Signal], held: Mapping[str, Live]) -> None:
-        """``held`` is what was held when the server was asked: a task may have been handed out anew since."""
+    def _on_signals(self, signals: Sequence[Signal]) -> None:
         for each in signals:
-            if each.task is None:
-                if each.kind == "drain":
-                    self._stopping.set()
-                continue
-            run, was = self._runs.get(each.task), held.get(each.task)
-            if run is None:
-                continue
-            if each.kind == "cancel":
-                self._let_go(run, "cancelled")
-            elif was is not None and was.fence == run.work.fence:
-                self._let_go(run, each.kind)
-                if each.kind == "drain":
-                    self._send_and_forget(wire.op_release(run.work))
+            run = self._runs.get(each.task)
+            if run is not None and run.work.fence == each.fence:
+                self._let_go(run, "cancelled" if each.kind == "cancel" else "lost")
+            for work in [work for work in self._handed_out if work.fence == each.fence]:
+                self._handed_out.remove(work)
+                self._pulse.let_go(work)
 
     async def _current_session(self) -> str:
         while self._session is None:
@@ -214,7 +208,7 @@ class Worker:
                 self._free.clear()
                 await self._free.wait()
                 continue
-            session, held = await self._current_session(), self._pulse.held()
+            session = await self._current_session()
             try:
                 delivery = await self._transport.send(wire.poll(session, free))
             except Exception as error:
@@ -225,11 +219,11 @@ class Worker:
                 await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()
-                self._take(delivery, held)
+                self._take(delivery)
 
     async def _post(self, ops: Sequence[Op]) -> Sequence[Ack]:
         while True:
-            session, held = await self._current_session(), self._pulse.held()
+            session = await self._current_session()
             claim = 0 if self._stopping.is_set() else len({op.task for op in ops if op.ends})
             try:
                 delivery = await self._transport.send(wire.ops(session, ops, claim))
@@ -238,14 +232,16 @@ class Worker:
                     raise
                 self._session_is_over(session)
             else:
-                self._take(delivery, held)
+                self._take(delivery)
                 return delivery.acks
 
-    def _take(self, delivery: wire.Delivery, held: Mapping[str, Live]) -> None:
+    def _take(self, delivery: wire.Delivery) -> None:
+        # Answers come late, never early: of a session the latest time counts.
+        self._app.ahead_ms = max(self._app.ahead_ms or delivery.ahead_ms, delivery.ahead_ms)
         for work in delivery.work:
             self._pulse.hold(work)
             self._handed_out.append(work)
-        self._on_signals(delivery.signals, held)
+        self._on_signals(delivery.signals)
         self._fill()
 
     def _fill(self) -> None:
@@ -260,8 +256,6 @@ class Worker:
 
     def _freed(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
-        if not running.cancelled() and (error := running.exception()):
-            log.error("a defect in running a task", exc_info=error)
         self._fill()
 
     async def _execute(self, work: Work) -> None:
@@ -271,11 +265,13 @@ class Worker:
             await self._load_rest(run)
             if work.name not in self._tasks:
                 log.error('task %s has the name "%s", which this worker did not offer', work.task, work.name)
-                await self._lane.send(wire.op_release(work, self.now_ms() + _UNKNOWN_NAME_DELAY_MS))
+                await self._lane.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
             else:
                 await self._attempt(run)
-        except Refused as error:
+        except Exception as error:
             log.warning('task %s "%s" is let go: %s', work.task, work.name, error)
+            if not wire.run_is_over(error):  # or it would be ours, and stay running, for as long as this worker lives
+                self._send_and_forget(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
         finally:
             self._let_go(run, "finished")
 
@@ -337,7 +333,7 @@ class Worker:
         after, backoff = run.work.steps_next, Backoff()
         while after is not None and run.ended is None:
             try:
-                steps, after = await self._transport.send(wire.steps(run.work.task, after))
+                steps, after = await self._transport.send(wire.steps(run.work, after))
                 run.recorded.update((step.key, step) for step in steps)
             except Exception as error:
                 if not is_transient(error):
