@@ -62,7 +62,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cairn_api::ErrorKind;
-use cairn_api::tasks::{ClockRequest, Each, Emit, Json, QueueRequest, RetryMode, Spawn, Task, WAIT_MS_MAX};
+use cairn_api::tasks::{ClockRequest, Each, Emit, Json, QueueRequest, RetryMode, Spawn, Spawned, Task, WAIT_MS_MAX};
 use cairn_env::Env;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -346,7 +346,7 @@ impl Spawning<App> {
             decided(result?)
         };
         let spawned = app.persist(send).await?;
-        Ok(Handle { app: app.clone(), id: spawned.id, created: Some(spawned.created) })
+        Ok(Handle::spawned(&app, spawned))
     }
 }
 
@@ -359,6 +359,10 @@ pub struct Handle {
 }
 
 impl Handle {
+    fn spawned(app: &App, spawned: Spawned) -> Handle {
+        Handle { app: app.clone(), id: spawned.id, created: Some(spawned.created) }
+    }
+
     /// The task.
     pub fn id(&self) -> &str {
         &self.id

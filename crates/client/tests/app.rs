@@ -1003,6 +1003,22 @@ async fn tasks_share_a_database() {
     app.task("t", async |_: Ctx, n: u32| Ok(n)).unwrap();
     let worker = app.worker().start().await.unwrap();
     assert_eq!(result(&app.spawn("t", &7).send().await.unwrap()).await, json!(7));
+    // With writes of the program's own in one batch, or neither.
+    let mut batch = db.batch();
+    batch.put(&db.default_keyspace(), b"paid", b"9");
+    let handles = app.spawn_with(batch, [app.spawn("t", &8), app.spawn("t", &9)]).await.unwrap();
+    assert_eq!((result(&handles[0]).await, result(&handles[1]).await), (json!(8), json!(9)));
+    let mut batch = db.batch();
+    batch.put(&db.default_keyspace(), b"refused", b"1");
+    batch.require_absent(&db.default_keyspace(), b"paid");
+    let refused = app.spawn_with(batch, [app.spawn("t", &10).id(handles[0].id())]).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Conflict));
+    let mut batch = db.batch();
+    batch.delete(&db.default_keyspace(), b"paid");
+    let refused = app.spawn_with(batch, [app.spawn("t", &10).queue("none")]).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::NotFound));
+    assert_eq!(db.get(b"paid").unwrap().as_deref(), Some(&b"9"[..]));
+    db.delete(b"paid").unwrap();
     worker.stop().await.unwrap();
     app.close().await.unwrap();
     assert_eq!(db.iter().map(|entry| entry.unwrap().0).collect::<Vec<_>>(), [b"mine"]);

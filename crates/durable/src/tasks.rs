@@ -220,13 +220,12 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, now_ms| Ok(owner.spawn(spawns, now_ms)))
     }
 
-    /// Spawns all of these tasks, or none if one is refused.
-    pub fn spawn_all(&self, spawns: &[Spawn]) -> Answer<S, Vec<Spawned>> {
-        self.spawn_with(self.shared.store.batch(), spawns)
+    /// An empty batch of the store, for [`Tasks::spawn_with`].
+    pub fn batch(&self) -> S::Batch {
+        self.shared.store.batch()
     }
 
-    /// Writes a batch of the caller's own, with its preconditions, and all of these tasks, in one: all of it is
-    /// there or nothing.
+    /// Writes a batch, with its preconditions, and all of these tasks, in one: all of it is there or nothing.
     ///
     /// # Errors
     /// What refuses one of the tasks, or the batch; then nothing is written. `Unknown`: perhaps all of it is.

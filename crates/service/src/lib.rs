@@ -81,14 +81,11 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Spawns tasks: each for itself, or, if that is asked, all or none; then the first that is refused refuses them.
     pub async fn spawn(&self, request: wire::SpawnRequest) -> Result<wire::Results<wire::Spawned>, Refused> {
-        let now_ms = self.tasks.now_ms();
         if request.atomic {
-            let spawns = request.tasks.into_iter().map(|spawn| spawn_of(spawn, now_ms));
-            let spawns = spawns.collect::<Result<Vec<_>, Refused>>()?;
-            let spawned = self.call(move |tasks| tasks.spawn_all(&spawns)).await?;
-            let results = spawned.into_iter().map(|spawned| wire::Each::Done(spawned_to(spawned))).collect();
-            return Ok(wire::Results { results });
+            let spawned = self.spawn_with(self.tasks.batch(), request.tasks).await?;
+            return Ok(wire::Results { results: spawned.into_iter().map(wire::Each::Done).collect() });
         }
+        let now_ms = self.tasks.now_ms();
         // One that cannot be read is refused in its place; the others go on.
         let (mut spawns, mut places) = (Vec::new(), Vec::new());
         for spawn in request.tasks {
@@ -109,6 +106,14 @@ impl<S: Store, P: Place> Service<S, P> {
             }),
         };
         Ok(wire::Results { results: places.into_iter().filter_map(each).collect() })
+    }
+
+    /// Writes a batch and spawns tasks, all of it or nothing.
+    pub async fn spawn_with(&self, batch: S::Batch, tasks: Vec<wire::Spawn>) -> Result<Vec<wire::Spawned>, Refused> {
+        let now_ms = self.tasks.now_ms();
+        let spawns = tasks.into_iter().map(|spawn| spawn_of(spawn, now_ms)).collect::<Result<Vec<_>, Refused>>()?;
+        let spawned = self.call(move |tasks| tasks.spawn_with(batch, &spawns)).await?;
+        Ok(spawned.into_iter().map(spawned_to).collect())
     }
 
     /// A task as it is.

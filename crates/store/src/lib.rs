@@ -21,7 +21,7 @@ pub trait Store: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// A space that was opened. Cheap to clone.
     type Space: Clone + std::fmt::Debug + Send + Sync + 'static;
     /// A batch on its way to be written.
-    type Batch: Batch<Self::Space>;
+    type Batch: Batch<Self::Space> + Send + 'static;
     /// Resolves when what it was made for is durable, or never will be.
     type Durable: Future<Output = Result<()>> + std::fmt::Debug + Unpin + Send + 'static;
 

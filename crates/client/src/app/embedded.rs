@@ -11,9 +11,9 @@ use cairn_durable::Tasks;
 use cairn_env::Env;
 use cairn_service::{Place, Refused, Service};
 
-use super::App;
 use super::error::{AppError, Result};
 use super::link::Link;
+use super::{App, Handle, Spawning};
 
 /// How tasks are opened in this process.
 ///
@@ -95,6 +95,37 @@ impl App {
     /// As [`App::open`].
     pub async fn on(db: &Db) -> Result<App> {
         Embedded::new().on(db).await
+    }
+}
+
+impl App {
+    /// Writes a batch of the program's own, with its conditions, and spawns tasks, in one: all of it is there, durable,
+    /// when this returns, or nothing of it. Only for tasks in this process, in the database of the batch.
+    ///
+    /// ```no_run
+    /// # async fn example(db: cairn::Db, app: cairn_client::App) -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = db.keyspace("orders")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&orders, b"7", b"paid");
+    /// let handles = app.spawn_with(batch, [app.spawn("fulfil", &7)]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AppError::Value`] if an input is not JSON; [`AppError::Refused`] with what refuses a task or the batch
+    /// (`Conflict` names the key of a condition): then nothing is written; with `Unknown` perhaps all of it is.
+    pub async fn spawn_with(
+        &self,
+        batch: cairn::Batch,
+        tasks: impl IntoIterator<Item = Spawning<App>>,
+    ) -> Result<Vec<Handle>> {
+        let Link::Embedded(local) = self.link() else {
+            return Err(AppError::invalid("a batch of one's own goes only with tasks in this process".to_owned()));
+        };
+        let spawns = tasks.into_iter().map(|task| Ok(self.outgoing(task.split().1)?.1));
+        let spawned = local.service.spawn_with(batch, spawns.collect::<Result<_>>()?).await?;
+        Ok(spawned.into_iter().map(|spawned| Handle::spawned(self, spawned)).collect())
     }
 }
 
