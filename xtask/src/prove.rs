@@ -104,13 +104,13 @@ const THREADS_INSTRUMENTED: &[&str] =
 const STAGES: &[Stage] = &[
     engine_test(
         "crash enumerated",
-        24,
+        16,
         &["test", "-p", "cairn", "--test", "crash_enumerated"],
         &["enumerated crash images", "enumerated second crashes", "enumerated distinct images"],
     ),
     engine_test(
         "crash",
-        8,
+        16,
         &["test", "-p", "cairn", "--test", "crash"],
         &["long workloads", "long crash images", "long second crashes"],
     ),
