@@ -52,7 +52,7 @@ pub enum ErrorKind {
     Cancelled,
     /// Not kept any more, or a session that is not known: say hello again.
     Gone,
-    /// Another version of the protocol, or none.
+    /// Another version of the protocol.
     UnsupportedProtocol,
     /// A part of the protocol that this build does not have yet.
     NotBuilt,

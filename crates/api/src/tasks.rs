@@ -38,6 +38,11 @@ fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error>
     Json::deserialize(from).map(Some)
 }
 
+/// A number or null that is there.
+fn also_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
 /// `POST /v1/tasks`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -394,9 +399,9 @@ pub struct QueueRequest {
     /// How long an event is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_ttl_ms: Option<u64>,
-    /// So many may wait.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_waiting: Option<u64>,
+    /// So many tasks may be queued; null: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "also_null")]
+    pub max_waiting: Option<Option<u64>>,
 }
 
 /// A queue.
@@ -410,7 +415,7 @@ pub struct Queue {
     pub retention_days: u32,
     /// How long an event is kept.
     pub event_ttl_ms: u64,
-    /// So many may wait.
+    /// So many tasks may be queued; any number if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_waiting: Option<u64>,
 }

@@ -58,7 +58,8 @@ impl Error {
         Error::new(ErrorKind::Invalid, message)
     }
 
-    pub(crate) fn not_found(message: impl Into<String>) -> Error {
+    /// Something that is not there.
+    pub fn not_found(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::NotFound, message)
     }
 

@@ -4,7 +4,8 @@
 //! runs again, and what was recorded is returned instead of done again. Workers pull; this crate decides.
 //!
 //! Owns the records ([`task`], [`step`], [`wait`]), the decisions ([`machine`]) and their place in a store.
-//! Refuses networks, threads, clocks and randomness of its own.
+//! Refuses networks and JSON; of the world it knows the clock, randomness and one thread, through `env`, its decisions
+//! not even those.
 
 pub mod call;
 mod delete;

@@ -298,8 +298,21 @@ impl<S: Store> Tasks<S> {
     }
 
     /// Sets what is set of a queue, making it if there is none.
-    pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, ()> {
-        self.answer(|owner, now_ms| owner.set_queue(name, queue, now_ms))
+    pub fn set_queue(&self, name: &str, queue: Queue) -> Answer<S, Queue> {
+        self.change_queue(name, |_| Ok(queue))
+    }
+
+    /// Sets what `change` makes of a queue, which is none if there is no such queue, and says what that is. Nobody else changes
+    /// it in between.
+    ///
+    /// # Errors
+    /// What `change` errs with; `Invalid`.
+    pub fn change_queue(&self, name: &str, change: impl FnOnce(Option<Queue>) -> Result<Queue>) -> Answer<S, Queue> {
+        self.answer(|owner, now_ms| {
+            let queue = change(owner.queues.get(name).copied())?;
+            owner.set_queue(name, queue, now_ms)?;
+            Ok(queue)
+        })
     }
 
     /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have

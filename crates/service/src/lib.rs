@@ -10,6 +10,7 @@ mod lists;
 mod refused;
 mod to_wire;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -28,7 +29,8 @@ use from_wire::{live_of, op_of, session, spawn_of, step_id, task_id};
 pub use refused::Refused;
 use refused::invalid;
 use to_wire::{
-    ack_to, failure_in, millis, queue_to, raw, run_to, signal_to, spawned_to, steps_to, task_to, work_to, worker_to,
+    ack_to, failure_in, millis, queue_to, raw, refused_to, run_to, signal_to, spawned_to, steps_to, task_to, work_to,
+    worker_to,
 };
 
 /// A list has so many entries if nothing else is said, and at most.
@@ -227,30 +229,39 @@ impl<S: Store, P: Place> Service<S, P> {
         Ok(queue_to(name, &queue))
     }
 
-    /// Sets what is set of a queue, making it if there is none.
+    /// Sets what is set of a queue, making it if there is none. What is not said stays as it is.
     pub async fn set_queue(&self, name: &str, request: wire::QueueRequest) -> Result<wire::Queue, Refused> {
-        let before = self.find_queue(name).await?.unwrap_or_default();
-        let queue = Queue {
-            retention_days: request.retention_days.unwrap_or(before.retention_days),
-            event_ttl_ms: request.event_ttl_ms.unwrap_or(before.event_ttl_ms),
-            max_waiting: request.max_waiting.or(before.max_waiting),
-            ..before
+        let change = move |before: Option<Queue>| {
+            let before = before.unwrap_or_default();
+            Ok(Queue {
+                retention_days: request.retention_days.unwrap_or(before.retention_days),
+                event_ttl_ms: request.event_ttl_ms.unwrap_or(before.event_ttl_ms),
+                max_waiting: request.max_waiting.unwrap_or(before.max_waiting),
+                ..before
+            })
         };
-        self.keep_queue(name, queue).await
+        self.change_queue(name, change).await
     }
 
     /// Hands out no more tasks of a queue, or does so again.
     pub async fn pause(&self, name: &str, paused: bool) -> Result<wire::Queue, Refused> {
-        let before = self.find_queue(name).await?.ok_or_else(|| no_queue(name))?;
         let status = if paused { QueueStatus::Paused } else { QueueStatus::Active };
-        self.keep_queue(name, Queue { status, ..before }).await
+        let unknown = no_queue(name).message;
+        let change = move |before: Option<Queue>| match before {
+            Some(before) => Ok(Queue { status, ..before }),
+            None => Err(cairn_durable::Error::not_found(unknown)),
+        };
+        self.change_queue(name, change).await
     }
 
-    async fn keep_queue(&self, name: &str, queue: Queue) -> Result<wire::Queue, Refused> {
-        let shown = queue_to(name, &queue);
-        let name = name.to_owned();
-        self.call(move |tasks| tasks.set_queue(&name, queue)).await?;
-        Ok(shown)
+    async fn change_queue(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<Queue>) -> cairn_durable::Result<Queue> + Send + 'static,
+    ) -> Result<wire::Queue, Refused> {
+        let changed = name.to_owned();
+        let queue = self.call(move |tasks| tasks.change_queue(&changed, change)).await?;
+        Ok(queue_to(name, &queue))
     }
 
     /// Emits events, each for itself.
@@ -344,15 +355,35 @@ impl<S: Store, P: Place> Service<S, P> {
         self.call(move |tasks| tasks.bye(session)).await
     }
 
-    /// What a worker says of its tasks, in one commit, and the next tasks for it.
+    /// What a worker says of its tasks, in one commit, and the next tasks for it. A call that cannot be read is refused
+    /// like one that is refused otherwise: in its place, and later ones of its task with it.
     pub async fn ops(&self, request: wire::OpsRequest) -> Result<wire::OpsResponse, Refused> {
         let session = session(&request.session)?;
         let now_ms = self.tasks.now_ms();
-        let ops = request.ops.into_iter().map(|op| op_of(op, now_ms)).collect::<Result<Vec<_>, Refused>>()?;
+        let (mut ops, mut places, mut unread) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for op in request.ops {
+            let task = op.task.clone();
+            let read = if unread.contains(&task) {
+                Err(Refused::new(ErrorKind::Conflict, "an earlier call about this task was refused"))
+            } else {
+                op_of(op, now_ms)
+            };
+            match read {
+                Ok(op) => {
+                    ops.push(op);
+                    places.push(None);
+                }
+                Err(refused) => {
+                    unread.insert(task);
+                    places.push(Some(refused_to(refused)));
+                }
+            }
+        }
         let claim = usize::try_from(request.claim).unwrap_or(usize::MAX);
         let Told { acks, work, signals } = self.call(move |tasks| tasks.ops(session, ops, claim)).await?;
+        let mut acks = acks.into_iter().map(ack_to);
         Ok(wire::OpsResponse {
-            acks: acks.into_iter().map(ack_to).collect(),
+            acks: places.into_iter().filter_map(|place| place.or_else(|| acks.next())).collect(),
             work: work.iter().map(work_to).collect(),
             signals: signals.iter().map(signal_to).collect(),
             now_ms: self.tasks.now_ms(),

@@ -223,6 +223,10 @@ pub(crate) fn ack_to(ack: cairn_durable::Result<Ack>) -> wire::Ack {
         }
         Ok(Ack::Emitted { created }) => wire::Ack { ok: true, created: Some(created), ..Default::default() },
         Ok(Ack::Suspended(resumed)) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
-        Err(e) => wire::Ack { ok: false, error: Some(Refused::from(e).into_body().into()), ..Default::default() },
+        Err(e) => refused_to(e.into()),
     }
+}
+
+pub(crate) fn refused_to(refused: Refused) -> wire::Ack {
+    wire::Ack { ok: false, error: Some(refused.into_body().into()), ..Default::default() }
 }

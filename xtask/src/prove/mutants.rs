@@ -56,7 +56,13 @@ pub(crate) fn build(root: &Path, target: &Path) -> Result<Built, String> {
     if !output.status.success() {
         return Err(format!("they do not build:\n{}", tail(&text, 60)));
     }
-    Ok(Built { binaries: text.lines().filter_map(executable).map(|(name, path)| (name, root.join(path))).collect() })
+    let mut binaries = BTreeMap::new();
+    for (name, path) in text.lines().filter_map(executable) {
+        if let Some(other) = binaries.insert(name, root.join(&path)) {
+            return Err(format!("{} and {} have the same name", other.display(), path.display()));
+        }
+    }
+    Ok(Built { binaries })
 }
 
 /// The binary that a line of cargo's names: `  Executable tests/traps.rs (target/debug/deps/traps-0123)`.

@@ -67,14 +67,25 @@ struct Set {
     /// How long an event is kept, such as 720h
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
     event_ttl: Option<Duration>,
-    /// So many of its tasks may be queued; beyond that a spawn is refused
-    #[arg(long, value_name = "N")]
-    max_waiting: Option<u64>,
+    /// So many of its tasks may be queued, or "any"; beyond that a spawn is refused
+    #[arg(long, value_name = "N", value_parser = number_or_any)]
+    max_waiting: Option<MaxWaiting>,
     #[command(flatten)]
     server: ServerArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// How many tasks may be queued; any number if there is none.
+#[derive(Clone, Copy)]
+struct MaxWaiting(Option<u64>);
+
+fn number_or_any(text: &str) -> Result<MaxWaiting, String> {
+    match text {
+        "any" => Ok(MaxWaiting(None)),
+        number => number.parse().map(|max| MaxWaiting(Some(max))).map_err(|_| "a number, or any".to_owned()),
+    }
 }
 
 impl Queues {
@@ -121,6 +132,7 @@ impl Set {
         let session = Session::open(&self.server)?;
         let event_ttl_ms = self.event_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         let Set { retention_days, max_waiting, .. } = self;
+        let max_waiting = max_waiting.map(|max| max.0);
         let request = QueueRequest { retention_days, event_ttl_ms, max_waiting };
         let queue = session.call(async |client| client.set_queue(&self.name, &request).await)?;
         print(&[queue], self.json)

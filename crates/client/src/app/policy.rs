@@ -75,9 +75,10 @@ impl Retry {
 }
 
 impl Default for Retry {
-    /// From one second on, doubling.
+    /// As the server retries a task of which nothing is said: from one second to five minutes, doubling, with a fifth left
+    /// to chance.
     fn default() -> Retry {
-        Retry::exponential(Duration::from_secs(1))
+        Retry::exponential(Duration::from_secs(1)).max(Duration::from_secs(300)).jitter(0.2)
     }
 }
 

@@ -139,8 +139,13 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
     ] {
         assert_eq!(op(&server, &session, wrong).await["error"]["kind"], kind);
     }
-    let long = at(json!({"op": "step", "task": task, "fence": fence, "key": key, "value": 1}));
-    assert_eq!(send(&server, "POST", "/v1/workers/ops", "", &long).await.kind(), "invalid");
+    // One that cannot be read takes those of its task along, and nobody else's.
+    let long = json!({"op": "step", "task": task, "fence": fence, "key": key, "value": 1});
+    let behind = json!({"op": "step", "task": task, "fence": fence, "key": "b", "value": 1});
+    let other = json!({"op": "promise", "task": ID, "fence": fence, "key": "p"});
+    let acks = post(&server, "/v1/workers/ops", json!({"session": session, "ops": [long, behind, other]})).await;
+    let kinds: Vec<_> = acks["acks"].as_array().unwrap().iter().map(|ack| &ack["error"]["kind"]).collect();
+    assert_eq!(kinds, ["invalid", "conflict", "invalid"]);
     // The task is where it was.
     let step = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": 1});
     assert_eq!(op(&server, &session, step).await, json!({"ok": true}));
@@ -162,6 +167,27 @@ async fn spawns_are_all_there_or_none_if_that_is_asked() {
     assert_eq!((&each[0]["created"], &each[1]["error"]["kind"]), (&json!(true), &json!("not_found")));
     let again = post(&server, "/v1/tasks", json!({"atomic": true, "tasks": [spawns(true)["tasks"][0]]})).await;
     assert_eq!((&again["results"][0]["created"], &again["results"][0]["id"]), (&json!(false), &each[0]["id"]));
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_queue_keeps_what_is_not_said_of_it() {
+    let server = Running::new().await;
+    let put = async |body: Value| {
+        let answer = send(&server, "PUT", "/v1/queues/q", "", &body.to_string()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice::<Value>(&answer.body).unwrap()
+    };
+    put(json!({"max_waiting": 3, "retention_days": 2})).await;
+    post(&server, "/v1/queues/q/pause", json!({})).await;
+    let queue = put(json!({"event_ttl_ms": 5})).await;
+    assert_eq!(
+        (&queue["max_waiting"], &queue["retention_days"], &queue["status"]),
+        (&json!(3), &json!(2), &json!("paused"))
+    );
+    assert_eq!(put(json!({"max_waiting": null})).await["max_waiting"], Value::Null);
+    let unknown = send(&server, "POST", "/v1/queues/none/pause", "", "").await;
+    assert_eq!((unknown.status, unknown.kind().as_str()), (404, "not_found"));
     server.stopped().await;
 }
 
