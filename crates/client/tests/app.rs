@@ -1123,5 +1123,7 @@ async fn tasks_share_a_database() {
 async fn nobody_there() {
     let app = App::connect("http://127.0.0.1:9", None).unwrap();
     assert!(matches!(app.handle("x").status().await, Err(AppError::Unreachable { .. })));
+    let started = timeout(PATIENCE, app.worker().start()).await.expect("a worker does not wait for ever to begin");
+    assert!(matches!(started, Err(AppError::Unreachable { message }) if message.contains("127.0.0.1:9")));
     assert_eq!(App::connect("localhost", None).unwrap_err().kind(), Some(ErrorKind::Invalid));
 }

@@ -72,10 +72,12 @@ impl WorkerOptions {
         self
     }
 
-    /// Starts it in the background, with the tasks that are registered by now. Returns when it is attached.
+    /// Starts it in the background, with the tasks that are registered by now. Returns when it is attached. From then on
+    /// it outlasts whatever happens to the server.
     ///
     /// # Errors
-    /// What its hello is refused with, as a queue that does not exist; [`AppError::Refused`] for no slots at all.
+    /// What its hello is refused with, as a queue that does not exist; [`AppError::Refused`] for no slots at all;
+    /// [`AppError::Unreachable`] if there was no answer for some ten seconds.
     pub async fn start(self) -> Result<Worker> {
         if self.slots == 0 {
             return Err(AppError::invalid("a worker has at least one slot"));
