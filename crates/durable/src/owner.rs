@@ -283,8 +283,13 @@ impl<S: Store> Owner<S> {
     /// wait for its end.
     pub(crate) fn decide(&self, turn: &mut Turn<S>, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
         let mut stored = self.load_in(turn, id)?;
-        let decision =
+        let mut decision =
             machine::decide(stored.record(), command, now_ms, self.fresh(now_ms)).map_err(|e| refused(id, e))?;
+        if let Some(run) = &mut decision.ended_run {
+            let session = self.live.get(&id).and_then(|live| live.session);
+            let worker = session.and_then(|session| self.sessions.hello(session));
+            run.worker = worker.map_or_else(String::new, |worker| worker.name.clone());
+        }
         turn.changes.push(self.shelf.apply(&mut turn.batch, &mut stored, &decision)?);
         let outcome = outcome_of(&stored.task.status, decision.output.as_deref());
         turn.tasks.insert(id, stored);

@@ -9,7 +9,7 @@
 //! run     := id:16  attempt  started_ms:opt
 //! fence   := instance:u64  count
 //! retry   := 0 | 1 base_ms jitter:f64 | 2 base_ms factor:f64 max_ms jitter:f64
-//! ended   := version:u8=0  run  ended_ms  (0 | 1 failure | 2 | 3)      done, failed, lost, cancelled
+//! ended   := version:u8=0  run  ended_ms  worker:text  (0 | 1 failure | 2 | 3)      done, failed, lost, cancelled
 //! step    := version:u8=0  kind:u8  seq  attempt  at_ms  outcome
 //! outcome := 0 bytes | 1 failure retry_at_ms:opt | 2 | 3     value, failed, cancelled, timed out
 //! told    := version:u8=0  outcome                what all who wait for a target are told
@@ -326,6 +326,7 @@ impl Row for EndedRun {
     fn put(&self, out: &mut Vec<u8>) {
         self.run.put(out);
         put_ms(out, self.ended_ms);
+        put_text(out, &self.worker);
         match &self.status {
             RunStatus::Done => out.put_u8(0),
             RunStatus::Failed(failure) => {
@@ -338,7 +339,7 @@ impl Row for EndedRun {
     }
 
     fn take(from: &mut Reader<'_>) -> Decoded<EndedRun> {
-        let (run, ended_ms) = (Run::take(from)?, from.varint()?);
+        let (run, ended_ms, worker) = (Run::take(from)?, from.varint()?, take_text(from)?);
         let unknown = from.error("an unknown end of a run");
         let status = match from.u8()? {
             0 => RunStatus::Done,
@@ -347,7 +348,7 @@ impl Row for EndedRun {
             3 => RunStatus::Cancelled,
             _ => return Err(unknown),
         };
-        Ok(EndedRun { run, ended_ms, status })
+        Ok(EndedRun { run, ended_ms, worker, status })
     }
 }
 

@@ -496,6 +496,8 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
         let again = take(env, &tasks, session);
         let view = block_on(env, tasks.get(id)).unwrap();
         assert_eq!((again.id, again.steps.len(), view.task.lost), (id, 1, 1));
+        let runs = block_on(env, tasks.runs(id)).unwrap();
+        assert_eq!((runs.len(), runs[0].worker.as_str()), (1, "w1"));
         // Whoever still lists the old hand-out is told, as often as it lists it.
         let fences = |live: &[_]| {
             let signals = block_on(env, tasks.beat(session, live)).unwrap();
