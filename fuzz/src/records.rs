@@ -19,14 +19,15 @@ use cairn_durable::wait::{Target, Wait};
 /// ```
 pub(crate) fn rows(input: &[u8]) {
     let Some((record, row)) = input.split_first() else { return };
-    let again = match record % 7 {
+    let again = match record % 8 {
         0 => Spec::decode(row).ok().map(|spec| spec.encode()),
         1 => Task::decode(row).ok().map(|task| task.encode()),
         2 => EndedRun::decode(row).ok().map(|run| run.encode()),
         3 => Step::decode(row).ok().map(|step| step.encode()),
         4 => decode_wait(step_id(), row).ok().map(|wait| encode_wait(&wait)),
         5 => Queue::decode(row).ok().map(|queue| queue.encode()),
-        _ => Event::decode(row).ok().map(|event| event.encode()),
+        6 => Event::decode(row).ok().map(|event| event.encode()),
+        _ => Outcome::decode(row).ok().map(|outcome| outcome.encode()),
     };
     if let Some(again) = again {
         assert_eq!(again, row, "a record has one encoding");
@@ -120,12 +121,13 @@ pub(crate) fn rows_seeds() -> Vec<Vec<u8>> {
         seed(1, task(status, Some(HandedBack { fence, by: Ending::Suspended })).encode());
     }
     for status in [RunStatus::Done, RunStatus::Failed(failure.clone()), RunStatus::Lost, RunStatus::Cancelled] {
-        seed(2, EndedRun { run, ended_ms, status }.encode());
+        seed(2, EndedRun { run, ended_ms, worker: "w1".to_owned(), status }.encode());
     }
     for outcome in
         [Outcome::Value(json("17")), failed(None), failed(Some(ended_ms)), Outcome::Cancelled, Outcome::TimedOut]
     {
-        seed(3, step(StepKind::Task, outcome).encode());
+        seed(3, step(StepKind::Task, outcome.clone()).encode());
+        seed(7, outcome.encode());
     }
     seed(4, encode_wait(&wait(Target::Timer(ended_ms), None)));
     seed(4, encode_wait(&wait(Target::Event("packed:1".to_owned()), Some("any"))));

@@ -343,6 +343,9 @@ pub struct Run {
     pub attempt: u32,
     /// done, failed, lost, cancelled.
     pub status: String,
+    /// The name of the worker that had it last, if one had it and is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
     /// When a worker first began it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at_ms: Option<u64>,

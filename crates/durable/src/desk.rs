@@ -17,7 +17,7 @@ use crate::owner::{Due, Live, Owner, Turn};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
 use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
-use crate::task::{Fence, Run, Spec, State, Status, Task};
+use crate::task::{Ending, Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
 use crate::worker::{Hello, SessionId, Signal};
 
@@ -163,7 +163,8 @@ impl<S: Store> Owner<S> {
         {
             return Ok(there(stored));
         }
-        if let Some(max_waiting) = max_waiting {
+        // A task that runs is not kept waiting for a place that its own end may have to make.
+        if let Some(max_waiting) = max_waiting.filter(|_| parent.is_none()) {
             self.check_room(turn, &spawn.queue, max_waiting)?;
         }
         let id = spawn.id.unwrap_or_else(|| self.next_id(now_ms));
@@ -277,7 +278,7 @@ impl<S: Store> Owner<S> {
                         self.sessions.drop_task(before, *task);
                     }
                     self.sessions.give(session, *task, *fence, now);
-                    self.sessions.known(session, *task, *fence);
+                    self.sessions.spoken_of(session, *task, *fence, now);
                     kept.push(*task);
                 }
                 None => stop.push(*task),
@@ -288,42 +289,72 @@ impl<S: Store> Owner<S> {
 
     /// Ends a session. What it held goes back to its queue, at no cost.
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
-        for (task, fence) in self.sessions.end(session) {
-            match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
-                Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
-                _ => {}
-            }
+        for (task, fence) in self.sessions.held(session) {
+            self.release(task, fence, now_ms)?;
         }
+        self.end_session(session);
         Ok(())
     }
 
-    /// Takes back what a worker was handed some time ago and has never spoken of: the answer was lost.
-    pub(crate) fn release_unknown(
+    fn release(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {
+        match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
+            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
+    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost.
+    pub(crate) fn hear_of(
         &mut self,
         session: SessionId,
         live: &[(TaskId, Fence)],
         now: Duration,
         now_ms: Millis,
     ) -> Result<()> {
-        live.iter().for_each(|(task, fence)| self.sessions.known(session, *task, *fence));
-        for (task, fence) in self.sessions.unknown(session, now) {
-            match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
-                Err(e) if e.kind() != ErrorKind::StaleFence => return Err(e),
-                _ => {}
+        live.iter().for_each(|(task, fence)| self.sessions.spoken_of(session, *task, *fence, now));
+        for (task, fence, known) in self.sessions.forgotten(session, now) {
+            if known {
+                self.lose(task, fence, now_ms)?;
+            } else {
+                self.release(task, fence, now_ms)?;
             }
         }
         Ok(())
     }
 
-    /// Takes what silent workers held; says when the next will have been silent for too long.
-    pub(crate) fn lose_silent(&mut self, now: Duration, now_ms: Millis) -> Result<Option<Duration>> {
-        loop {
-            let (silent, next) = self.sessions.silent(now);
-            let Some(session) = silent else { return Ok(next) };
-            for (task, fence) in self.sessions.end(session) {
-                self.lose(task, fence, now_ms)?;
+    /// What a session must be told: what has happened since, and, since that may have got lost, again of what it
+    /// says that it holds and does not.
+    pub(crate) fn signals(&mut self, session: SessionId, live: &[(TaskId, Fence)]) -> Result<Vec<Signal>> {
+        let mut signals = self.sessions.take_signals(session);
+        for (task, fence) in live {
+            if self.sessions.holds(session, *task, *fence) || signals.iter().any(|signal| signal.fence == *fence) {
+                continue;
+            }
+            let over = self.find(*task)?.and_then(|stored| stored.task.handed_back);
+            let by = over.filter(|over| over.fence == *fence).map_or(Ending::Lost, |over| over.by);
+            // What it ended itself it knows, or will.
+            if matches!(by, Ending::Lost | Ending::Cancelled) {
+                signals.push(Signal { task: *task, fence: *fence, by });
             }
         }
+        Ok(signals)
+    }
+
+    /// Takes what silent workers held. One that could not be taken is tried again.
+    pub(crate) fn lose_silent(&mut self, now: Duration, now_ms: Millis) -> Result<()> {
+        let mut all = Ok(());
+        for session in self.sessions.silent(now) {
+            let mut lost = Ok(());
+            for (task, fence) in self.sessions.held(session) {
+                lost = lost.and(self.lose(task, fence, now_ms));
+            }
+            if lost.is_ok() {
+                self.end_session(session);
+            }
+            all = all.and(lost);
+        }
+        all
     }
 
     /// Takes what nobody has said hello for since the server began.

@@ -19,7 +19,7 @@
 //!   'U' task:16 task:16       who waits for the end of a task: that task, then the waiting one
 //!   'I' queue 0 key           the task that was spawned with this idempotency key
 //!   'X' due_ms:u64 what       is removed then: 'e' queue 0 event, or 't' task:16 that has outlived its bucket
-//!   'C' target                not all who wait for this have been told yet: 'e' queue 0 event, or 't' task:16
+//!   'C' target                what has come of it, as not all who wait have been told: 'e' queue 0 event, or 't' task:16
 //! ```
 //! Numbers are big-endian, so that they sort; a priority is turned over, so that the largest comes first. Names
 //! hold no zero byte. Rows in capitals are an index: they follow from the records ([`entries`]), are written in

@@ -30,4 +30,4 @@ pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};
 pub use list::{Filter, Page};
-pub use tasks::{Answer, Ended, Tasks, View};
+pub use tasks::{Answer, Ended, Tasks, View, Watch};

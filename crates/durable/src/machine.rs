@@ -210,7 +210,7 @@ pub struct Decision {
     pub steps: Vec<(StepId, Step)>,
     /// Of a suspension: what has come already, recorded now or before. The worker goes on with it.
     pub resumed: Vec<(StepId, Step)>,
-    /// A run that has ended with this.
+    /// A run that has ended with this. Whose it was is known to who hands out.
     pub ended_run: Option<EndedRun>,
     /// What the task returned.
     pub output: Option<Json>,
@@ -625,7 +625,7 @@ impl Turn<'_> {
         if task.run.started_ms.is_some() {
             task.runs_ended = task.runs_ended.saturating_add(1);
             let run = task.run;
-            self.decision.ended_run = Some(EndedRun { run, ended_ms, status });
+            self.decision.ended_run = Some(EndedRun { run, ended_ms, worker: String::new(), status });
         }
     }
 

@@ -22,8 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
 use crate::key::{self, Entry, Expiring, Lane};
 use crate::machine::{self, Command, Decision, Effect, Fresh, Refusal};
-use crate::queue::{DEFAULT_QUEUE, Event, Queue};
+use crate::queue::{DEFAULT_QUEUE, Event, Queue, QueueStatus};
 use crate::retention::Expiries;
+use crate::rows::Row;
 use crate::shelf::{Change, Shelf, Stored};
 use crate::step::Outcome;
 use crate::task::{Ending, Fence, State, Status};
@@ -65,7 +66,7 @@ pub(crate) struct Turn<S: Store> {
     /// Idempotency keys that it brings.
     pub(crate) keys: BTreeMap<Vec<u8>, TaskId>,
     stopped: Vec<(Fence, Ending)>,
-    unfinished: BTreeSet<(String, Target)>,
+    unfinished: BTreeMap<(String, Target), Outcome>,
 }
 
 /// All that is kept in memory, and the records.
@@ -89,9 +90,9 @@ pub(crate) struct Owner<S: Store> {
     pub(crate) live: BTreeMap<TaskId, Live>,
     pub(crate) sessions: Sessions,
     /// Who is woken when a task ends.
-    watchers: BTreeMap<TaskId, Vec<Waker>>,
-    /// Targets of which not all waiters have been told.
-    unfinished: BTreeSet<(String, Target)>,
+    watchers: BTreeMap<TaskId, BTreeMap<u64, Waker>>,
+    /// Targets of which not all waiters have been told, and what: the event or task itself may have gone by then.
+    unfinished: BTreeMap<(String, Target), Outcome>,
     /// To be woken when the lock is free.
     pub(crate) rung: Vec<Waker>,
     /// When the clock is next needed, as far as its thread knows.
@@ -119,7 +120,7 @@ impl<S: Store> Owner<S> {
             live: BTreeMap::new(),
             sessions: Sessions::default(),
             watchers: BTreeMap::new(),
-            unfinished: BTreeSet::new(),
+            unfinished: BTreeMap::new(),
             rung: Vec::new(),
             expected_ms: 0,
             sooner: false,
@@ -144,9 +145,12 @@ impl<S: Store> Owner<S> {
             queues.insert(name, queue);
             Ok(ControlFlow::Continue(()))
         })?;
-        shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, _| {
+        shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, row| {
+            let damaged =
+                |e| Error::new(ErrorKind::Corrupt, format!("what waiting tasks are to be told is damaged: {e}"));
+            let outcome = Outcome::decode(row).map_err(damaged)?;
             if !cairn_env::mutant("further-waiters-forgotten-at-open") {
-                unfinished.extend(key::unfinished(key));
+                unfinished.extend(key::unfinished(key).map(|target| (target, outcome)));
             }
             Ok(ControlFlow::Continue(()))
         })
@@ -266,7 +270,7 @@ impl<S: Store> Owner<S> {
             changes: Vec::new(),
             keys: BTreeMap::new(),
             stopped: Vec::new(),
-            unfinished: BTreeSet::new(),
+            unfinished: BTreeMap::new(),
         }
     }
 
@@ -279,8 +283,13 @@ impl<S: Store> Owner<S> {
     /// wait for its end.
     pub(crate) fn decide(&self, turn: &mut Turn<S>, id: TaskId, command: Command, now_ms: Millis) -> Result<Decision> {
         let mut stored = self.load_in(turn, id)?;
-        let decision =
+        let mut decision =
             machine::decide(stored.record(), command, now_ms, self.fresh(now_ms)).map_err(|e| refused(id, e))?;
+        if let Some(run) = &mut decision.ended_run {
+            let session = self.live.get(&id).and_then(|live| live.session);
+            let worker = session.and_then(|session| self.sessions.hello(session));
+            run.worker = worker.map_or_else(String::new, |worker| worker.name.clone());
+        }
         turn.changes.push(self.shelf.apply(&mut turn.batch, &mut stored, &decision)?);
         let outcome = outcome_of(&stored.task.status, decision.output.as_deref());
         turn.tasks.insert(id, stored);
@@ -323,8 +332,8 @@ impl<S: Store> Owner<S> {
             && !cairn_env::mutant("further-waiters-forgotten")
             && let Some(key) = key::of_unfinished(queue, target)
         {
-            turn.batch.put(&self.shelf.index, &key, &[]);
-            turn.unfinished.insert((queue.to_owned(), target.clone()));
+            turn.batch.put(&self.shelf.index, &key, &outcome.encode());
+            turn.unfinished.insert((queue.to_owned(), target.clone()), outcome.clone());
         }
         Ok(())
     }
@@ -422,7 +431,7 @@ impl<S: Store> Owner<S> {
                     None => drop(self.live.insert(id, Live { stored, session: None })),
                 },
                 State::Completed | State::Failed | State::Cancelled => {
-                    self.rung.extend(self.watchers.remove(&id).into_iter().flatten());
+                    self.rung.extend(self.watchers.remove(&id).into_iter().flat_map(BTreeMap::into_values));
                 }
                 State::Queued | State::Waiting => {}
             }
@@ -457,6 +466,7 @@ impl<S: Store> Owner<S> {
     /// Notes a ready task, and wakes a worker that would take it. If it is not due yet, the clock will wake one.
     pub(crate) fn ready(&mut self, lane: Lane, entry: Due, now_ms: Millis) {
         if entry.0 <= now_ms
+            && self.is_active(&lane.queue)
             && let Some(waker) = self.sessions.waiting_for(&lane)
         {
             self.rung.push(waker);
@@ -514,7 +524,8 @@ impl<S: Store> Owner<S> {
         }
         let lanes: Vec<Lane> = self.lanes.keys().cloned().collect();
         for lane in lanes {
-            if self.first_of(&lane)?.is_some_and(|(due_ms, _)| due_ms <= now_ms)
+            if self.is_active(&lane.queue)
+                && self.first_of(&lane)?.is_some_and(|(due_ms, _)| due_ms <= now_ms)
                 && let Some(waker) = self.sessions.waiting_for(&lane)
             {
                 self.rung.push(waker);
@@ -542,16 +553,15 @@ impl<S: Store> Owner<S> {
 
     /// Tells the next of those who wait for a target of which not all have been told. Says whether there was one.
     pub(crate) fn tell_more(&mut self, now_ms: Millis) -> Result<bool> {
-        let Some((queue, target)) = self.unfinished.first().cloned() else { return Ok(false) };
+        let Some((of, outcome)) = self.unfinished.first_key_value() else { return Ok(false) };
+        let ((queue, target), outcome) = (of.clone(), outcome.clone());
         let mut turn = self.turn(now_ms);
         if let Some(key) = key::of_unfinished(&queue, &target) {
             turn.batch.delete(&self.shelf.index, &key);
         }
-        if let Some(outcome) = self.come(&queue, &target)? {
-            // Marks it again if there are still more.
-            self.tell(&mut turn, &queue, &target, &outcome, now_ms)?;
-        }
-        let more = turn.unfinished.contains(&(queue.clone(), target.clone()));
+        // Marks it again if there are still more.
+        self.tell(&mut turn, &queue, &target, &outcome, now_ms)?;
+        let more = turn.unfinished.contains_key(&(queue.clone(), target.clone()));
         self.commit(turn)?;
         if !more {
             self.unfinished.remove(&(queue, target));
@@ -559,12 +569,29 @@ impl<S: Store> Owner<S> {
         Ok(true)
     }
 
-    /// Wakes somebody when a task ends.
-    pub(crate) fn watch(&mut self, id: TaskId, waker: &Waker) {
-        let watchers = self.watchers.entry(id).or_default();
-        if !watchers.iter().any(|known| known.will_wake(waker)) {
-            watchers.push(waker.clone());
+    /// Wakes somebody, known by a number, when a task ends.
+    pub(crate) fn watch(&mut self, id: TaskId, number: u64, waker: &Waker) {
+        self.watchers.entry(id).or_default().insert(number, waker.clone());
+    }
+
+    /// Nobody of this number waits any more.
+    pub(crate) fn unwatch(&mut self, id: TaskId, number: u64) {
+        if let Some(watchers) = self.watchers.get_mut(&id) {
+            watchers.remove(&number);
+            if watchers.is_empty() {
+                self.watchers.remove(&id);
+            }
         }
+    }
+
+    /// Ends a session that holds nothing.
+    pub(crate) fn end_session(&mut self, session: SessionId) {
+        self.rung.extend(self.sessions.end(session));
+    }
+
+    /// Whether tasks of a queue are handed out.
+    pub(crate) fn is_active(&self, queue: &str) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.status == QueueStatus::Active)
     }
 
     /// The settings of a queue that something may enter.

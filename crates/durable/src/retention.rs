@@ -11,6 +11,7 @@
 
 use std::ops::ControlFlow;
 
+use cairn_env::sync::Mutex;
 use cairn_store::{Batch, Store};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,8 @@ use crate::task::Task;
 
 /// So many tasks are moved, or keys forgotten, before other calls get their turn.
 const AT_ONCE: usize = 64;
+/// So many tasks are looked at.
+const ROWS_AT_ONCE: usize = 4_096;
 /// The rows of a task that is moved are written in batches of about so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -50,22 +53,78 @@ impl Expiries {
     }
 }
 
-/// The first tasks in a bucket behind one of them that have not ended.
-pub(crate) fn open_in<S: Store>(store: &S, bucket: &S::Space, after: Option<TaskId>) -> Result<Vec<TaskId>> {
+/// A bucket on its way out.
+#[derive(Debug)]
+pub(crate) struct Going<S: Store> {
+    bucket: BucketId,
+    space: S::Space,
+    left: Left,
+}
+
+/// What is left to be done, from behind a task on.
+#[derive(Debug)]
+enum Left {
+    /// Looking for what has not ended.
+    Tasks(Option<TaskId>),
+    /// Forgetting idempotency keys.
+    Keys(Option<TaskId>),
+    /// Dropping it.
+    Drop,
+}
+
+impl<S: Store> Going<S> {
+    /// Does a part of it, mostly without the lock. Says whether it is gone. What has failed is tried again.
+    pub(crate) fn part(&mut self, store: &S, owner: &Mutex<Owner<S>>, now_ms: Millis) -> Result<bool> {
+        match self.left {
+            Left::Tasks(after) => {
+                let (open, last) = open_in(store, &self.space, after)?;
+                if !open.is_empty() {
+                    owner.lock().keep(self.bucket, &open)?;
+                }
+                self.left = last.map_or(Left::Keys(None), |last| Left::Tasks(Some(last)));
+            }
+            Left::Keys(after) => {
+                let keys = keys_in(store, &self.space, after)?;
+                if !keys.is_empty() {
+                    owner.lock().forget_keys(&keys, now_ms)?;
+                }
+                self.left = keys.last().map_or(Left::Drop, |(last, _)| Left::Keys(Some(*last)));
+            }
+            Left::Drop => {
+                owner.lock().shelf.take_bucket(self.bucket);
+                if let Err(e) = store.drop_space(&self.bucket.name()) {
+                    owner.lock().shelf.put_back(self.bucket, &self.space);
+                    return Err(e.into());
+                }
+                owner.lock().shelf.end_closing(self.bucket);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The next tasks in a bucket that have not ended, and behind which task to go on, if there may be more.
+fn open_in<S: Store>(store: &S, bucket: &S::Space, after: Option<TaskId>) -> Result<(Vec<TaskId>, Option<TaskId>)> {
     let after = after.map_or_else(Vec::new, |id| key::of_task(Part::Task, id));
-    let mut open = Vec::new();
+    let (mut open, mut rows, mut last) = (Vec::new(), 0, None);
     Shelf::visit_in(store, bucket, key::TASKS, &after, |key, row| {
         let task = Task::decode(row).map_err(|e| Error::new(ErrorKind::Corrupt, format!("a task is damaged: {e}")))?;
+        rows += 1;
         if !task.status.state().has_ended() {
             open.extend(key::task_of(key));
         }
-        Ok(if open.len() == AT_ONCE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        if open.len() == AT_ONCE || rows == ROWS_AT_ONCE {
+            last = key::task_of(key);
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
     })?;
-    Ok(open)
+    Ok((open, last))
 }
 
 /// The tasks in a bucket that have an idempotency key, and where that stands: the first behind one of them.
-pub(crate) fn keys_in<S: Store>(store: &S, bucket: &S::Space, after: Option<TaskId>) -> Result<Vec<(TaskId, Vec<u8>)>> {
+fn keys_in<S: Store>(store: &S, bucket: &S::Space, after: Option<TaskId>) -> Result<Vec<(TaskId, Vec<u8>)>> {
     let after = after.map_or_else(Vec::new, |id| key::of_task(Part::Idempotency, id));
     let mut keys = Vec::new();
     Shelf::visit_in(store, bucket, key::IDEMPOTENCY, &after, |key, row| {
@@ -77,9 +136,9 @@ pub(crate) fn keys_in<S: Store>(store: &S, bucket: &S::Space, after: Option<Task
 
 impl<S: Store> Owner<S> {
     /// Closes a bucket whose time is over, if there is one.
-    pub(crate) fn close_past(&mut self, now_ms: Millis) -> Option<(BucketId, S::Space)> {
+    pub(crate) fn close_past(&mut self, now_ms: Millis) -> Option<Going<S>> {
         let bucket = self.shelf.past(now_ms).0?;
-        self.shelf.close_bucket(bucket).map(|space| (bucket, space))
+        self.shelf.close_bucket(bucket).map(|space| Going { bucket, space, left: Left::Tasks(None) })
     }
 
     /// When something next comes to its end here.

@@ -9,9 +9,10 @@
 //! run     := id:16  attempt  started_ms:opt
 //! fence   := instance:u64  count
 //! retry   := 0 | 1 base_ms jitter:f64 | 2 base_ms factor:f64 max_ms jitter:f64
-//! ended   := version:u8=0  run  ended_ms  (0 | 1 failure | 2 | 3)      done, failed, lost, cancelled
+//! ended   := version:u8=0  run  ended_ms  worker:text  (0 | 1 failure | 2 | 3)      done, failed, lost, cancelled
 //! step    := version:u8=0  kind:u8  seq  attempt  at_ms  outcome
 //! outcome := 0 bytes | 1 failure retry_at_ms:opt | 2 | 3     value, failed, cancelled, timed out
+//! told    := version:u8=0  outcome                what all who wait for a target are told
 //! wait    := version:u8=0  group:opt text  timeout_at_ms:opt  target       its id is in the key
 //! target  := 0 until_ms | 1 name:text | 2 task:16
 //! failure := kind:text  message:text  detail:opt bytes  retryable:u8
@@ -325,6 +326,7 @@ impl Row for EndedRun {
     fn put(&self, out: &mut Vec<u8>) {
         self.run.put(out);
         put_ms(out, self.ended_ms);
+        put_text(out, &self.worker);
         match &self.status {
             RunStatus::Done => out.put_u8(0),
             RunStatus::Failed(failure) => {
@@ -337,7 +339,7 @@ impl Row for EndedRun {
     }
 
     fn take(from: &mut Reader<'_>) -> Decoded<EndedRun> {
-        let (run, ended_ms) = (Run::take(from)?, from.varint()?);
+        let (run, ended_ms, worker) = (Run::take(from)?, from.varint()?, take_text(from)?);
         let unknown = from.error("an unknown end of a run");
         let status = match from.u8()? {
             0 => RunStatus::Done,
@@ -346,7 +348,7 @@ impl Row for EndedRun {
             3 => RunStatus::Cancelled,
             _ => return Err(unknown),
         };
-        Ok(EndedRun { run, ended_ms, status })
+        Ok(EndedRun { run, ended_ms, worker, status })
     }
 }
 
@@ -363,19 +365,7 @@ impl Row for Step {
         out.put_varint(u64::from(self.seq));
         out.put_varint(u64::from(self.attempt));
         put_ms(out, self.at_ms);
-        match &self.outcome {
-            Outcome::Value(value) => {
-                out.put_u8(0);
-                out.put_prefixed(value);
-            }
-            Outcome::Failed { failure, retry_at_ms } => {
-                out.put_u8(1);
-                failure.put(out);
-                put_opt(out, *retry_at_ms, put_ms);
-            }
-            Outcome::Cancelled => out.put_u8(2),
-            Outcome::TimedOut => out.put_u8(3),
-        }
+        self.outcome.put(out);
     }
 
     fn take(from: &mut Reader<'_>) -> Decoded<Step> {
@@ -390,15 +380,36 @@ impl Row for Step {
             _ => return Err(unknown),
         };
         let (seq, attempt, at_ms) = (take_u32(from)?, take_u32(from)?, from.varint()?);
+        Ok(Step { seq, kind, attempt, at_ms, outcome: Outcome::take(from)? })
+    }
+}
+
+impl Row for Outcome {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Outcome::Value(value) => {
+                out.put_u8(0);
+                out.put_prefixed(value);
+            }
+            Outcome::Failed { failure, retry_at_ms } => {
+                out.put_u8(1);
+                failure.put(out);
+                put_opt(out, *retry_at_ms, put_ms);
+            }
+            Outcome::Cancelled => out.put_u8(2),
+            Outcome::TimedOut => out.put_u8(3),
+        }
+    }
+
+    fn take(from: &mut Reader<'_>) -> Decoded<Outcome> {
         let unknown = from.error("an unknown outcome of a step");
-        let outcome = match from.u8()? {
+        Ok(match from.u8()? {
             0 => Outcome::Value(take_json(from)?),
             1 => Outcome::Failed { failure: Failure::take(from)?, retry_at_ms: take_opt(from, Reader::varint)? },
             2 => Outcome::Cancelled,
             3 => Outcome::TimedOut,
             _ => return Err(unknown),
-        };
-        Ok(Step { seq, kind, attempt, at_ms, outcome })
+        })
     }
 }
 

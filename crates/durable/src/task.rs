@@ -246,6 +246,9 @@ pub struct EndedRun {
     pub run: Run,
     /// When.
     pub ended_ms: Millis,
+    /// The name of the worker that had it last, if one had it and is known: after a restart it is not until it says
+    /// hello.
+    pub worker: String,
     /// How.
     pub status: RunStatus,
 }

@@ -10,8 +10,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cairn_env::Env;
@@ -25,8 +25,7 @@ use crate::id::{Millis, TaskId};
 use crate::machine::Command;
 use crate::owner::Owner;
 use crate::queue::{Event, Queue};
-use crate::retention;
-use crate::shelf::{BucketId, Stored};
+use crate::shelf::Stored;
 use crate::step::{Step, StepId};
 use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
 use crate::wait::Wait;
@@ -62,6 +61,10 @@ struct Shared<S: Store> {
     /// How far the clock of the tasks is ahead of the wall clock: only tests set it.
     ahead_ms: AtomicI64,
     thread: Mutex<Option<Thread>>,
+    /// The numbers of those who wait for the end of a task.
+    watches: AtomicU64,
+    /// Who waits no longer, since somebody last held the lock.
+    dropped: Mutex<Vec<Dropped>>,
 }
 
 /// Something that was answered, once it may be told.
@@ -136,6 +139,8 @@ impl<S: Store> Tasks<S> {
             closing: AtomicBool::new(false),
             ahead_ms: AtomicI64::new(0),
             thread: env.mutex(None),
+            watches: AtomicU64::new(0),
+            dropped: env.mutex(Vec::new()),
         });
         let inner = shared.clone();
         let thread = env
@@ -187,6 +192,7 @@ impl<S: Store> Tasks<S> {
         let shared = &self.shared;
         let (value, revealed, rung, due) = {
             let mut owner = shared.owner.lock();
+            shared.forget_dropped(&mut owner);
             let (value, revealed) = match call(&mut owner, shared.now_ms()) {
                 Ok((value, revealed)) => (Ok(value), revealed),
                 Err(e) => (Err(e), Some(shared.store.version())),
@@ -197,7 +203,7 @@ impl<S: Store> Tasks<S> {
         if due {
             shared.changed.notify_all();
         }
-        rung.into_iter().for_each(std::task::Waker::wake);
+        rung.into_iter().for_each(Waker::wake);
         match revealed {
             Some(version) => shared.revealing(value, version),
             None => Answer { value: Some(value), durable: None },
@@ -332,16 +338,17 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, _| owner.hello(hello, live, now))
     }
 
-    /// Makes a worker heard of, which says what it holds. What it was handed two beats ago and has never spoken of goes
-    /// back to its queue at no cost: the answer was lost.
+    /// Makes a worker heard of, which says what it holds, and says what of that it must stop. What it was handed two beats
+    /// ago and has never spoken of goes back to its queue at no cost: the answer was lost. What it no longer speaks of
+    /// is lost.
     pub fn beat(&self, session: SessionId, live: &[(TaskId, Fence)]) -> Answer<S, Vec<Signal>> {
         let now = self.shared.env.now();
         self.answer(|owner, now_ms| {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
-            owner.release_unknown(session, live, now, now_ms)?;
-            Ok(owner.sessions.take_signals(session))
+            owner.hear_of(session, live, now, now_ms)?;
+            owner.signals(session, live)
         })
     }
 
@@ -365,7 +372,7 @@ impl<S: Store> Tasks<S> {
         &self,
         session: SessionId,
         free: usize,
-        waker: Option<&std::task::Waker>,
+        waker: Option<&Waker>,
     ) -> Answer<S, (Vec<Work>, Vec<Signal>)> {
         let now = self.shared.env.now();
         self.answer_revealing(|owner, now_ms| {
@@ -395,7 +402,7 @@ impl<S: Store> Tasks<S> {
             let mut acks = Vec::with_capacity(ops.len());
             for op in ops {
                 let task = op.task;
-                owner.sessions.known(session, task, op.fence);
+                owner.sessions.spoken_of(session, task, op.fence, now);
                 if refused.contains(&task) {
                     acks.push(Err(Error::conflict("an earlier call about this task was refused")));
                     continue;
@@ -415,48 +422,94 @@ impl<S: Store> Tasks<S> {
 
     /// Resolves to a task when it has ended.
     pub fn ended(&self, id: TaskId) -> Ended<S> {
-        Ended { tasks: self.clone(), id, answer: None }
+        Ended { watch: self.watch(id), answer: None }
+    }
+
+    /// A place to wait for the end of a task.
+    pub fn watch(&self, id: TaskId) -> Watch<S> {
+        Watch { tasks: self.clone(), id, number: self.shared.watches.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Takes back a waker that was left for work: nobody waits with it any more.
+    pub fn unpark(&self, session: SessionId, waker: Waker) {
+        self.shared.dropped.lock().push(Dropped::Parked(session, waker));
+    }
+}
+
+/// A place to wait for the end of a task, until it is dropped.
+#[derive(Debug)]
+pub struct Watch<S: Store> {
+    tasks: Tasks<S>,
+    id: TaskId,
+    number: u64,
+}
+
+impl<S: Store> Watch<S> {
+    /// The task, if it has ended; else the waker is woken when it has.
+    pub fn ended(&self, waker: &Waker) -> Answer<S, Option<View>> {
+        self.tasks.answer_revealing(|owner, _| {
+            let stored = owner.load(self.id)?;
+            if stored.task.status.state().has_ended() {
+                let version = owner.shelf.store.version();
+                return Ok((Some(owner.view(stored)?), Some(version)));
+            }
+            owner.watch(self.id, self.number, waker);
+            Ok((None, None))
+        })
+    }
+}
+
+impl<S: Store> Drop for Watch<S> {
+    fn drop(&mut self) {
+        self.tasks.shared.dropped.lock().push(Dropped::Watch(self.id, self.number));
     }
 }
 
 /// The end of a task.
 #[derive(Debug)]
 pub struct Ended<S: Store> {
-    tasks: Tasks<S>,
-    id: TaskId,
-    answer: Option<Answer<S, View>>,
+    watch: Watch<S>,
+    answer: Option<Answer<S, Option<View>>>,
 }
 
 impl<S: Store> Future for Ended<S> {
     type Output = Result<View>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<View>> {
-        if self.answer.is_none() {
-            let id = self.id;
-            let waker = context.waker();
-            let answer = self.tasks.answer(|owner, _| {
-                let stored = owner.load(id)?;
-                let ended = stored.task.status.state().has_ended();
-                if !ended {
-                    owner.watch(id, waker);
-                }
-                Ok((ended, owner.view(stored)?))
-            });
-            match answer {
-                Answer { value: Some(Ok((false, _))), .. } => return Poll::Pending,
-                Answer { value, durable } => {
-                    self.answer = Some(Answer { value: value.map(|value| value.map(|(_, view)| view)), durable });
-                }
+        let Ended { watch, answer } = &mut *self;
+        let asked = answer.get_or_insert_with(|| watch.ended(context.waker()));
+        match Pin::new(asked).poll(context) {
+            Poll::Ready(Ok(Some(view))) => Poll::Ready(Ok(view)),
+            Poll::Ready(Ok(None)) => {
+                *answer = None;
+                Poll::Pending
             }
-        }
-        match &mut self.answer {
-            Some(answer) => Pin::new(answer).poll(context),
-            None => Poll::Pending,
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Pending => Poll::Pending,
         }
     }
 }
 
+/// Who waits no longer. It is noted beside the lock, since that may be held by who waits for a disk.
+#[derive(Debug)]
+enum Dropped {
+    /// For the end of a task.
+    Watch(TaskId, u64),
+    /// For work.
+    Parked(SessionId, Waker),
+}
+
 impl<S: Store> Shared<S> {
+    /// Forgets who waits no longer.
+    fn forget_dropped(&self, owner: &mut Owner<S>) {
+        for dropped in std::mem::take(&mut *self.dropped.lock()) {
+            match dropped {
+                Dropped::Watch(id, number) => owner.unwatch(id, number),
+                Dropped::Parked(session, waker) => owner.sessions.unpark(session, &waker),
+            }
+        }
+    }
+
     fn now_ms(&self) -> Millis {
         self.env.unix_time_ms().saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
     }
@@ -475,27 +528,25 @@ impl<S: Store> Shared<S> {
     /// for what has become due.
     fn run(&self) {
         let orphans_until = self.env.now() + LEASE;
-        let mut orphans = true;
-        let (mut going, mut drop_from) = (None, Duration::ZERO);
+        let (mut orphans, mut not_yet) = (true, false);
+        let (mut going, mut go_on_from) = (None, Duration::ZERO);
         let mut owner = self.owner.lock();
         while !self.closing.load(Ordering::Acquire) {
+            self.forget_dropped(&mut owner);
             let (now, now_ms) = (self.env.now(), self.now_ms());
-            let passed = owner.pass_time(now, now_ms, orphans && now >= orphans_until, TICKS_AT_ONCE);
-            orphans &= now < orphans_until;
-            if passed.is_ok() && now >= drop_from {
+            let of_a_killed_server = if now >= orphans_until { &mut orphans } else { &mut not_yet };
+            let passed = owner.pass_time(now, now_ms, of_a_killed_server, TICKS_AT_ONCE);
+            if passed.is_ok() && now >= go_on_from {
                 going = going.or_else(|| owner.close_past(now_ms));
-                if let Some((bucket, space)) = &going {
+                if let Some(bucket) = &mut going {
                     drop(owner);
-                    let dropped = self.drop_bucket(*bucket, space);
-                    owner = self.owner.lock();
-                    if dropped.is_ok() {
-                        owner.shelf.end_closing(*bucket);
-                        going = None;
-                    } else {
+                    match bucket.part(&self.store, &self.owner, now_ms) {
+                        Ok(true) => going = None,
+                        Ok(false) => {}
                         // The disk is full, perhaps: some time later again.
-                        owner.shelf.put_back(*bucket, space);
-                        drop_from = now + TICK;
+                        Err(_) => go_on_from = now + TICK,
                     }
+                    owner = self.owner.lock();
                     continue;
                 }
             }
@@ -510,7 +561,7 @@ impl<S: Store> Shared<S> {
             };
             if !rung.is_empty() {
                 drop(owner);
-                rung.into_iter().for_each(std::task::Waker::wake);
+                rung.into_iter().for_each(Waker::wake);
                 owner = self.owner.lock();
                 continue;
             }
@@ -521,43 +572,24 @@ impl<S: Store> Shared<S> {
     }
 }
 
-impl<S: Store> Shared<S> {
-    /// Drops a bucket whose time is over, after what has not ended in it has been moved. Calls are answered meanwhile.
-    fn drop_bucket(&self, bucket: BucketId, space: &S::Space) -> Result<()> {
-        let mut after = None;
-        loop {
-            let open = retention::open_in(&self.store, space, after)?;
-            let Some(last) = open.last() else { break };
-            after = Some(*last);
-            self.owner.lock().keep(bucket, &open)?;
-        }
-        let mut after = None;
-        loop {
-            let keys = retention::keys_in(&self.store, space, after)?;
-            let Some((last, _)) = keys.last() else { break };
-            after = Some(*last);
-            self.owner.lock().forget_keys(&keys, self.now_ms())?;
-        }
-        self.owner.lock().shelf.take_bucket(bucket);
-        self.store.drop_space(&bucket.name())?;
-        Ok(())
-    }
-}
-
 impl<S: Store> Owner<S> {
-    /// What time alone brings about. Says whether there is more of it at once.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, orphans: bool, at_most: usize) -> Result<bool> {
-        if orphans && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
-            self.lose_orphans(now_ms)?;
+    /// What time alone brings about. Says whether there is more of it at once. What fails keeps nothing else from
+    /// being done.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, orphans: &mut bool, at_most: usize) -> Result<bool> {
+        let mut lost = Ok(());
+        if *orphans && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
+            lost = self.lose_orphans(now_ms);
+            *orphans = lost.is_err();
         }
         if !cairn_env::mutant("silent-worker-kept") {
-            self.lose_silent(now, now_ms)?;
+            lost = lost.and(self.lose_silent(now, now_ms));
         }
-        let told = self.tell_more(now_ms)?;
-        let next = self.tick(now_ms, at_most)?;
-        let expired = self.expire(now_ms, at_most)?;
-        self.wake_due(now_ms)?;
-        Ok(told || expired || next.is_some_and(|due_ms| due_ms <= now_ms))
+        let told = self.tell_more(now_ms);
+        let next = self.tick(now_ms, at_most);
+        let expired = self.expire(now_ms, at_most);
+        let woken = self.wake_due(now_ms);
+        lost.and(woken)?;
+        Ok(told? | expired? | next?.is_some_and(|due_ms| due_ms <= now_ms))
     }
 
     pub(crate) fn view(&self, stored: Stored) -> Result<View> {

@@ -63,7 +63,8 @@ struct Session {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     fence: Fence,
-    since: Duration,
+    /// When the worker last spoke of it, or it was handed out.
+    spoken: Duration,
     /// The worker has spoken of it: the hand-out has arrived.
     known: bool,
 }
@@ -103,25 +104,26 @@ impl Sessions {
         }
     }
 
-    /// Ends a session, and says what it held.
-    pub(crate) fn end(&mut self, id: SessionId) -> Vec<(TaskId, Fence)> {
-        let session = self.sessions.remove(&id);
-        session.map_or_else(Vec::new, |session| {
-            if let Some(waker) = session.parked {
-                waker.wake();
-            }
-            session.held.into_iter().map(|(task, held)| (task, held.fence)).collect()
-        })
+    /// Ends a session. Who waits there is to be woken.
+    pub(crate) fn end(&mut self, id: SessionId) -> Option<Waker> {
+        self.sessions.remove(&id)?.parked
     }
 
-    /// A session that has been silent for a lease, and when the next one will have been.
-    pub(crate) fn silent(&self, now: Duration) -> (Option<SessionId>, Option<Duration>) {
-        let first = self.sessions.iter().min_by_key(|(_, session)| session.heard);
-        match first {
-            Some((id, session)) if session.heard + LEASE <= now => (Some(*id), None),
-            Some((_, session)) => (None, Some(session.heard + LEASE)),
-            None => (None, None),
-        }
+    /// What a session holds.
+    pub(crate) fn held(&self, id: SessionId) -> Vec<(TaskId, Fence)> {
+        let held = self.sessions.get(&id).into_iter().flat_map(|session| &session.held);
+        held.map(|(task, held)| (*task, held.fence)).collect()
+    }
+
+    /// Whether a session holds a task by this hand-out.
+    pub(crate) fn holds(&self, id: SessionId, task: TaskId, fence: Fence) -> bool {
+        self.sessions.get(&id).and_then(|session| session.held.get(&task)).is_some_and(|held| held.fence == fence)
+    }
+
+    /// The sessions that have been silent for a lease.
+    pub(crate) fn silent(&self, now: Duration) -> Vec<SessionId> {
+        let silent = self.sessions.iter().filter(|(_, session)| session.heard + LEASE <= now);
+        silent.map(|(id, _)| *id).collect()
     }
 
     /// What a session offers.
@@ -132,23 +134,23 @@ impl Sessions {
     /// Gives a session a task to hold.
     pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.held.insert(task, Held { fence, since: now, known: false });
+            session.held.insert(task, Held { fence, spoken: now, known: false });
         }
     }
 
     /// Notes that a worker has spoken of a hand-out.
-    pub(crate) fn known(&mut self, id: SessionId, task: TaskId, fence: Fence) {
-        if let Some(held) = self.sessions.get_mut(&id).and_then(|session| session.held.get_mut(&task)) {
-            held.known |= held.fence == fence;
+    pub(crate) fn spoken_of(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
+        let held = self.sessions.get_mut(&id).and_then(|session| session.held.get_mut(&task));
+        if let Some(held) = held.filter(|held| held.fence == fence) {
+            (held.known, held.spoken) = (true, now);
         }
     }
 
-    /// What a session was given so long ago that it must have spoken of it, and has not.
-    pub(crate) fn unknown(&self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence)> {
+    /// What a session has not spoken of for two beats, and whether it ever has.
+    pub(crate) fn forgotten(&self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence, bool)> {
         let held = self.sessions.get(&id).into_iter().flat_map(|session| &session.held);
-        let lost =
-            |held: &Held| !held.known && held.since + 2 * BEAT <= now && !cairn_env::mutant("lost-hand-out-kept");
-        held.filter(|(_, held)| lost(held)).map(|(task, held)| (*task, held.fence)).collect()
+        let silent = |held: &Held| held.spoken + 2 * BEAT <= now && !cairn_env::mutant("lost-hand-out-kept");
+        held.filter(|(_, held)| silent(held)).map(|(task, held)| (*task, held.fence, held.known)).collect()
     }
 
     /// Takes a task from a session.
@@ -182,6 +184,13 @@ impl Sessions {
     /// Whether any session waits for work or a signal.
     pub(crate) fn any_waits(&self) -> bool {
         self.sessions.values().any(|session| session.parked.is_some())
+    }
+
+    /// Nobody waits there with this waker any more.
+    pub(crate) fn unpark(&mut self, id: SessionId, waker: &Waker) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.parked.take_if(|parked| parked.will_wake(waker));
+        }
     }
 
     /// A parked session that takes tasks of this lane.

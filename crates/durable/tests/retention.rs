@@ -250,3 +250,60 @@ fn an_event_goes_after_its_time_and_may_be_emitted_again() {
         db.close().unwrap();
     });
 }
+
+/// More wait for a task than are told at once. The server stops before all are, and when it is back the task itself
+/// has gone with its day.
+#[test]
+fn who_was_not_told_in_time_is_told_of_what_has_gone() {
+    for seed in 0..6 {
+        world(seed, |env, _| {
+            let (db, tasks) = open(env);
+            keep_for(env, &tasks, Queue { retention_days: 1, ..Queue::default() });
+            let session = hello(env, &tasks, &["child", "parent"]);
+            let child = spawn(env, &tasks, Spawn::new("child", b"1"));
+            let held = take(env, &tasks, session);
+            let parents: Vec<TaskId> = (0..700)
+                .map(|_| {
+                    let id = spawn(env, &tasks, Spawn::new("parent", b"1"));
+                    let work = take(env, &tasks, session);
+                    op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("end", Target::Task(child))])).unwrap();
+                    id
+                })
+                .collect();
+            op(env, &tasks, session, &held, OpKind::Finish(b"17".as_slice().into())).unwrap();
+            tasks.close();
+            drop(tasks);
+            let tasks = EngineTasks::open(env, db.clone()).unwrap();
+            tasks.advance_clock(3 * DAY_MS);
+            until(env, "the child goes", || is_gone(env, &tasks, child));
+            let queued = |id: &TaskId| block_on(env, tasks.get(*id)).unwrap().task.status.state() == State::Queued;
+            until(env, "all are told", || parents.iter().all(queued));
+            let (steps, _) = block_on(env, tasks.steps(parents[699], None, 9)).unwrap();
+            assert_eq!(steps[0].1.outcome, value("17"));
+            tasks.close();
+            db.close().unwrap();
+        });
+    }
+}
+
+#[test]
+fn an_event_that_goes_at_once_is_told_to_all_who_wait() {
+    world(5, |env, _| {
+        let (db, tasks) = open(env);
+        keep_for(env, &tasks, Queue { event_ttl_ms: 1, ..Queue::default() });
+        let session = hello(env, &tasks, &["t"]);
+        let waiting: Vec<TaskId> = (0..600)
+            .map(|_| {
+                let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+                let work = take(env, &tasks, session);
+                op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("e", event("go"))])).unwrap();
+                id
+            })
+            .collect();
+        assert!(block_on(env, tasks.emit("default", "go", b"1")).unwrap());
+        let queued = |id: &TaskId| block_on(env, tasks.get(*id)).unwrap().task.status.state() == State::Queued;
+        until(env, "all are told", || waiting.iter().all(queued));
+        tasks.close();
+        db.close().unwrap();
+    });
+}

@@ -9,7 +9,7 @@ use cairn_durable::ErrorKind;
 use cairn_durable::call::{Ack, OpKind, Spawn};
 use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::Outcome;
-use cairn_durable::task::{Failure, State, Status};
+use cairn_durable::task::{Ending, Failure, State, Status};
 use cairn_durable::wait::{Target, Wait};
 use cairn_durable::worker::{BEAT, LEASE};
 use common::*;
@@ -471,6 +471,69 @@ fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
         assert_eq!((again.id, again.attempt, view.task.lost), (lost.id, 1, 0));
         assert_eq!(op(env, &tasks, session, &lost, step("s", "1")).unwrap_err().kind(), ErrorKind::StaleFence);
         op(env, &tasks, session, &arrived, step("s", "1")).unwrap();
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() {
+    world(12, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let work = take(env, &tasks, session);
+        let live = [(work.id, work.fence)];
+        op(env, &tasks, session, &work, step("s", "1")).unwrap();
+        assert_eq!(block_on(env, tasks.beat(session, &live)).unwrap(), []);
+        // Its code is gone, by a defect: it beats on without it.
+        let waiter = Waiter::new(env);
+        let until = env.now() + 2 * BEAT;
+        while env.now() < until {
+            waiter.wait(BEAT / 2);
+            block_on(env, tasks.beat(session, &[])).unwrap();
+        }
+        let again = take(env, &tasks, session);
+        let view = block_on(env, tasks.get(id)).unwrap();
+        assert_eq!((again.id, again.steps.len(), view.task.lost), (id, 1, 1));
+        let runs = block_on(env, tasks.runs(id)).unwrap();
+        assert_eq!((runs.len(), runs[0].worker.as_str()), (1, "w1"));
+        // Whoever still lists the old hand-out is told, as often as it lists it.
+        let fences = |live: &[_]| {
+            let signals = block_on(env, tasks.beat(session, live)).unwrap();
+            signals.into_iter().map(|signal| (signal.fence, signal.by)).collect::<Vec<_>>()
+        };
+        let held = (again.id, again.fence);
+        for _ in 0..2 {
+            assert_eq!(fences(&[live[0], held]), [(work.fence, Ending::Lost)]);
+        }
+        block_on(env, tasks.cancel(id, "enough")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(fences(&[held]), [(again.fence, Ending::Cancelled)]);
+        }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn tasks_of_a_paused_queue_wake_nobody() {
+    world(13, |env, _| {
+        let (db, tasks) = open(env);
+        let pause = |status| block_on(env, tasks.set_queue("default", Queue { status, ..Queue::default() })).unwrap();
+        pause(QueueStatus::Paused);
+        for _ in 0..10 {
+            spawn(env, &tasks, Spawn::new("t", b"1"));
+        }
+        let workers: Vec<_> = (0..8).map(|_| (hello(env, &tasks, &["t"]), Waiter::new(env))).collect();
+        for (session, waiter) in &workers {
+            let taken = block_on(env, tasks.take_or_park(*session, 1, Some(&waiter.waker()))).unwrap();
+            assert_eq!(taken.0.len(), 0);
+        }
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        assert!(workers.iter().all(|(_, waiter)| !waiter.wait(std::time::Duration::from_secs(3))));
+        pause(QueueStatus::Active);
+        assert!(workers.iter().all(|(_, waiter)| waiter.wait(std::time::Duration::from_secs(3))));
         tasks.close();
         db.close().unwrap();
     });

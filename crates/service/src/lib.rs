@@ -20,7 +20,7 @@ use cairn_durable::call::{Spawn, Told};
 use cairn_durable::id::TaskId;
 use cairn_durable::queue::{Event, Queue, QueueStatus};
 use cairn_durable::task::State;
-use cairn_durable::worker::{BEAT, Hello, LEASE};
+use cairn_durable::worker::{BEAT, Hello, LEASE, SessionId};
 use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
@@ -137,13 +137,17 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Where a task stands when it has ended, or when `until` is done.
     pub async fn result(&self, id: &str, until: impl Future<Output = ()>) -> Result<wire::TaskResult, Refused> {
         let id = task_id(id)?;
-        let ended = tokio::select! {
-            ended = self.tasks.ended(id) => Some(ended?),
-            () = until => None,
-        };
-        let view = match ended {
-            Some(view) => view,
-            None => self.call(move |tasks| tasks.get(id)).await?,
+        let (watch, bell) = (Arc::new(self.tasks.watch(id)), Arc::new(Bell(Notify::new())));
+        let mut until = std::pin::pin!(until);
+        let view = loop {
+            let (watch, waker) = (watch.clone(), Waker::from(bell.clone()));
+            if let Some(view) = self.call(move |_| watch.ended(&waker)).await? {
+                break view;
+            }
+            tokio::select! {
+                () = bell.0.notified() => {}
+                () = &mut until => break self.call(move |tasks| tasks.get(id)).await?,
+            }
         };
         Ok(wire::TaskResult {
             status: view.task.status.state().name().to_owned(),
@@ -322,6 +326,7 @@ impl<S: Store, P: Place> Service<S, P> {
         let free = usize::try_from(request.free).unwrap_or(usize::MAX);
         let bell = Arc::new(Bell(Notify::new()));
         let mut until = std::pin::pin!(until);
+        let _parked = Parked { tasks: &self.tasks, session, bell: bell.clone() };
         loop {
             let waker = Waker::from(bell.clone());
             let (work, signals) = self.call(move |tasks| tasks.take_or_park(session, free, Some(&waker))).await?;
@@ -413,7 +418,20 @@ fn no_queue(name: &str) -> Refused {
     Refused::new(ErrorKind::NotFound, format!("there is no queue \"{}\"", name.escape_debug()))
 }
 
-/// Rings for who waits for work.
+/// A poll: if its caller goes away, nobody is woken for it any more.
+struct Parked<'a, S: Store> {
+    tasks: &'a Tasks<S>,
+    session: SessionId,
+    bell: Arc<Bell>,
+}
+
+impl<S: Store> Drop for Parked<'_, S> {
+    fn drop(&mut self) {
+        self.tasks.unpark(self.session, Waker::from(self.bell.clone()));
+    }
+}
+
+/// Rings for who waits.
 struct Bell(Notify);
 
 impl Wake for Bell {

@@ -86,6 +86,7 @@ pub(crate) fn run_to(ended: &EndedRun) -> wire::Run {
         status: status.to_owned(),
         started_at_ms: ended.run.started_ms,
         ended_at_ms: ended.ended_ms,
+        worker: Some(ended.worker.clone()).filter(|worker| !worker.is_empty()),
         failure,
     }
 }

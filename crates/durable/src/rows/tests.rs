@@ -97,7 +97,7 @@ fn ended_run(random: &mut Rng) -> EndedRun {
         2 => RunStatus::Lost,
         _ => RunStatus::Cancelled,
     };
-    EndedRun { run: run(random), ended_ms: ms(random), status }
+    EndedRun { run: run(random), ended_ms: ms(random), worker: text(random), status }
 }
 
 fn step(random: &mut Rng) -> Step {

@@ -95,7 +95,8 @@ pub fn names(names: &[&str]) -> BTreeSet<String> {
 
 /// A worker that takes tasks of these names from the default queue.
 pub fn hello(env: &Env, tasks: &EngineTasks, offers: &[&str]) -> SessionId {
-    let hello = Hello { tasks: names(offers), queues: names(&["default"]), slots: 4, ..Hello::default() };
+    let name = "w1".to_owned();
+    let hello = Hello { name, tasks: names(offers), queues: names(&["default"]), slots: 4, ..Hello::default() };
     block_on(env, tasks.hello(hello, &[])).unwrap().session
 }
 
