@@ -24,6 +24,11 @@
 //! # }
 //! ```
 
+/// The programs of the README compile.
+#[cfg(all(doctest, feature = "embedded"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod app;
 mod connection;
 mod entries;

@@ -103,7 +103,9 @@ impl App {
     /// when this returns, or nothing of it. Only for tasks in this process, in the database of the batch.
     ///
     /// ```no_run
-    /// # async fn example(db: cairn::Db, app: cairn_client::App) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = cairn::Db::open("./data", cairn::Options::default())?;
+    /// let app = cairn_client::App::on(&db).await?;
     /// let orders = db.keyspace("orders")?;
     /// let mut batch = db.batch();
     /// batch.put(&orders, b"7", b"paid");
