@@ -371,12 +371,45 @@ async fn a_long_pause_between_attempts_of_a_step_suspends(world: World) {
     let worker = worker.await;
     let handle = world.spawn(()).await;
     for tried in 1..3 {
-        waits_at(&handle, &format!("s/retry:{tried}")).await;
+        waits_at(&handle, &format!("s/retry:1.{tried}")).await;
         assert_eq!(tries.get(), tried);
         world.app.clock().advance(DAY).await.unwrap();
     }
     handle.result::<()>(PATIENCE).await.unwrap();
     assert_eq!(tries.get(), 3);
+    worker.stop().await.unwrap();
+}
+
+/// What an earlier attempt had recorded of it counted: its pauses as tries, and, where it came by a later page of the
+/// steps, its failure.
+async fn a_step_that_failed_for_good_is_tried_anew_by_the_next_attempt(world: World) {
+    let tries = Count::default();
+    let counted = tries.clone();
+    let worker = world.worker(move |ctx: Ctx, (): ()| {
+        let counted = counted.clone();
+        async move {
+            for _ in 0..3 {
+                let _: String = ctx.step("large", async || Ok("x".repeat(600 << 10))).await?;
+            }
+            let body = async || if counted.up() < 4 { Err(TaskError::new("flaky", "no")) } else { Ok(7) };
+            let value: u32 = ctx.step("s", body).retry(Retry::fixed(DAY)).max_attempts(2).await?;
+            Ok(value)
+        }
+    });
+    let worker = worker.await;
+    let handle = world.spawn(()).await;
+    waits_at(&handle, "s/retry:1.1").await;
+    world.app.clock().advance(DAY).await.unwrap();
+    match handle.result::<Value>(PATIENCE).await {
+        Err(AppError::TaskFailed { failure, .. }) => assert_eq!(failure.kind, "flaky"),
+        other => panic!("{other:?}"),
+    }
+    handle.retry(1).await.unwrap();
+    waits_at(&handle, "s/retry:2.1").await;
+    assert_eq!(tries.get(), 3);
+    world.app.clock().advance(DAY).await.unwrap();
+    assert_eq!(result(&handle).await, json!(7));
+    assert_eq!(tries.get(), 4);
     worker.stop().await.unwrap();
 }
 
@@ -971,6 +1004,7 @@ in_both_worlds! {
     a_step_in_two_halves_is_a_step
     a_step_with_a_policy_tries_again_by_itself
     a_long_pause_between_attempts_of_a_step_suspends
+    a_step_that_failed_for_good_is_tried_anew_by_the_next_attempt
     a_step_that_takes_too_long_has_failed
     names_are_ids
     calls_that_would_depend_on_chance_are_refused

@@ -365,7 +365,8 @@ impl Ctx {
         if let Some(step) = run.recall(id, "step")? {
             return step_value(id, &step);
         }
-        // Attempts before a durable pause are remembered by it; those of a worker that died in between are not.
+        // Attempts before a durable pause are remembered by it; those of a worker that died in between are not. The next
+        // attempt of the task begins to count again.
         let mut failed = run.last_pause(id);
         loop {
             if failed > 0 {
@@ -405,7 +406,7 @@ impl Ctx {
 
     async fn pause(&self, id: &str, failed: u32, retry: Retry) -> Result<()> {
         let run = &self.run;
-        let key = extend(id, &format!("retry:{failed}"), 1)?;
+        let key = extend(id, &format!("retry:{}.{failed}", run.attempt), 1)?;
         let delay = retry.delay(failed, self.app().clock_of_server().env().random_u64());
         if run.recall(&key, "timer")?.is_none() && delay <= PAUSE_IN_PLACE_MAX {
             let _working = run.working();

@@ -128,9 +128,12 @@ impl Run {
         Op { op, task: self.task.clone(), fence: self.fence.clone(), key, ..Op::default() }
     }
 
-    /// More of what is recorded.
+    /// More of what is recorded. Steps that have failed in earlier attempts are left out, as they are of a hand-out: this
+    /// attempt tries them anew.
     pub(crate) fn learn(&self, steps: Vec<Step>) {
-        self.state().recorded.extend(steps.into_iter().map(|step| (step.key.clone(), Arc::new(step))));
+        let own = |step: &Step| step.status != "failed" || step.kind != "step" || step.attempt == self.attempt;
+        let steps = steps.into_iter().filter(own);
+        self.state().recorded.extend(steps.map(|step| (step.key.clone(), Arc::new(step))));
     }
 
     /// From here on nothing that the task does counts.
@@ -190,7 +193,7 @@ impl Run {
 
     /// The last pause between attempts of a step that was a durable wait, by its number.
     pub(crate) fn last_pause(&self, key: &str) -> u32 {
-        let prefix = format!("{key}/retry:");
+        let prefix = format!("{key}/retry:{}.", self.attempt);
         let state = self.state();
         let pauses = state.recorded.range(prefix.clone()..).map_while(|(key, _)| key.strip_prefix(&prefix));
         pauses.filter_map(|number| number.parse().ok()).max().unwrap_or(0)
