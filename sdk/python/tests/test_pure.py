@@ -105,6 +105,13 @@ class Values(unittest.TestCase):
         raw = json.loads(wire.failure_json(errors.Failure.of(ValueError("\ud800" + "x" * 10**6))))
         self.assertEqual((raw["kind"], raw["retryable"]), ("ValueError", True))
 
+    def test_a_detail_may_be_any_json(self) -> None:
+        """A task that ended with the failure of a child in Rust, whose detail is an object, was given back for ever."""
+        child = errors.TaskFailed("task 7", errors.Failure("k", "m", {"code": 7}))
+        self.assertEqual(json.loads(wire.failure_json(errors.Failure.of(child)))["detail"], {"code": 7})
+        huge = wire.failure_json(errors.Failure("k" * 2_000_000, "é" * 2_000_000, ["x" * 2_000_000]))
+        self.assertLess(len(huge), 1 << 20)
+
     def test_what_is_on_record_is_not_tried_again(self) -> None:
         for error in (errors.Fatal("no"), errors.TimedOut("event"), errors.StepFailed("step"), errors.Conflict("c")):
             self.assertFalse(errors.Failure.of(error).retryable)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _TRACEBACK_CHARS_MAX = 16_000
 
@@ -137,7 +137,8 @@ class Failure:
 
     kind: str
     message: str
-    detail: str | None = None
+    detail: Any = None
+    """A traceback; whatever JSON the code gave that failed elsewhere."""
     retryable: bool = True
 
     @staticmethod

@@ -25,6 +25,7 @@ OPS_MAX = 256
 STEPS_PAGE = 1000
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 
+_DETAIL_BYTES_MAX = 512 << 10  # of a failure, whose parts together may have 1 MiB
 _CONNECT_S = 5.0
 _ANSWER_S = 30.0
 _BEAT_ANSWER_S = 5.0  # well within a lease, so that a lost beat can be made up for
@@ -261,10 +262,19 @@ def _op(work: Work, op: str, *, ends: bool = False, **fields: Any) -> Op:
 
 
 def failure_json(failure: Failure) -> Json:
-    # Text of exceptions may hold what no encoding has, and must not keep a failure from being recorded.
-    texts = (failure.kind[:200], failure.message[:16_000], failure.detail)
-    kind, message, detail = (text and text.encode(errors="replace").decode() for text in texts)
+    """Nothing in it keeps a failure from being recorded: what is too large is cut, a detail that is left out."""
+    detail: Any = _utf8(failure.detail) if isinstance(failure.detail, str) else failure.detail
+    try:
+        detail = None if detail is None else encode(detail, "the detail", _DETAIL_BYTES_MAX)
+    except Refused:
+        detail = None
+    kind, message = _utf8(failure.kind[:200]), _utf8(failure.message[:16_000])
     return join({"kind": kind, "message": message, "detail": detail, "retryable": failure.retryable})
+
+
+def _utf8(text: str) -> str:
+    """Text of exceptions may hold what no encoding has."""
+    return text.encode(errors="replace").decode()
 
 
 def retry_json(retry: Retry | None) -> Json | None:
