@@ -193,6 +193,27 @@ class Restarts(ServerCase):
         await self.clock.advance(0)
         self.assertIn(await handle.status(), ("running", "queued"), "missed for a lease, then another's")
 
+    async def test_a_task_that_is_given_back_is_named_until_the_server_knows(self) -> None:
+        """It left the heartbeats when its release was sent, so that the server would have counted it as lost."""
+
+        @self.app.task()
+        async def hold(ctx: Context, _: None) -> None:
+            await asyncio.sleep(3600)
+
+        async with self.app.worker(drain=0) as worker:
+            handle = await self.app.spawn(hold, None)
+            await self.until(handle.status, "running")
+            run = worker._runs[handle.id]
+            self.server.kill()
+            worker._give_back(run.work, worker.now_ms() + 60_000)
+            await asyncio.sleep(0.3)
+            self.assertIn(handle.id, worker._pulse._live)
+            self.server.start()
+            await self.until(handle.status, "queued", 30)
+            await self.until(lambda: asyncio.sleep(0, handle.id in worker._pulse._live), False)
+        info = await handle.info()
+        self.assertEqual((info["attempt"], info["lost"]), (1, 0))
+
     @needs_patience
     async def test_nothing_is_lost_under_a_server_that_is_killed_again_and_again(self) -> None:
         """A hand-out whose answer the kill has swallowed is missed for one lease, and costs no attempt."""
