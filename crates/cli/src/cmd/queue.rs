@@ -133,7 +133,7 @@ impl Set {
         let event_ttl_ms = self.event_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         let Set { retention_days, max_waiting, .. } = self;
         let max_waiting = max_waiting.map(|max| max.0);
-        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting };
+        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting, ..QueueRequest::default() };
         let queue = session.call(async |client| client.set_queue(&self.name, &request).await)?;
         print(&[queue], self.json)
     }
