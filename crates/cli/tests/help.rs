@@ -58,7 +58,8 @@ fn nested_commands_have_help_too() {
         (["task", "list"], &["--queue", "--name", "--status", "--tag", "--limit", "--after", "--url"][..]),
         (["task", "tail"], &["--queue", "--name", "--last", "--every", "--url"]),
         (["task", "spawn"], &["--queue", "--key", "--delay", "--priority", "--max-attempts", "--tag"]),
-        (["event", "list"], &["--prefix", "--limit", "--after", "[QUEUE]"]),
+        (["event", "list"], &["--queue", "--prefix", "--limit", "--after"]),
+        (["task", "result"], &["--wait", "such as 30s"]),
         (["queue", "set"], &["--retention-days", "--event-ttl", "--max-waiting", "<NAME>"]),
     ] {
         let help = run(&[&command[..], &["--help"]].concat()).stdout;
@@ -126,6 +127,9 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["task"],
         &["task", "show"],
         &["task", "list", "--limit", "0"],
+        &["task", "list", "--status", "waiting,"],
+        &["task", "list", "--status", ""],
+        &["event", "list", "mail"],
         &["task", "tail", "--every", "5"],
         &["queue", "set", "q", "--event-ttl", "1d"],
         &["event", "list", "--limit", "many"],
