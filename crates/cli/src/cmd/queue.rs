@@ -67,7 +67,7 @@ struct Set {
     /// How long an event is kept, such as 720h
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
     event_ttl: Option<Duration>,
-    /// So many of its tasks may be queued, or "any"; beyond that a spawn is refused
+    /// So many of its tasks may be queued, or "any"; beyond that a spawn is refused, unless a running task makes it
     #[arg(long, value_name = "N", value_parser = number_or_any)]
     max_waiting: Option<MaxWaiting>,
     #[command(flatten)]

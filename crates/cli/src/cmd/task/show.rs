@@ -8,7 +8,7 @@ use cairn_env::Env;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cmd::task::words::{self, is_open};
+use crate::cmd::task::words::{self, begun, is_open};
 use crate::failure::Failure;
 use crate::output::{self, Lines};
 use crate::session::{Session, json_text};
@@ -97,7 +97,7 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
         0 => String::new(),
         lost => format!("; {} lost to vanished workers", crate::text::counted(u64::from(lost), "run", "runs")),
     };
-    say("status", format!("{}, attempt {} of {}{lost}", task.status, task.attempt, task.max_attempts));
+    say("status", format!("{}, attempt {} of {}{lost}", task.status, begun(task), task.max_attempts));
     say("made", format!("{}, {}", when::moment(task.created_at_ms), when::from_now(task.created_at_ms, now_ms)));
     if let Some(ended_ms) = task.ended_at_ms {
         let took = when::span(ended_ms.saturating_sub(task.created_at_ms));
@@ -216,7 +216,7 @@ fn marks(whole: &Whole, now_ms: u64) -> Vec<Mark> {
     }
     let ended_without_run = |at_ms: &u64| runs.iter().all(|run| run.ended_at_ms != *at_ms);
     if let Some(at_ms) = task.ended_at_ms.filter(ended_without_run) {
-        marks.push(mark(at_ms, task.attempt, u32::MAX, "task", &task.status));
+        marks.push(mark(at_ms, begun(task), u32::MAX, "task", &task.status));
     }
     marks.sort_by_key(|mark| (mark.at_ms, mark.attempt, mark.place));
     if is_open(&task.status) {
