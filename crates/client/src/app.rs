@@ -81,6 +81,7 @@ pub use worker::{Worker, WorkerOptions};
 use error::{read, unsaid, write};
 use link::{Link, ServerClock};
 use policy::Backoff;
+use spawn::TaskIds;
 
 /// The queue that is there from the beginning.
 pub(crate) const DEFAULT_QUEUE: &str = "default";
@@ -110,6 +111,7 @@ pub struct App {
 struct Inner {
     link: Link,
     clock: ServerClock,
+    ids: TaskIds,
     /// Held for look-ups and changes only.
     registry: Mutex<Registry>,
 }
@@ -138,7 +140,7 @@ impl App {
 
     pub(crate) fn new(link: Link) -> App {
         let clock = ServerClock::new(Env::real());
-        App { inner: Arc::new(Inner { link, clock, registry: Mutex::default() }) }
+        App { inner: Arc::new(Inner { link, clock, ids: TaskIds::default(), registry: Mutex::default() }) }
     }
 
     /// Ends it. In the process, the tasks stop, and the database is closed if it was opened here; workers should have
@@ -303,7 +305,7 @@ impl App {
             Some(registered) => options.or(&registered.defaults),
             None => options,
         };
-        hooks.iter().fold(options, |options, hook| hook(options)).into_wire(&self.inner.clock)
+        hooks.iter().fold(options, |options, hook| hook(options)).into_wire(&self.inner.ids, &self.inner.clock)
     }
 
     /// For calls that may be done twice: a few more tries where there was no answer, or none that decides.

@@ -73,7 +73,9 @@ impl Origin {
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                return Err(fail("the server speaks plain HTTP; put TLS in front of it and use that proxy"));
+                return Err(fail(
+                    "this client speaks no TLS; write http://HOST:PORT, of the server itself or of a tunnel to it",
+                ));
             }
             _ => return Err(fail("write it as http://HOST:PORT")),
         }

@@ -8,9 +8,10 @@
     reason = "scenarios: what is not as expected shows where"
 )]
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use cairn::Db;
@@ -827,6 +828,70 @@ async fn hooks_carry_a_context_along(world: World) {
     worker.stop().await.unwrap();
 }
 
+/// A panic outside of the future's own code killed the worker's task without a word: the hand-out was held no more, and
+/// the task stayed as running until its worker ended.
+async fn a_panic_anywhere_is_a_failed_attempt(world: World) {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("as it is dropped");
+        }
+    }
+    world.app.wrap_task(|ctx, run| {
+        assert!(ctx.task_name() != "hook", "in the hook");
+        run
+    });
+    let code = |how: &'static str| {
+        move |_: Ctx, (): ()| {
+            assert!(how != "before", "before its future");
+            let bomb = (how == "after").then(|| Bomb);
+            // Its own drop, not the end of its code, ends the bomb.
+            poll_fn(move |_| {
+                let _ = &bomb;
+                Poll::Ready(Ok::<_, TaskError>(()))
+            })
+        }
+    };
+    for name in ["before", "hook", "after", "well"] {
+        world.app.task(name, code(name)).unwrap();
+    }
+    let worker = world.app.worker().slots(1).start().await.unwrap();
+    let wanted = [("before", "before its future"), ("hook", "in the hook"), ("after", "as it is dropped")];
+    for (name, message) in wanted {
+        let handle = world.app.spawn(name, &()).retry(Retry::none()).max_attempts(2).send().await.unwrap();
+        match handle.result::<()>(PATIENCE).await {
+            Err(AppError::TaskFailed { failure, .. }) => {
+                assert_eq!((failure.kind.as_str(), failure.message.as_str()), ("panic", message));
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(handle.info().await.unwrap().attempt, 2, "{name}");
+    }
+    world.app.spawn("well", &()).send().await.unwrap().result::<()>(PATIENCE).await.unwrap();
+    worker.stop().await.unwrap();
+}
+
+/// The finish of a task with a huge failure was refused, and the refusal swallowed: the task stayed as running.
+async fn a_failure_of_any_size_is_told(world: World) {
+    let worker = world.worker(async |ctx: Ctx, in_step: bool| {
+        let huge = async || {
+            Err::<(), _>(TaskError::new("k".repeat(2 << 20), "é".repeat(2 << 20)).detail(&"d".repeat(2 << 20)))
+        };
+        if in_step { Ok(ctx.step("s", huge).max_attempts(1).await?) } else { huge().await }
+    });
+    let worker = worker.await;
+    for in_step in [false, true] {
+        let handle = world.app.spawn("t", &in_step).max_attempts(1).send().await.unwrap();
+        match handle.result::<()>(PATIENCE).await {
+            Err(AppError::TaskFailed { failure, .. }) => {
+                assert!(failure.kind.starts_with("kkk") && failure.message.contains("ééé"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    worker.stop().await.unwrap();
+}
+
 async fn what_does_not_fit_is_told(world: World) {
     let worker = world.worker(async |ctx: Ctx, n: usize| {
         let big = "x".repeat(n);
@@ -847,6 +912,32 @@ async fn what_does_not_fit_is_told(world: World) {
         }
         other => panic!("{other:?}"),
     }
+    // So does an output, or progress, that is too large.
+    world.app.task("output", async |_: Ctx, (): ()| Ok("x".repeat(2 << 20))).unwrap();
+    world
+        .app
+        .task("progress", async |ctx: Ctx, (): ()| {
+            ctx.progress(&"x".repeat(60 << 10)).await?;
+            Ok(ctx.progress(&"x".repeat(64 << 10)).await?)
+        })
+        .unwrap();
+    let other = world.app.worker().start().await.unwrap();
+    let too_large = [
+        ("output", "the output of task \"output\" has 2097154 bytes as JSON; the limit is 1048576"),
+        ("progress", "progress has 65538 bytes as JSON; the limit is 65536"),
+    ];
+    for (name, message) in too_large {
+        let handle = world.app.spawn(name, &()).max_attempts(1).send().await.unwrap();
+        match handle.result::<Value>(PATIENCE).await {
+            Err(AppError::TaskFailed { failure, .. }) => {
+                assert_eq!((failure.kind.as_str(), failure.message), ("too_large", format!("{message} (too_large)")));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let input = world.app.spawn("t", &"x".repeat(2 << 20)).send().await;
+    assert_eq!(input.unwrap_err().kind(), Some(ErrorKind::TooLarge));
+    other.stop().await.unwrap();
     let unknown = world.app.spawn("t", &1).queue("no such").send().await;
     assert_eq!(unknown.unwrap_err().kind(), Some(ErrorKind::NotFound));
     worker.stop().await.unwrap();
@@ -898,6 +989,8 @@ in_both_worlds! {
     branches_wait_together
     a_map_keeps_the_order_of_its_items
     hooks_carry_a_context_along
+    a_panic_anywhere_is_a_failed_attempt
+    a_failure_of_any_size_is_told
     what_does_not_fit_is_told
     the_quickstart_runs
 }
@@ -1030,5 +1123,7 @@ async fn tasks_share_a_database() {
 async fn nobody_there() {
     let app = App::connect("http://127.0.0.1:9", None).unwrap();
     assert!(matches!(app.handle("x").status().await, Err(AppError::Unreachable { .. })));
+    let started = timeout(PATIENCE, app.worker().start()).await.expect("a worker does not wait for ever to begin");
+    assert!(matches!(started, Err(AppError::Unreachable { message }) if message.contains("127.0.0.1:9")));
     assert_eq!(App::connect("localhost", None).unwrap_err().kind(), Some(ErrorKind::Invalid));
 }

@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 
 import cairn
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 BIN = os.environ.get("CAIRN_BIN")
 if not BIN:
@@ -24,7 +27,14 @@ if not BIN:
 if not os.environ.get("CAIRN_LOG"):
     logging.getLogger("cairn").setLevel(logging.CRITICAL)  # the tests fail tasks on purpose
 needs_server = unittest.skipUnless(BIN, "SKIPPED: CAIRN_BIN does not name the server's binary")
-needs_patience = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
+
+
+def needs_patience(test: T) -> T:
+    """For what waits for leases: skipped unless CAIRN_SLOW is set. ``python support.py`` names it all, so that it can
+    be run at the same time."""
+    test.needs_patience = True  # type: ignore[attr-defined]
+    skip = unittest.skipUnless(os.environ.get("CAIRN_SLOW"), "SKIPPED: CAIRN_SLOW is not set; waits for leases")
+    return skip(test)
 
 
 class Server:
@@ -121,3 +131,15 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
         for close in (worker.wait, worker.stdout.close, worker.kill):
             self.addCleanup(close)
         return worker
+
+
+def patient_tests(suite: unittest.TestSuite) -> Iterator[str]:
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from patient_tests(test)
+        elif hasattr(test, "needs_patience") or hasattr(getattr(test, test._testMethodName), "needs_patience"):
+            yield test.id()
+
+
+if __name__ == "__main__":
+    print(*patient_tests(unittest.defaultTestLoader.discover(str(Path(__file__).parent))), sep="\n")

@@ -16,7 +16,7 @@ from typing import Any
 
 import cairn
 from cairn import App, Context, Retry, errors, wire
-from cairn.ids import Scope, extend, new_task_id, segment
+from cairn.ids import Scope, TaskIds, extend, segment
 from cairn.lane import Lane
 from cairn.policy import moment_ms, span_ms
 from cairn.run import Run, Unwind
@@ -58,9 +58,19 @@ class Names(unittest.TestCase):
             extend("x" * 255, "y" * 257)
 
     def test_task_ids_are_uuid_7_of_their_time(self) -> None:
-        first, second = uuid.UUID(new_task_id(1)), uuid.UUID(new_task_id(2))
+        ids = TaskIds()
+        first, second = uuid.UUID(ids.next(1)), uuid.UUID(ids.next(2))
         self.assertEqual((first.version, first.variant, first.int >> 80), (7, uuid.RFC_4122, 1))
         self.assertLess(first, second)
+
+    def test_task_ids_of_one_millisecond_sort_as_they_were_made(self) -> None:
+        for _ in range(20):
+            ids = TaskIds()
+            made = [ids.next(7) for _ in range(1000)]
+            self.assertEqual(made, sorted(set(made)))
+            self.assertEqual(
+                {(each.version, each.variant, each.int >> 80) for each in map(uuid.UUID, made)}, {(7, uuid.RFC_4122, 7)}
+            )
 
 
 class Values(unittest.TestCase):
@@ -120,6 +130,12 @@ class Delays(unittest.TestCase):
         self.assertEqual(self.delays(Retry.fixed(60)), [60_000] * 4)
         self.assertEqual(self.delays(Retry.exponential(1, factor=3, max=10)), [1000, 3000, 9000, 10_000])
         self.assertEqual(self.delays(Retry.fixed(10, jitter=0.5), chance=0.5), [7500] * 4)
+        self.assertEqual(self.delays(Retry("fixed", base=600, jitter=0)), [600_000] * 4, "max is for those that grow")
+
+    def test_the_default_is_that_of_the_server(self) -> None:
+        self.assertEqual(self.delays(Retry()), [1000, 2000, 4000, 8000])
+        self.assertEqual(self.delays(Retry(), chance=1.0), [800, 1600, 3200, 6400])
+        self.assertEqual(Retry().delay_ms(100, lambda: 0.0), 300_000)
 
     def test_a_delay_ends_at_a_day_and_does_not_overflow(self) -> None:
         self.assertEqual(Retry.exponential(30).delay_ms(100_000), 86_400_000)

@@ -245,12 +245,15 @@ class Heartbeats(ServerCase):
     async def test_progress_has_its_limit(self) -> None:
         @self.app.task(max_attempts=1)
         async def boast(ctx: Context, _: None) -> None:
-            await ctx.heartbeat("x" * 20_000)
+            await ctx.heartbeat("x" * 60_000)
+            await ctx.heartbeat("x" * 65_535)
 
         async with self.app.worker():
             with self.assertRaises(cairn.TaskFailed) as failed:
                 await (await self.app.spawn(boast, None)).result(timeout=10)
-        self.assertEqual(failed.exception.failure.kind, "TooLarge")
+        failure = failed.exception.failure
+        self.assertEqual(failure.kind, "TooLarge")
+        self.assertIn("progress has 65,537 bytes as JSON; the limit is 65,536", failure.message)
 
     @needs_patience
     async def test_a_task_that_blocks_its_worker_outlives_the_lease(self) -> None:
@@ -351,6 +354,19 @@ class Retrying(ServerCase):
         async with self.app.worker():
             with self.assertRaises(cairn.TaskFailed):
                 await (await self.app.spawn(fail, None)).result(timeout=10)
+
+    async def test_an_output_that_is_too_large_fails_the_attempt(self) -> None:
+        @self.app.task(retry=Retry.none(), max_attempts=2)
+        async def big(ctx: Context, size: int) -> str:
+            return "x" * size
+
+        async with self.app.worker():
+            with self.assertRaises(cairn.TaskFailed) as failed:
+                await (await self.app.spawn(big, 2 << 20)).result(timeout=10)
+            self.assertEqual(len(await (await self.app.spawn(big, (1 << 20) - 2)).result(timeout=10)), (1 << 20) - 2)
+        failure = failed.exception.failure
+        self.assertEqual(failure.kind, "TooLarge")
+        self.assertIn('the output of task "big" has 2,097,154 bytes as JSON', failure.message)
 
     async def test_what_cannot_succeed_is_not_tried_again(self) -> None:
         """differs: there every failure is tried again. ``Fatal`` and what is on record are not."""

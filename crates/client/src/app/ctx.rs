@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::App;
-use super::error::{AppError, Result, TaskError, outcome, read, write};
+use super::error::{AppError, Result, TaskError, outcome, read, write, write_within};
 use super::ids::{Calling, Scope, extend};
 use super::policy::Retry;
 use super::run::{Run, in_step};
@@ -28,6 +28,7 @@ use super::spawn::Spawning;
 const PAUSE_IN_PLACE_MAX: Duration = Duration::from_secs(5);
 /// A step with a retry and no bound tries so often.
 const MAX_ATTEMPTS: u32 = 5;
+const PROGRESS_BYTES_MAX: usize = 64 << 10;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -248,12 +249,12 @@ impl Ctx {
         self.show(None).await
     }
 
-    /// Shows `progress` to who looks at the task.
+    /// Shows `progress` to who looks at the task: at most 64 KiB as JSON, because every beat carries it.
     ///
     /// # Errors
-    /// [`AppError::Value`] if it is not JSON; [`AppError::Over`].
+    /// [`AppError::Value`] if it is not JSON; [`AppError::Refused`] of kind `TooLarge`; [`AppError::Over`].
     pub async fn progress(&self, progress: &(impl Serialize + Sync + ?Sized)) -> Result<()> {
-        self.show(Some(write(&progress, || "progress".to_owned())?)).await
+        self.show(Some(write_within(&progress, PROGRESS_BYTES_MAX, || "progress".to_owned())?)).await
     }
 
     async fn show(&self, progress: Option<cairn_api::tasks::Json>) -> Result<()> {

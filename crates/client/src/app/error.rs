@@ -8,10 +8,19 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use cairn_api::ErrorKind;
-use cairn_api::tasks::{Ack, Failure, Step};
+use cairn_api::tasks::{Ack, Failure, Json, Step};
 use serde::Serialize;
 
 use crate::Error;
+
+/// One value has at most so many bytes as JSON.
+const VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// A failure is recorded with at most so much of each part, which together are less than a value may have.
+const KIND_CHARS_MAX: usize = 200;
+const MESSAGE_CHARS_MAX: usize = 16_000;
+const DETAIL_BYTES_MAX: usize = VALUE_BYTES_MAX / 2;
+const _: () = assert!(4 * (KIND_CHARS_MAX + MESSAGE_CHARS_MAX) + DETAIL_BYTES_MAX <= VALUE_BYTES_MAX);
 
 /// Why a call of an [`App`](crate::App) or a [`Ctx`](crate::Ctx) gave no value.
 #[derive(Clone, Debug)]
@@ -225,16 +234,30 @@ pub(crate) fn read<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| AppError::Value { what: what(), message: e.to_string() })
 }
 
-/// A value as JSON.
-pub(crate) fn write(value: &impl Serialize, what: impl FnOnce() -> String) -> Result<cairn_api::tasks::Json> {
-    let written = serde_json::value::to_raw_value(value);
-    written.map_err(|e| AppError::Value { what: what(), message: e.to_string() })
+/// A value as JSON, of at most 1 MiB.
+pub(crate) fn write(value: &impl Serialize, what: impl FnOnce() -> String) -> Result<Json> {
+    write_within(value, VALUE_BYTES_MAX, what)
+}
+
+/// The same with another bound. What is too large is refused here, before anybody is asked.
+pub(crate) fn write_within(value: &impl Serialize, bytes_max: usize, what: impl FnOnce() -> String) -> Result<Json> {
+    match serde_json::value::to_raw_value(value) {
+        Err(e) => Err(AppError::Value { what: what(), message: e.to_string() }),
+        Ok(json) if json.get().len() > bytes_max => {
+            let message = format!("{} has {} bytes as JSON; the limit is {bytes_max}", what(), json.get().len());
+            Err(AppError::Refused { kind: ErrorKind::TooLarge, message })
+        }
+        Ok(json) => Ok(json),
+    }
 }
 
 /// What the code of a task or a step ends with when it fails.
 ///
 /// `?` makes one of every error; its kind is then the name of the error's type. An attempt that ends with one is tried
 /// again as the task's, or the step's, policy says, unless it is [`TaskError::fatal`] or an outcome that is recorded.
+///
+/// What is recorded of it is bounded: 200 characters of the kind, 16 000 of the message, and the detail if it has at most
+/// 512 KiB.
 pub struct TaskError {
     failure: Failure,
 }
@@ -243,7 +266,15 @@ impl TaskError {
     /// A failure that another attempt may mend.
     pub fn new(kind: impl Into<String>, message: impl fmt::Display) -> TaskError {
         let (kind, message) = (kind.into(), message.to_string());
-        TaskError { failure: Failure { kind, message, detail: None, retryable: true } }
+        TaskError::of(Failure { kind, message, detail: None, retryable: true })
+    }
+
+    /// Every failure comes by here, so that none is refused for its size.
+    fn of(mut failure: Failure) -> TaskError {
+        cut(&mut failure.kind, KIND_CHARS_MAX);
+        cut(&mut failure.message, MESSAGE_CHARS_MAX);
+        failure.detail = failure.detail.filter(|detail| detail.get().len() <= DETAIL_BYTES_MAX);
+        TaskError { failure }
     }
 
     /// A failure that trying again cannot help.
@@ -253,11 +284,12 @@ impl TaskError {
         error
     }
 
-    /// Adds anything more, which is shown with the failure. What cannot be written as JSON is left out.
+    /// Adds anything more, which is shown with the failure. What cannot be written as JSON, or is too large, is left
+    /// out.
     #[must_use]
     pub fn detail(mut self, detail: &impl Serialize) -> TaskError {
         self.failure.detail = serde_json::value::to_raw_value(detail).ok();
-        self
+        TaskError::of(self.failure)
     }
 
     /// As it is recorded.
@@ -270,12 +302,18 @@ impl TaskError {
     }
 }
 
+fn cut(text: &mut String, chars_max: usize) {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+    }
+}
+
 // Not an error itself, so that every error can become one.
 impl<E: StdError + 'static> From<E> for TaskError {
     fn from(error: E) -> TaskError {
         let any: &(dyn StdError + 'static) = &error;
         match any.downcast_ref::<AppError>() {
-            Some(error) => TaskError { failure: error.failure() },
+            Some(error) => TaskError::of(error.failure()),
             None => {
                 let path = type_name::<E>().split('<').next().unwrap_or_default();
                 let mut message = error.to_string();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cairn_api::tasks::{Beat, Bye, Held, Hello, Json, Offer};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::error::{AppError, Result};
 use super::policy::Backoff;
@@ -17,6 +18,9 @@ use super::worker::Shared;
 
 /// However often a task shows its progress, a beat is not sent sooner after another.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// A worker that nobody has answered for so long since its start gives up. Once it was answered it outlasts any outage.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the library names itself to the server.
 const SDK: &str = concat!("rust/", env!("CARGO_PKG_VERSION"));
@@ -108,7 +112,7 @@ impl Pulse {
 /// The thread: beats for a worker until it is told to stop.
 ///
 /// # Errors
-/// What a hello is refused with that no later one would be answered otherwise.
+/// What a hello is refused with that no later one would be answered otherwise; why there was no answer at all.
 pub(crate) fn beat_until_stopped(worker: &Arc<Shared>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| AppError::Unreachable { message: format!("no runtime for heartbeats: {e}") })?;
@@ -118,6 +122,7 @@ pub(crate) fn beat_until_stopped(worker: &Arc<Shared>) -> Result<()> {
 async fn beat(worker: &Arc<Shared>) -> Result<()> {
     let (link, pulse, env) = (worker.app.link().apart(), &worker.pulse, worker.app.clock_of_server().env());
     let mut backoff = Backoff::up_to(Duration::from_secs(2));
+    let (begun, mut attached) = (Instant::now(), false);
     while !pulse.is_stopping() {
         let session = worker.session();
         let said = match &session {
@@ -136,12 +141,14 @@ async fn beat(worker: &Arc<Shared>) -> Result<()> {
         };
         let pause = match said {
             Ok(beat) => {
+                attached = true;
                 backoff.reset();
                 beat
             }
             Err(error) => {
                 match &session {
                     None if !error.is_transient() => return Err(error),
+                    None if !attached && begun.elapsed() >= ATTACH_TIMEOUT => return Err(error),
                     Some(session) if error.ends_session() => worker.session_is_over(&session.id),
                     None | Some(_) => {}
                 }

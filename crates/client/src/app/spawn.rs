@@ -2,6 +2,7 @@
 //! every spawn of it.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cairn_api::tasks::{Cancel, Spawn};
@@ -190,7 +191,7 @@ impl Options {
     }
 
     /// As it is sent, with the id that it will have.
-    pub(crate) fn into_wire(self, clock: &ServerClock) -> Result<(String, Spawn)> {
+    pub(crate) fn into_wire(self, ids: &TaskIds, clock: &ServerClock) -> Result<(String, Spawn)> {
         let Spawning { mut spawn, headers, problem, .. } = self;
         if let Some(problem) = problem {
             return Err(problem);
@@ -198,7 +199,7 @@ impl Options {
         if !headers.is_empty() {
             spawn.headers = Some(write(&headers, || "the headers of a task".to_owned())?);
         }
-        let id = spawn.id.take().unwrap_or_else(|| new_task_id(clock));
+        let id = spawn.id.take().unwrap_or_else(|| ids.next(clock));
         spawn.id = Some(id.clone());
         Ok((id, spawn))
     }
@@ -208,9 +209,57 @@ impl Options {
     }
 }
 
-fn new_task_id(clock: &ServerClock) -> String {
-    let (env, mut random) = (clock.env(), [0; 10]);
-    let drawn = env.random_u64().to_le_bytes().into_iter().chain(env.random_u64().to_le_bytes());
-    random.iter_mut().zip(drawn).for_each(|(byte, drawn)| *byte = drawn);
-    Builder::from_unix_timestamp_millis(clock.now_ms(), &random).into_uuid().hyphenated().to_string()
+/// Makes the ids of tasks, UUIDv7. Those of one millisecond sort in the order in which they were made, and with them the
+/// tasks in their queue.
+#[derive(Debug, Default)]
+pub(crate) struct TaskIds {
+    /// When the last id was made, and its count within that millisecond. Held for this alone.
+    last: Mutex<(u64, u32)>,
+}
+
+impl TaskIds {
+    pub(crate) fn next(&self, clock: &ServerClock) -> String {
+        self.made(clock.now_ms(), clock.env().random_u64(), clock.env().random_u64())
+    }
+
+    fn made(&self, now_ms: u64, start: u64, random: u64) -> String {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // 26 bits behind the time; drawn from the lower half, so that there is room to count.
+        let count = match *last {
+            (last_ms, count) if last_ms == now_ms => count.wrapping_add(1),
+            _ => (start >> 39) as u32,
+        };
+        *last = (now_ms, count);
+        drop(last);
+        let [a, b, c, d, e, f, ..] = random.to_be_bytes();
+        // Where a UUID has its version and variant the bytes give four and six bits.
+        let [w, x, y, z] = [count >> 22, count >> 14, count >> 8 & 0x3f, count].map(|bits| bits as u8);
+        Builder::from_unix_timestamp_millis(now_ms, &[w, x, y, z, a, b, c, d, e, f])
+            .into_uuid()
+            .hyphenated()
+            .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn ids_of_one_millisecond_sort_as_they_were_made() {
+        for start in [0, 1 << 45, u64::MAX] {
+            let ids = TaskIds::default();
+            let made: Vec<String> =
+                (0..20_000).map(|n: u64| ids.made(7, start, n.wrapping_mul(u64::MAX / 5))).collect();
+            assert!(made.is_sorted_by(|before, after| before < after), "from {start}");
+            for id in &made {
+                let uuid: Uuid = id.parse().unwrap();
+                assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
+                assert!(id.starts_with("00000000-0007-7"), "{id}");
+            }
+            assert!(made.last() < Some(&ids.made(8, 0, 0)));
+        }
+    }
 }

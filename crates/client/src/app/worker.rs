@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll as Polled;
 use std::time::Duration;
 
-use cairn_api::tasks::{Ack, Failure, Json, Op, OpKind, OpsRequest, Poll, Signal, WAIT_MS_MAX, Welcome, Work};
+use cairn_api::tasks::{Ack, Json, Op, OpKind, OpsRequest, Poll, Signal, WAIT_MS_MAX, Welcome, Work};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -27,8 +26,9 @@ use super::pulse::{Pulse, beat_until_stopped};
 use super::run::Run;
 use super::{App, Body, Registered};
 
-/// A task whose name this worker does not know is given back for so long.
-const UNKNOWN_NAME_DELAY: Duration = Duration::from_secs(15);
+/// A task that cannot be run here, as one whose name this worker does not know, is given back for so long, so that
+/// another worker may take it.
+const GIVEN_BACK_DELAY: Duration = Duration::from_secs(15);
 /// For the goodbye of a worker.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,10 +72,12 @@ impl WorkerOptions {
         self
     }
 
-    /// Starts it in the background, with the tasks that are registered by now. Returns when it is attached.
+    /// Starts it in the background, with the tasks that are registered by now. Returns when it is attached. From then on
+    /// it outlasts whatever happens to the server.
     ///
     /// # Errors
-    /// What its hello is refused with, as a queue that does not exist; [`AppError::Refused`] for no slots at all.
+    /// What its hello is refused with, as a queue that does not exist; [`AppError::Refused`] for no slots at all;
+    /// [`AppError::Unreachable`] if there was no answer for some ten seconds.
     pub async fn start(self) -> Result<Worker> {
         if self.slots == 0 {
             return Err(AppError::invalid("a worker has at least one slot"));
@@ -131,15 +133,6 @@ impl WorkerOptions {
     pub async fn run(self) -> Result<()> {
         let worker = self.start().await?;
         worker.work_until(told_to_stop(), told_to_stop()).await
-    }
-
-    /// The same, until `stop` is done; signals are left alone.
-    ///
-    /// # Errors
-    /// As [`WorkerOptions::start`].
-    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let worker = self.start().await?;
-        worker.work_until(stop, std::future::pending()).await
     }
 }
 
@@ -267,14 +260,25 @@ struct Desk {
     handed_out: VecDeque<Work>,
 }
 
-/// A slot that is taken. Dropped, however its task ended, it lets the task go and takes the next.
-struct Slot(Arc<Run>);
+/// A slot that is taken. Dropped, however its task ended, it takes the next task. A hand-out of whose end nobody was
+/// told is given back.
+struct Slot {
+    run: Arc<Run>,
+    /// Who handed it out knows that it is over.
+    told: bool,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let (run, worker) = (&self.0, &self.0.worker);
+        let (run, worker) = (&self.run, &self.run.worker);
         run.end("its hand-out is over");
-        worker.pulse.let_go(&run.task, &run.fence);
+        if self.told {
+            worker.pulse.let_go(&run.task, &run.fence);
+        } else {
+            let due_at_ms = worker.app.clock_of_server().after(GIVEN_BACK_DELAY);
+            let run = run.clone();
+            worker.runtime.spawn(async move { run.worker.give_back(&run.task, &run.fence, Some(due_at_ms)).await });
+        }
         worker.desk().runs.remove(&run.fence);
         worker.fill();
         worker.freed.notify_one();
@@ -308,9 +312,7 @@ async fn work(
     let handed_out = std::mem::take(&mut shared.desk().handed_out);
     let releasing = async {
         for work in handed_out {
-            shared.pulse.let_go(&work.task, &work.fence);
-            let op = Op { op: OpKind::Release, task: work.task, fence: work.fence, ..Op::default() };
-            let _ = shared.lane.send(op).await;
+            shared.give_back(&work.task, &work.fence, None).await;
         }
     };
     // What does not arrive is given back by the goodbye.
@@ -469,6 +471,14 @@ impl Shared {
         self.fill();
     }
 
+    /// Gives a task back. Until that is acknowledged it is held: a beat that did not name it would lose it.
+    async fn give_back(&self, task: &str, fence: &str, due_at_ms: Option<u64>) {
+        let (held, under) = (task.to_owned(), fence.to_owned());
+        // Refused it is not ours any more.
+        let _ = self.lane.send(Op { op: OpKind::Release, task: held, fence: under, due_at_ms, ..Op::default() }).await;
+        self.pulse.let_go(task, fence);
+    }
+
     /// Begins what was handed out, as slots allow.
     fn fill(self: &Arc<Self>) {
         loop {
@@ -481,69 +491,72 @@ impl Shared {
             let run = Arc::new(run);
             desk.runs.insert(run.fence.clone(), run.clone());
             drop(desk);
-            self.runtime.spawn(execute(Slot(run), input, steps_next));
+            self.runtime.spawn(async move {
+                let mut slot = Slot { run, told: false };
+                slot.told = execute(&slot.run, input, steps_next).await;
+            });
         }
     }
 }
 
-/// The hand-out of a task, from its beginning to its end.
-async fn execute(slot: Slot, input: Json, steps_next: Option<String>) {
-    let run = &slot.0;
+/// The hand-out of a task, from its beginning to its end. Whether who handed it out knows that it is over.
+async fn execute(run: &Arc<Run>, input: Json, steps_next: Option<String>) -> bool {
     let worker = &run.worker;
-    let Some(registered) = worker.tasks.get(&run.name) else {
-        let due_at_ms = Some(worker.app.clock_of_server().after(UNKNOWN_NAME_DELAY));
-        // Refused it is not ours any more.
-        let _ = worker.lane.send(Op { due_at_ms, ..run.op(OpKind::Release, None) }).await;
-        return;
-    };
+    let Some(registered) = worker.tasks.get(&run.name) else { return false };
     if let Some(after) = steps_next
         && load_rest(run, after).await.is_err()
     {
-        return;
+        return run.check().is_err();
     }
     let ctx = Ctx::new(run.clone());
-    let body = worker.app.wrapped(ctx.clone(), (registered.run)(ctx, input));
-    let Some(ended) = attempt(run, body).await else { return };
+    let begin = || worker.app.wrapped(ctx.clone(), (registered.run)(ctx, input));
+    let Some(ended) = attempt(run, begin).await else { return true };
     // The run is over for whoever still has a context of it, but not for this last word.
     run.end("the task has ended");
-    let refused = match ended {
-        Ok(output) => {
-            let sent = worker.lane.send(Op { output: Some(output), ..run.op(OpKind::Finish, None) }).await;
-            sent.err().filter(|refused| !refused.ends_run()).map(TaskError::from)
-        }
-        Err(error) => Some(error),
+    let finish = async |output, failure| {
+        let acked = worker.lane.send(Op { output, failure, ..run.op(OpKind::Finish, None) }).await;
+        acked.map(drop).or_else(|refused| if refused.ends_run() { Ok(()) } else { Err(refused) })
     };
-    if let Some(error) = refused {
-        let failure: Failure = error.into_failure();
-        let _ = worker.lane.send(Op { failure: Some(failure), ..run.op(OpKind::Finish, None) }).await;
-    }
+    let error = match ended {
+        Ok(output) => match finish(Some(output), None).await {
+            Ok(()) => return true,
+            Err(refused) => TaskError::from(refused),
+        },
+        Err(error) => error,
+    };
+    finish(None, Some(error.into_failure())).await.is_ok()
 }
 
 /// Runs the code of a task until it has ended, or the run is over: then it is dropped, and there is nothing to tell.
-async fn attempt(run: &Run, body: Body) -> Option<Result<Json, TaskError>> {
-    let mut body = std::pin::pin!(caught(body));
-    loop {
+async fn attempt(run: &Run, begin: impl FnOnce() -> Body) -> Option<Result<Json, TaskError>> {
+    let mut body = match caught(begin) {
+        Ok(body) => body,
+        Err(panicked) => return Some(Err(panicked)),
+    };
+    let ended = loop {
+        let polling = poll_fn(|context| {
+            let polled = caught(|| body.as_mut().poll(context));
+            polled.unwrap_or_else(|panicked| Polled::Ready(Err(panicked)))
+        });
         tokio::select! {
             biased;
-            () = run.over() => return None,
-            ended = &mut body => return Some(ended),
+            () = run.over() => break None,
+            ended = polling => break Some(ended),
             () = run.quiet() => run.suspend().await,
         }
-    }
+    };
+    // The destructors of what it holds are the task's code, too.
+    let dropped = caught(|| drop(body));
+    ended.map(|ended| ended.and_then(|output| dropped.map(|()| output)))
 }
 
 /// A panic in the code of a task is a failure of it, not of its worker.
-async fn caught(body: Body) -> Result<Json, TaskError> {
-    let mut body: Pin<Box<_>> = body;
-    poll_fn(move |context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll(context)));
-        polled.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            Polled::Ready(Err(TaskError::new("panic", text.unwrap_or_else(|| "without a message".to_owned()))))
-        })
+fn caught<T>(code: impl FnOnce() -> T) -> Result<T, TaskError> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        TaskError::new("panic", text.unwrap_or_else(|| "without a message".to_owned()))
     })
-    .await
 }
 
 /// The rest of what is recorded of a task, beyond what came with it.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from . import wire
 from .context import Context
 from .errors import Invalid, Refused, TaskCancelled, TaskFailed, is_transient
-from .ids import new_task_id
+from .ids import TaskIds
 from .policy import Backoff, Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
 from .values import Json, encode
 from .wire import Call, Endpoint, SpawnOptions, Transport
@@ -135,6 +135,7 @@ class App:
             url or os.environ.get("CAIRN_URL") or URL_DEFAULT, token or os.environ.get("CAIRN_TOKEN")
         )
         self._transport: tuple[asyncio.AbstractEventLoop, Transport] | None = None
+        self._ids = TaskIds()
         self._before_spawn: list[BeforeSpawn] = []
         self._wrap_task: list[WrapTask] = []
         self.ahead_ms: int | None = None
@@ -263,7 +264,7 @@ class App:
             raise TypeError(f"spawn has no option {', '.join(sorted(unknown))}")
         if "due" in options and "delay" in options:
             raise Invalid("a task has a delay or a time when it is due, not both")
-        id = options.get("id") or new_task_id(self.now_ms())
+        id = options.get("id") or self._ids.next(self.now_ms())
         encoded = encode(input, f'the input of task "{name}"')
         return id, wire.spawn_json(name, encoded, id, options.get("queue", self.queue), options)
 

@@ -34,7 +34,7 @@ O = TypeVar("O")  # noqa: E741
 
 # A longer pause between two attempts of a step is a durable wait: it holds no slot and survives the worker.
 _PAUSE_IN_PLACE_MS_MAX = 5_000
-_PROGRESS_BYTES_MAX = 16 << 10
+_PROGRESS_BYTES_MAX = 64 << 10
 _REQUIRED: Any = object()
 
 
@@ -315,8 +315,8 @@ class Context:
     # -- Signs of life
 
     async def heartbeat(self, progress: Any = None) -> None:
-        """Shows ``progress`` to who looks at the task, and lets a cancellation in. Not needed to keep the task: the
-        worker beats by itself."""
+        """Shows ``progress`` (at most 64 KiB as JSON: every beat carries it) to who looks at the task, and lets a
+        cancellation in. Not needed to keep the task: the worker beats by itself."""
         self._run.check()
         shown = None if progress is None else encode(progress, "progress", _PROGRESS_BYTES_MAX)
         self._run.host.progress(self._run.work, shown)

@@ -49,15 +49,17 @@ def moment_ms(moment: Moment, what: str) -> int:
 class Retry:
     """How long to wait after a failed attempt; how often is ``max_attempts``.
 
-    For a task the server keeps it, for a step the worker. Delays end at one day.
+    For a task the server keeps it, for a step the worker. Delays end at one day. ``Retry()`` is what the server does
+    with a task of which nothing is said: from one second to five minutes, doubling, a fifth of it left to chance.
     """
 
     kind: Literal["none", "fixed", "exponential"] = "exponential"
     base: Span = 1.0
     factor: float = 2.0
-    max: Span = DELAY_MS_MAX / 1000
-    jitter: float = 0.0
-    """The part of a delay that is left to chance, 0 to 1."""
+    max: Span = 300.0
+    """Where an exponential delay stops growing."""
+    jitter: float = 0.2
+    """The part of a delay that is left to chance, 0 to 1; it only shortens."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("none", "fixed", "exponential"):
@@ -70,11 +72,11 @@ class Retry:
     @staticmethod
     def none() -> Retry:
         """Again at once."""
-        return Retry("none", base=0.0)
+        return Retry("none", base=0.0, jitter=0.0)
 
     @staticmethod
     def fixed(base: Span, *, jitter: float = 0.0) -> Retry:
-        return Retry("fixed", base=base, jitter=jitter)
+        return Retry("fixed", base=base, max=DELAY_MS_MAX / 1000, jitter=jitter)
 
     @staticmethod
     def exponential(
@@ -87,7 +89,9 @@ class Retry:
         """The delay after the attempt number ``failed`` (from 1)."""
         if self.kind == "none":
             return 0
-        delay, limit = float(span_ms(self.base, "base")), min(span_ms(self.max, "max"), DELAY_MS_MAX)
+        delay, limit = float(span_ms(self.base, "base")), DELAY_MS_MAX
+        if self.kind == "exponential":
+            limit = min(limit, span_ms(self.max, "max"))
         if self.kind == "exponential" and delay > 0:
             # In logarithms, because the power itself overflows.
             exponent = math.log(delay) + (failed - 1) * math.log(self.factor)

@@ -4,7 +4,8 @@ Invariants:
 
 1. At most ``slots`` tasks run, counting those that were suspended or lost and have not left their code yet. What is
    handed out beyond that waits here, held and beaten for.
-2. A task is held, that is named in heartbeats, from its hand-out to the end of its fence.
+2. A task is held, that is named in heartbeats, from its hand-out to the end of its fence: until the last word about it
+   has been acknowledged, or the server has said that it is over.
 3. What a task does, its exceptions and its exit calls included, ends that task only.
 
 Three lanes to the server: a poll that is parked while slots are free, the operations of all tasks (``lane.py``), whose
@@ -122,8 +123,8 @@ class Worker:
 
     async def _drain(self) -> None:
         for work in self._handed_out:
-            self._pulse.let_go(work)
-            self._send_and_forget(wire.op_release(work))
+            self._give_back(work)
+        self._handed_out.clear()
         enough = asyncio.create_task(self._enough.wait())
         deadline = time.monotonic() + self._drain_s
         while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
@@ -259,21 +260,22 @@ class Worker:
         self._fill()
 
     async def _execute(self, work: Work) -> None:
-        run = Run(self, work, work.steps)
+        run, held = Run(self, work, work.steps), False
         self._runs[work.task] = run
         try:
             await self._load_rest(run)
-            if work.name not in self._tasks:
+            if work.name in self._tasks:
+                await self._attempt(run)
+            else:
                 log.error('task %s has the name "%s", which this worker did not offer', work.task, work.name)
                 await self._lane.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
-            else:
-                await self._attempt(run)
         except Exception as error:
             log.warning('task %s "%s" is let go: %s', work.task, work.name, error)
             if not wire.run_is_over(error):  # or it would be ours, and stay running, for as long as this worker lives
-                self._send_and_forget(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
+                self._give_back(work, self.now_ms() + _LET_GO_DELAY_MS)
+                held = True
         finally:
-            self._let_go(run, "finished")
+            self._let_go(run, "finished", held)
 
     async def _attempt(self, run: Run) -> None:
         """Runs the code, and reports how it ended unless that is known already."""
@@ -340,15 +342,23 @@ class Worker:
                     raise
                 await asyncio.sleep(backoff.next_s())
 
-    def _let_go(self, run: Run, why: str) -> None:
+    def _let_go(self, run: Run, why: str, held: bool = False) -> None:
         run.end(why)
-        self._pulse.let_go(run.work)
+        if not held:
+            self._pulse.let_go(run.work)
         if self._runs.get(run.work.task) is run:
             del self._runs[run.work.task]
 
-    def _send_and_forget(self, op: Op) -> None:
-        sent = asyncio.create_task(self._lane.send(op))
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+    def _give_back(self, work: Work, due_at_ms: int | None = None) -> None:
+        """Held until it is acknowledged, or refused: then it is not ours any more."""
+
+        def over(sent: asyncio.Task[Ack]) -> None:
+            self._pulse.let_go(work)
+            if not sent.cancelled():
+                sent.exception()  # heard
+
+        sending = asyncio.create_task(self._lane.send(wire.op_release(work, due_at_ms)))
+        sending.add_done_callback(over)
 
     # -- What a run asks of its host
 
