@@ -193,7 +193,9 @@ fn marks(whole: &Whole, now_ms: u64) -> Vec<Mark> {
     let mut marks = vec![mark(task.created_at_ms, 0, 0, "task", "spawned")];
     for run in runs {
         marks.extend(run.started_at_ms.map(|at_ms| mark(at_ms, run.attempt, 0, "run", "begun")));
-        let detail = run.failure.as_ref().map_or_else(String::new, words::failure);
+        let by = run.worker.as_ref().map_or_else(String::new, |worker| format!("by {}", plain(worker)));
+        let why = run.failure.as_ref().map_or_else(String::new, words::failure);
+        let detail = [by, why].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         marks.push(Mark { detail, ..mark(run.ended_at_ms, run.attempt, u32::MAX, "run", &run.status) });
     }
     // Of the run under way nobody says when it began, unless it is the first.
