@@ -405,6 +405,12 @@ pub struct QueueRequest {
     /// So many tasks may be queued; null: any number.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "also_null")]
     pub max_waiting: Option<Option<u64>>,
+    /// Still to come.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub limit: Option<Json>,
+    /// Still to come.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub rate: Option<Json>,
 }
 
 /// A queue.
@@ -685,6 +691,8 @@ pub enum OpKind {
     Finish,
     /// It is given back unfinished: due_at_ms.
     Release,
+    /// A promise: still to come.
+    Promise,
 }
 
 /// Something that a task waits for.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use cairn_client::ErrorKind;
+use cairn_api::ErrorBody;
+use cairn_client::{Error, ErrorKind};
 
 /// Why a command stopped.
 #[derive(Debug)]
@@ -50,8 +51,19 @@ impl From<cairn::Error> for Failure {
     }
 }
 
-impl From<cairn_client::Error> for Failure {
-    fn from(error: cairn_client::Error) -> Failure {
+/// A refusal among other results reads like one that is the whole answer.
+impl From<ErrorBody> for Failure {
+    fn from(error: ErrorBody) -> Failure {
+        let message = error.message().to_owned();
+        match error.kind() {
+            Some(kind) => Error::Http { status: kind.status(), kind, message, key: None, retry_after: None }.into(),
+            None => Failure::new(message),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
         match error.kind() {
             Some(ErrorKind::Unauthorized) => Failure::new(format!("{error}; name its file with --token-file")),
             _ => Failure::new(error.to_string()),

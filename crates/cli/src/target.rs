@@ -4,6 +4,7 @@
 //! the same for both. Refuses retries and printing.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
@@ -18,14 +19,24 @@ use crate::failure::Failure;
 
 /// Where the other commands look for what `serve` has started.
 pub(crate) const URL_DEFAULT: &str = "http://127.0.0.1:8080";
+/// The variable that names another server; the Python SDK reads it too.
+const URL_VARIABLE: &str = "CAIRN_URL";
 /// A token longer than this is some other file.
 const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
+
+/// The server that a command talks to if it is not told: what the variable says, unless that is empty.
+/// It is a default and not clap's `env`, which takes a variable for an argument that was given: `--dir` would be
+/// refused wherever the variable is set.
+pub(crate) fn url_default() -> String {
+    let url = env::var_os(URL_VARIABLE).filter(|url| !url.is_empty());
+    url.map_or_else(|| URL_DEFAULT.to_owned(), |url| url.to_string_lossy().into_owned())
+}
 
 /// The arguments of a command that talks to a server.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArgs {
-    /// The server's address
-    #[arg(long, value_name = "URL", default_value = URL_DEFAULT)]
+    /// The server's address; if not given, what the variable CAIRN_URL says
+    #[arg(long, value_name = "URL", default_value_t = url_default())]
     url: String,
     /// A file that holds the server's token
     #[arg(long, value_name = "FILE")]
@@ -35,8 +46,8 @@ pub(crate) struct ServerArgs {
 /// The arguments of a command that talks to a server or opens a directory itself.
 #[derive(Args, Debug)]
 pub(crate) struct TargetArgs {
-    /// The server's address
-    #[arg(long, value_name = "URL", default_value = URL_DEFAULT)]
+    /// The server's address; if not given, what the variable CAIRN_URL says
+    #[arg(long, value_name = "URL", default_value_t = url_default())]
     url: String,
     /// A file that holds the server's token
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]

@@ -10,7 +10,8 @@
 
 mod common;
 
-use common::{TempDir, run};
+use common::serving::Serving;
+use common::{Finished, TempDir, cairn, run};
 
 const COMMANDS: [&str; 17] = [
     "serve", "put", "get", "delete", "scan", "task", "queue", "event", "worker", "stats", "compact", "check",
@@ -58,7 +59,8 @@ fn nested_commands_have_help_too() {
         (["task", "list"], &["--queue", "--name", "--status", "--tag", "--limit", "--after", "--url"][..]),
         (["task", "tail"], &["--queue", "--name", "--last", "--every", "--url"]),
         (["task", "spawn"], &["--queue", "--key", "--delay", "--priority", "--max-attempts", "--tag"]),
-        (["event", "list"], &["--prefix", "--limit", "--after", "[QUEUE]"]),
+        (["event", "list"], &["--queue", "--prefix", "--limit", "--after", "CAIRN_URL"]),
+        (["task", "result"], &["--wait", "such as 30s"]),
         (["queue", "set"], &["--retention-days", "--event-ttl", "--max-waiting", "<NAME>"]),
     ] {
         let help = run(&[&command[..], &["--help"]].concat()).stdout;
@@ -84,11 +86,11 @@ fn the_stable_options_are_there() {
                 "--token-file",
             ],
         ),
-        ("put", &["<KEY> <VALUE>", "--url", "--dir", "--json", "[default: http://127.0.0.1:8080]"]),
+        ("put", &["<KEY> <VALUE>", "--url", "--dir", "--json", "[default: http://127.0.0.1:8080]", "CAIRN_URL"]),
         ("get", &["<KEY>", "--url", "--dir", "--json"]),
         ("delete", &["<KEY>", "--url", "--dir", "--json"]),
         ("scan", &["--start", "--end", "--prefix", "--limit", "--url", "--dir", "--json"]),
-        ("stats", &["[DIR|URL]", "--json"]),
+        ("stats", &["[DIR|URL]", "--json", "CAIRN_URL"]),
         ("compact", &["[DIR|URL]", "--json"]),
         ("check", &["<DIR>", "--json"]),
         ("inspect", &["<FILE>"]),
@@ -126,6 +128,9 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["task"],
         &["task", "show"],
         &["task", "list", "--limit", "0"],
+        &["task", "list", "--status", "waiting,"],
+        &["task", "list", "--status", ""],
+        &["event", "list", "mail"],
         &["task", "tail", "--every", "5"],
         &["queue", "set", "q", "--event-ttl", "1d"],
         &["event", "list", "--limit", "many"],
@@ -163,6 +168,30 @@ fn a_server_that_is_not_there_is_exit_code_1_and_says_so() {
             finished.stderr
         );
     }
+}
+
+#[test]
+fn the_variable_names_the_server_where_nothing_else_does() {
+    let dir = TempDir::new();
+    let server = Serving::start(&dir.join("served"), &[]);
+    let with = |url: &str, arguments: &[&str]| Finished::from(cairn(arguments).env("CAIRN_URL", url).output().unwrap());
+    let nowhere = "http://127.0.0.1:1";
+    let done = |finished: Finished| assert_eq!((finished.code, finished.stderr.as_str()), (Some(0), ""));
+    for arguments in
+        [&["put", "k", "v"][..], &["get", "k"], &["task", "spawn", "order"], &["queue", "list"], &["stats"]]
+    {
+        done(with(&server.url, arguments));
+        let lost = with(nowhere, arguments);
+        assert!(lost.stderr.contains("cannot connect to 127.0.0.1:1: "), "{arguments:?}: {}", lost.stderr);
+    }
+    // What is said on the command line goes first.
+    done(with(nowhere, &["get", "k", "--url", &server.url]));
+    done(with(nowhere, &["stats", &server.url]));
+    done(with(nowhere, &["put", "k", "v", "--dir", &dir.join("alone")]));
+    done(with(nowhere, &["stats", &dir.join("alone")]));
+    // An empty variable is none.
+    assert!(with("", &["get", "--help"]).stdout.contains("[default: http://127.0.0.1:8080]"));
+    assert!(with(nowhere, &["get", "--help"]).stdout.contains("[default: http://127.0.0.1:1]"));
 }
 
 #[test]

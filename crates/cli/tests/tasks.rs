@@ -85,7 +85,7 @@ fn tasks_are_listed_by_what_they_are() {
         [
             format!("{waiting} waiting | order default 1/5 for the event packed:2"),
             format!("{failed} failed | order default 1/1 Declined: no\\u{{1b}}[2J money"),
-            format!("{letter} queued | letter mail 1/5 for the time that it was spawned for, in 1 h"),
+            format!("{letter} queued | letter mail 0/5 for the time that it was spawned for, in 1 h"),
         ]
     );
 
@@ -116,7 +116,6 @@ fn tasks_are_listed_by_what_they_are() {
     for (arguments, says) in [
         (&["--queue", "nowhere"][..], "there is no queue \"nowhere\""),
         (&["--status", "done"], "\"done\" is no status of a task; there are queued, running"),
-        (&["--status", ""], "\"\" is no status of a task"),
         (&["--after", "17"], "after: \"17\" is no cursor that a list of tasks gave"),
     ] {
         let said = server.refused(&[&["task", "list"], arguments].concat());
@@ -155,7 +154,7 @@ fn a_task_is_shown_with_all_that_happened() {
     let queued = squeezed(&server.ok(&["task", "show", &id]));
     assert_eq!(
         queued[..3],
-        [format!("task {id}"), "name order in queue default".into(), "status queued, attempt 1 of 5".into()]
+        [format!("task {id}"), "name order in queue default".into(), "status queued, attempt 0 of 5".into()]
     );
     assert!(queued.contains(&"tag customer=17".to_owned()) && queued.contains(&"input {\"n\": 1}".to_owned()));
     assert!(queued.contains(&"waits for a worker: none that is there takes order from queue default".to_owned()));
@@ -169,6 +168,7 @@ fn a_task_is_shown_with_all_that_happened() {
     worker.op(&work, json!({"op": "step", "key": "charge", "value": {"ok": true}}));
     let running = squeezed(&server.ok(&["task", "show", &id]));
     assert!(running.iter().any(|line| line.starts_with("worker w1 (hand), heard of ")), "{running:?}");
+    assert!(running.contains(&"status running, attempt 1 of 5".to_owned()), "{running:?}");
     worker.op(&work, json!({"op": "finish", "failure": {"kind": "Oops", "message": "it broke"}, "retry_at_ms": 1}));
     let work = worker.take();
     let other = spawn(&server, &["letter"]);
@@ -205,6 +205,62 @@ fn a_task_is_shown_with_all_that_happened() {
         (Some("completed"), Some("charge"))
     );
     assert_eq!((whole["runs"].as_array().unwrap().len(), whole.get("worker")), (2, None));
+}
+
+#[test]
+fn a_spawn_that_finds_its_task_says_so() {
+    let dir = TempDir::new();
+    let server = Serving::start(&dir.join("db"), &[]);
+    let id = spawn(&server, &["order", "--key", "k1"]);
+    let again = ["task", "spawn", "order", "--key", "k1", "--url", &server.url];
+    let found = run(&again);
+    let said = (found.code, found.stdout.as_str(), found.stderr.as_str());
+    assert_eq!(said, (Some(0), format!("{id}\n").as_str(), "there was one before; that one stands\n"));
+    let found = run(&[&again[..], &["--json"]].concat());
+    assert_eq!(found.stderr, "");
+    assert_eq!(serde_json::from_str::<Value>(&found.stdout).unwrap()["created"], false);
+}
+
+#[test]
+fn the_result_of_a_cancelled_task_is_why() {
+    let dir = TempDir::new();
+    let server = Serving::start(&dir.join("db"), &[]);
+    let result = |id: &str| {
+        let result = run(&["task", "result", id, "--url", &server.url]);
+        assert_eq!((result.code, result.stdout.as_str()), (Some(1), ""));
+        result.stderr
+    };
+    let id = spawn(&server, &["order"]);
+    assert_eq!(result(&id), "it is queued and has not ended\n");
+    server.ok(&["task", "cancel", &id, "--reason", "no need"]);
+    assert_eq!(result(&id), "cancelled: no need\n");
+    let shown = squeezed(&server.ok(&["task", "show", &id]));
+    assert!(shown.contains(&"status cancelled, attempt 0 of 5".to_owned()), "{shown:?}");
+    assert!(shown.last().is_some_and(|line| line.ends_with("task cancelled")), "no attempt is told: {shown:?}");
+
+    let failed = spawn(&server, &["order", "--max-attempts", "1"]);
+    let worker = Worker::hello(&server);
+    let message = format!("{}\u{1b}[2J", "long ".repeat(50));
+    worker.op(&worker.take(), json!({"op": "finish", "failure": {"kind": "Oops", "message": message}}));
+    assert_eq!(result(&failed), format!("failed: Oops: {}\\u{{1b}}[2J\n", "long ".repeat(50)));
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_told_in_one_way() {
+    let dir = TempDir::new();
+    let server = Serving::start(&dir.join("db"), &[]);
+    for arguments in [
+        &["task", "list"][..],
+        &["task", "spawn", "order"],
+        &["task", "tail"],
+        &["event", "list"],
+        &["event", "emit", "e"],
+        &["event", "show", "e"],
+    ] {
+        let said = server.refused(&[arguments, &["--queue", "nowhere"]].concat());
+        let told = said.starts_with("cairn: there is no queue \"nowhere\"") && said.ends_with(" (404 not_found)\n");
+        assert!(told, "{arguments:?}: {said}");
+    }
 }
 
 /// A `cairn task tail`, and its lines as they come.
@@ -333,7 +389,7 @@ fn events_are_listed_and_shown() {
         assert_eq!(server.ok(&["event", "emit", name, payload]), "emitted\n");
     }
     assert_eq!(server.ok(&["event", "emit", "sent", "1"]), "there was one before; that one stands\n");
-    let list = squeezed(&server.ok(&["event", "list", "default", "--prefix", "packed:"]));
+    let list = squeezed(&server.ok(&["event", "list", "--queue", "default", "--prefix", "packed:"]));
     assert_eq!(list[0], "NAME EMITTED PAYLOAD");
     assert!(list.len() == 3 && list[1].starts_with("packed:1 ") && list[2].ends_with(" 2"), "{list:?}");
     let names = |more: &[&str]| {
@@ -346,7 +402,7 @@ fn events_are_listed_and_shown() {
     let cut = run(&["event", "list", "--limit", "2", "--url", &server.url]);
     assert_eq!(cut.stderr, "there are more: --after 'packed:2'\n");
     assert_eq!(server.ok(&["event", "show", "packed:1"]), "{\"box\": 1}\n");
-    assert!(server.refused(&["event", "list", "nowhere"]).contains("there is no queue \"nowhere\""));
+    assert!(server.refused(&["event", "list", "--queue", "nowhere"]).contains("there is no queue \"nowhere\""));
     assert!(server.refused(&["event", "list", "--prefix", "b", "--after", "a"]).contains("cannot go on behind \"a\""));
     assert!(server.refused(&["event", "show", "lost"]).contains("no event \"lost\" was emitted"));
     assert!(server.refused(&["event", "emit", "e", "{"]).contains("is not JSON"));

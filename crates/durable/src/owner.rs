@@ -597,9 +597,9 @@ impl<S: Store> Owner<S> {
     /// The settings of a queue that something may enter.
     pub(crate) fn queue(&self, name: &str) -> Result<&Queue> {
         self.not_leaving(name)?;
-        self.queues
-            .get(name)
-            .ok_or_else(|| Error::not_found(format!("there is no queue \"{}\"; make it first", name.escape_debug())))
+        self.queues.get(name).ok_or_else(|| {
+            Error::not_found(format!("there is no queue \"{}\"; `cairn queue set` makes it", name.escape_debug()))
+        })
     }
 }
 

@@ -122,6 +122,8 @@ pub struct View {
     pub output: Option<Json>,
     /// It is queued, and no worker that is there offers its name.
     pub no_worker: bool,
+    /// Its queue is paused.
+    pub paused: bool,
 }
 
 impl<S: Store> Tasks<S> {
@@ -599,7 +601,8 @@ impl<S: Store> Owner<S> {
         };
         let queued = stored.task.status.state() == State::Queued;
         let no_worker = queued && !self.sessions.offers(&stored.spec.queue, &stored.spec.name);
+        let paused = !self.is_active(&stored.spec.queue);
         let Stored { id, spec, task, waits, .. } = stored;
-        Ok(View { id, spec, task, waits, output, no_worker })
+        Ok(View { id, spec, task, waits, output, no_worker, paused })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cairn_api::{ErrorKind, Health, Level, Maintained, Stats};
+use cairn_service::Place;
 use hyper::StatusCode;
 use tokio::time::Instant;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cairn::{Durability, Keyspace, SeqNo, Ticket};
 use cairn_api::{BatchRequest, BatchResponse, Condition, ErrorKind, Op, WriteDurability};
+use cairn_service::Place;
 
 use crate::body::Upload;
 use crate::config::BATCH_COPIES;

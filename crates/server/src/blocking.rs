@@ -20,8 +20,11 @@ impl Blocking {
     pub(crate) fn new(jobs_max: usize) -> Blocking {
         Blocking { permits: Arc::new(Semaphore::new(jobs_max)) }
     }
+}
+
+impl Place for Blocking {
     /// Runs `job` on a blocking thread, once one is free.
-    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
         let closing = |_| Refused::new(ErrorKind::Closed, "the server is shutting down");
         let permit = self.permits.clone().acquire_owned().await.map_err(closing)?;
         let running = tokio::task::spawn_blocking(move || {
@@ -30,11 +33,5 @@ impl Blocking {
             result
         });
         running.await.map_err(|_| Refused::new(ErrorKind::Internal, "the request failed by a defect of the server"))
-    }
-}
-
-impl Place for Blocking {
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
-        Blocking::run(self, job).await
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cairn::{Batch, Resident, Ticket};
 use cairn_api::ErrorKind;
+use cairn_service::Place;
 use hyper::body::Bytes;
 
 use crate::body::{Held, Upload};

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 
 use cairn_api::target::encode;
 use cairn_api::{ErrorKind, NDJSON, ScanLine, ScanQuery};
+use cairn_service::Place;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HeaderMap};
 use tokio::sync::OwnedSemaphorePermit;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cairn_api::tasks as wire;
 use cairn_api::{ErrorKind, Route};
-use cairn_service::Refused;
+use cairn_service::{Refused, not_built};
 use hyper::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -61,7 +61,7 @@ pub(crate) async fn route(
         | Route::Queues
         | Route::Event(..)
         | Route::Workers => Err(Refusal::method("GET")),
-        Route::NotBuilt(what) => Err(not_built(what)),
+        Route::NotBuilt(what) => Err(not_built(what).into()),
         Route::Cancel(_)
         | Route::Retry(_)
         | Route::Pause(_)
@@ -98,10 +98,6 @@ pub(crate) async fn route(
 
 fn json(answer: Result<impl serde::Serialize, Refused>) -> Result<Reply, Refusal> {
     Reply::json(&answer?)
-}
-
-fn not_built(what: &str) -> Refusal {
-    Refusal::new(ErrorKind::NotBuilt, format!("this build has no {what} yet"))
 }
 
 /// A body of JSON; one that is empty is an empty object.

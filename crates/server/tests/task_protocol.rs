@@ -106,6 +106,7 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
         ("DELETE", format!("/v1/tasks/{task}"), String::new(), 405, "method_not_allowed"),
         ("GET", "/v1/queues/none".to_owned(), String::new(), 404, "not_found"),
         ("PUT", "/v1/queues/q".to_owned(), r#"{"retention_days":0}"#.to_owned(), 400, "invalid"),
+        ("PUT", "/v1/queues/q".to_owned(), r#"{"limit":1}"#.to_owned(), 501, "not_built"),
         ("POST", "/v1/queues/none/events".to_owned(), r#"{"events":[{"name":"e"}]}"#.to_owned(), 400, "invalid"),
         ("GET", "/v1/schedules/x".to_owned(), String::new(), 501, "not_built"),
         ("GET", format!("/v1/tasks/{task}/watch"), String::new(), 501, "not_built"),
@@ -145,7 +146,7 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
     let other = json!({"op": "promise", "task": ID, "fence": fence, "key": "p"});
     let acks = post(&server, "/v1/workers/ops", json!({"session": session, "ops": [long, behind, other]})).await;
     let kinds: Vec<_> = acks["acks"].as_array().unwrap().iter().map(|ack| &ack["error"]["kind"]).collect();
-    assert_eq!(kinds, ["invalid", "conflict", "invalid"]);
+    assert_eq!(kinds, ["invalid", "conflict", "not_built"]);
     // The task is where it was.
     let step = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": 1});
     assert_eq!(op(&server, &session, step).await, json!({"ok": true}));

@@ -138,6 +138,7 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
             (None, Some(failure)) => OpKind::Fail { failure: failure_of(failure), retry_at_ms: op.retry_at_ms },
             _ => return Err(invalid("a task ends with an output or a failure, one of them")),
         },
+        wire::OpKind::Promise => return Err(not_built("promises")),
         wire::OpKind::Release => OpKind::Release { due_ms: op.due_at_ms },
     };
     Ok(Op { task, fence, what })

@@ -26,8 +26,8 @@ use cairn_store::Store;
 use tokio::sync::Notify;
 
 use from_wire::{live_of, op_of, session, spawn_of, step_id, task_id};
-pub use refused::Refused;
 use refused::invalid;
+pub use refused::{Refused, not_built};
 use to_wire::{
     ack_to, failure_in, millis, queue_to, raw, refused_to, run_to, signal_to, spawned_to, steps_to, task_to, work_to,
     worker_to,
@@ -123,15 +123,13 @@ impl<S: Store, P: Place> Service<S, P> {
         self.show(task_id(id)?).await
     }
 
-    async fn show(&self, id: TaskId) -> Result<wire::Task, Refused> {
-        let view = self.call(move |tasks| tasks.get(id)).await?;
-        self.show_view(view).await
+    pub(crate) fn shown(&self, view: &View) -> wire::Task {
+        task_to(view, self.tasks.now_ms())
     }
 
-    async fn show_view(&self, view: View) -> Result<wire::Task, Refused> {
-        let queues = self.call(Tasks::queues).await?;
-        let paused = queues.iter().any(|(name, queue)| *name == view.spec.queue && queue.status == QueueStatus::Paused);
-        Ok(task_to(&view, self.tasks.now_ms(), paused))
+    async fn show(&self, id: TaskId) -> Result<wire::Task, Refused> {
+        let view = self.call(move |tasks| tasks.get(id)).await?;
+        Ok(self.shown(&view))
     }
 
     /// Where a task stands when it has ended, or when `until` is done.
@@ -178,7 +176,7 @@ impl<S: Store, P: Place> Service<S, P> {
         let id = task_id(id)?;
         let reason = request.reason.unwrap_or_else(|| "cancelled by request".to_owned());
         let view = self.call(move |tasks| tasks.cancel(id, &reason)).await?;
-        self.show_view(view).await
+        Ok(self.shown(&view))
     }
 
     /// Tries a failed task again, in place or as a new one.
@@ -187,7 +185,7 @@ impl<S: Store, P: Place> Service<S, P> {
         match request.mode {
             wire::RetryMode::InPlace => {
                 let view = self.call(move |tasks| tasks.retry(id, request.extra_attempts)).await?;
-                self.show_view(view).await
+                Ok(self.shown(&view))
             }
             wire::RetryMode::New => {
                 let view = self.call(move |tasks| tasks.get(id)).await?;
@@ -235,6 +233,9 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Sets what is set of a queue, making it if there is none. What is not said stays as it is.
     pub async fn set_queue(&self, name: &str, request: wire::QueueRequest) -> Result<wire::Queue, Refused> {
+        if request.limit.is_some() || request.rate.is_some() {
+            return Err(not_built("limits"));
+        }
         let change = move |before: Option<Queue>| {
             let before = before.unwrap_or_default();
             Ok(Queue {

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use cairn_api::{ErrorKind, EventListing, Listing, tasks as wire};
+use cairn_durable::Filter;
 use cairn_durable::id::TaskId;
-use cairn_durable::queue::{Event, QueueStatus};
+use cairn_durable::queue::Event;
 use cairn_durable::task::State;
-use cairn_durable::{Filter, Tasks};
 use cairn_store::Store;
 
 use crate::refused::{Refused, invalid};
-use crate::to_wire::{queue_to, raw, task_to};
+use crate::to_wire::{queue_to, raw};
 use crate::{LIMIT, LIMIT_MAX, Place, Service};
 
 impl<S: Store, P: Place> Service<S, P> {
@@ -21,11 +21,7 @@ impl<S: Store, P: Place> Service<S, P> {
         let after = paging.after.as_deref().map(cursor).transpose()?;
         let limit = paging.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
         let page = self.call(move |tasks| tasks.list(&filter, after, limit)).await?;
-        let queues = self.call(Tasks::queues).await?;
-        let paused = queues.iter().filter(|(_, queue)| queue.status == QueueStatus::Paused);
-        let paused: BTreeSet<&str> = paused.map(|(name, _)| name.as_str()).collect();
-        let now_ms = self.tasks.now_ms();
-        let items = page.items.iter().map(|view| task_to(view, now_ms, paused.contains(view.spec.queue.as_str())));
+        let items = page.items.iter().map(|view| self.shown(view));
         Ok(wire::Page { items: items.collect(), next: page.next.map(|id| id.to_string()) })
     }
 

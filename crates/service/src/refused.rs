@@ -59,6 +59,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> Refused {
     Refused::new(ErrorKind::Invalid, message)
 }
 
-pub(crate) fn not_built(what: &str) -> Refused {
+/// The answer to what is still to come.
+pub fn not_built(what: &str) -> Refused {
     Refused::new(ErrorKind::NotBuilt, format!("this build has no {what} yet"))
 }

@@ -91,12 +91,12 @@ pub(crate) fn run_to(ended: &EndedRun) -> wire::Run {
     }
 }
 
-pub(crate) fn reasons(view: &View, now_ms: u64, paused: bool) -> Vec<wire::Reason> {
+fn reasons(view: &View, now_ms: u64) -> Vec<wire::Reason> {
     let reason =
         |kind: &str, until_ms: Option<u64>| wire::Reason { kind: kind.to_owned(), key: None, name: None, until_ms };
     match view.task.status {
         Status::Queued { due_ms } if due_ms > now_ms => vec![reason("due", Some(due_ms))],
-        Status::Queued { .. } if paused => vec![reason("queue_paused", None)],
+        Status::Queued { .. } if view.paused => vec![reason("queue_paused", None)],
         Status::Queued { .. } if view.no_worker => vec![reason("no_worker", None)],
         Status::Waiting { .. } => {
             let of = |wait: &Wait| {
@@ -130,7 +130,7 @@ pub(crate) fn failure_in(status: &Status) -> Option<wire::Failure> {
     }
 }
 
-pub(crate) fn task_to(view: &View, now_ms: u64, paused: bool) -> wire::Task {
+pub(crate) fn task_to(view: &View, now_ms: u64) -> wire::Task {
     let (spec, task) = (&view.spec, &view.task);
     let (due_at_ms, ended_at_ms) = match task.status {
         Status::Queued { due_ms } => (Some(due_ms), None),
@@ -158,7 +158,7 @@ pub(crate) fn task_to(view: &View, now_ms: u64, paused: bool) -> wire::Task {
         due_at_ms,
         started_at_ms: task.first_started_ms,
         ended_at_ms,
-        waiting: reasons(view, now_ms, paused),
+        waiting: reasons(view, now_ms),
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output;
-use crate::target::{Target, URL_DEFAULT};
+use crate::target::{self, Target};
 
 /// Merge all tables now, and give the space of what was overwritten or deleted back
 ///
@@ -17,8 +17,9 @@ use crate::target::{Target, URL_DEFAULT};
 /// does this by itself in the background: it is for the impatient and for measurements.
 #[derive(Args)]
 pub(crate) struct Compact {
-    /// A server's URL, or a database directory that no server has open
-    #[arg(value_name = "DIR|URL", default_value = URL_DEFAULT)]
+    /// A server's URL, or a database directory that no server has open; if not given, what the variable
+    /// CAIRN_URL says
+    #[arg(value_name = "DIR|URL", default_value_t = target::url_default())]
     target: String,
     /// A file that holds the server's token
     #[arg(long, value_name = "FILE")]

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use cairn_client::EventListing;
 use cairn_client::wire::{Each, Emit, Event};
-use cairn_client::{EventListing, Paging};
 use cairn_env::Env;
 use clap::{Args, Subcommand};
 
@@ -17,8 +17,6 @@ use crate::when;
 
 /// Of a payload so many bytes are shown in a list.
 const PAYLOAD_BYTES_MAX: usize = 60;
-/// A page of the server has at most so many events.
-const PAGE_MAX: usize = 1_000;
 
 /// Emit events that tasks wait for, and look at them
 #[derive(Args)]
@@ -71,7 +69,7 @@ struct ShowEvent {
 #[derive(Args)]
 struct List {
     /// The queue
-    #[arg(default_value = "default")]
+    #[arg(long, default_value = "default")]
     queue: String,
     /// Only those whose names begin so
     #[arg(long)]
@@ -107,7 +105,7 @@ impl EmitEvent {
             Each::Done(emitted) if self.json => output::line(&json_text(&emitted)?)?,
             Each::Done(emitted) if emitted.created => output::line("emitted")?,
             Each::Done(_) => output::line("there was one before; that one stands")?,
-            Each::Refused(error) => return Err(Failure::new(error.message().to_owned())),
+            Each::Refused(error) => return Err(error.into()),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -126,19 +124,9 @@ impl List {
     fn run(self) -> Result<ExitCode, Failure> {
         let session = Session::open(&self.server)?;
         let List { queue, prefix, after, .. } = self;
-        let mut left = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let mut which = EventListing { prefix, paging: Paging { after, limit: None } };
-        let mut events = Vec::new();
-        while left > 0 {
-            which.paging.limit = Some(left.min(PAGE_MAX));
-            let page = session.call(async |client| client.events(&queue, &which).await)?;
-            left = left.saturating_sub(page.items.len());
-            events.extend(page.items);
-            which.paging.after = page.next;
-            if which.paging.after.is_none() {
-                break;
-            }
-        }
+        let (events, after) = session.list(self.limit, after, async |client, paging| {
+            client.events(&queue, &EventListing { prefix: prefix.clone(), paging }).await
+        })?;
         let mut lines = Lines::new();
         if self.json {
             events.iter().try_for_each(|event| lines.text(&json_text(event)?))?;
@@ -146,7 +134,7 @@ impl List {
             table(&events, Env::real().unix_time_ms()).iter().try_for_each(|line| lines.text(line))?;
         }
         lines.finish()?;
-        match which.paging.after {
+        match after {
             Some(after) => output::message(&format!("there are more: --after '{}'", plain(&after))),
             None if events.is_empty() => output::message("there is no such event"),
             None => {}

@@ -67,7 +67,7 @@ struct Set {
     /// How long an event is kept, such as 720h
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration)]
     event_ttl: Option<Duration>,
-    /// So many of its tasks may be queued, or "any"; beyond that a spawn is refused
+    /// So many of its tasks may be queued, or "any"; beyond that a spawn is refused, unless a running task makes it
     #[arg(long, value_name = "N", value_parser = number_or_any)]
     max_waiting: Option<MaxWaiting>,
     #[command(flatten)]
@@ -133,7 +133,7 @@ impl Set {
         let event_ttl_ms = self.event_ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         let Set { retention_days, max_waiting, .. } = self;
         let max_waiting = max_waiting.map(|max| max.0);
-        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting };
+        let request = QueueRequest { retention_days, event_ttl_ms, max_waiting, ..QueueRequest::default() };
         let queue = session.call(async |client| client.set_queue(&self.name, &request).await)?;
         print(&[queue], self.json)
     }

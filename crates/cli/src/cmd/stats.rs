@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::failure::Failure;
 use crate::output;
-use crate::target::{Target, URL_DEFAULT};
+use crate::target::{self, Target};
 use crate::text;
 
 /// Print what a server or database counts: health, levels, counters and gauges
@@ -17,8 +17,9 @@ use crate::text;
 /// The last word of a name is its unit. Counters start at zero when the database is opened.
 #[derive(Args)]
 pub(crate) struct Stats {
-    /// A server's URL, or a database directory that no server has open
-    #[arg(value_name = "DIR|URL", default_value = URL_DEFAULT)]
+    /// A server's URL, or a database directory that no server has open; if not given, what the variable
+    /// CAIRN_URL says
+    #[arg(value_name = "DIR|URL", default_value_t = target::url_default())]
     target: String,
     /// A file that holds the server's token
     #[arg(long, value_name = "FILE")]

@@ -55,7 +55,7 @@ struct SpawnTask {
     /// The queue
     #[arg(long, default_value = "default")]
     queue: String,
-    /// A second spawn with the same key in this queue is the first
+    /// A second spawn with the same key in this queue spawns nothing: it answers with the first task
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Not before so long from now, such as 10m
@@ -84,7 +84,7 @@ struct SpawnTask {
 struct ResultOf {
     /// The task's id
     id: String,
-    /// Wait for its end, for so long at most
+    /// Wait for its end, for so long at most, such as 30s
     #[arg(long, value_name = "TIME", value_parser = text::parse_duration, default_value = "0s")]
     wait: Duration,
     #[command(flatten)]
@@ -169,10 +169,13 @@ impl SpawnTask {
         let spawned = session.call(async |client| client.spawn(vec![spawn]).await)?;
         match spawned.into_iter().next() {
             Some(Each::Done(spawned)) => {
+                if !self.json && !spawned.created {
+                    output::message("there was one before; that one stands");
+                }
                 output::line(&if self.json { json_text(&spawned)? } else { spawned.id })?;
                 Ok(ExitCode::SUCCESS)
             }
-            Some(Each::Refused(error)) => Err(Failure::new(error.message().to_owned())),
+            Some(Each::Refused(error)) => Err(error.into()),
             None => Err(Failure::new("the server answered nothing about the task")),
         }
     }
@@ -198,7 +201,9 @@ impl ResultOf {
         } else if let Some(output) = output {
             output::line(output.get())?;
         } else if let Some(failure) = failure {
-            output::message(&format!("{status}: {}: {}", failure.kind, failure.message));
+            let why = words::whole_failure(failure);
+            let colon = if why.is_empty() { "" } else { ": " };
+            output::message(&format!("{status}{colon}{why}"));
         } else {
             output::message(&format!("it is {status} and has not ended"));
         }

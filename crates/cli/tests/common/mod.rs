@@ -9,10 +9,10 @@ pub mod serving;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// The built binary with these arguments.
+/// The built binary with these arguments; which server it talks to, nothing but they say.
 pub fn cairn(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cairn"));
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).env_remove("CAIRN_URL").stdin(Stdio::null());
     command
 }
 

@@ -7,7 +7,7 @@ use cairn_client::{Listing, Paging};
 use cairn_env::Env;
 use clap::Args;
 
-use crate::cmd::task::words::why;
+use crate::cmd::task::words::{begun, why};
 use crate::failure::Failure;
 use crate::output::{self, Lines};
 use crate::session::{Session, json_text};
@@ -15,9 +15,6 @@ use crate::table::{Side, aligned};
 use crate::target::ServerArgs;
 use crate::text::plain;
 use crate::when;
-
-/// A page of the server has at most so many tasks.
-const PAGE_MAX: usize = 1_000;
 
 /// List tasks, the newest first
 ///
@@ -33,7 +30,7 @@ pub(crate) struct List {
     #[arg(long)]
     name: Option<String>,
     /// queued, running, waiting, completed, failed or cancelled; several with commas between them
-    #[arg(long)]
+    #[arg(long, value_parser = statuses)]
     status: Option<String>,
     /// With this tag, whatever its value, or with this value
     #[arg(long, value_name = "NAME[=VALUE]")]
@@ -54,20 +51,10 @@ pub(crate) struct List {
 impl List {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let session = Session::open(&self.server)?;
-        let mut left = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let List { queue, name, status, tag, after, .. } = self;
-        let mut which = Listing { queue, name, status, tag, paging: Paging { after, limit: None } };
-        let mut tasks = Vec::new();
-        while left > 0 {
-            which.paging.limit = Some(left.min(PAGE_MAX));
-            let page = session.call(async |client| client.tasks(&which).await)?;
-            left = left.saturating_sub(page.items.len());
-            tasks.extend(page.items);
-            which.paging.after = page.next;
-            if which.paging.after.is_none() {
-                break;
-            }
-        }
+        let which = Listing { queue, name, status, tag, paging: Paging::default() };
+        let (tasks, after) = session
+            .list(self.limit, after, async |client, paging| client.tasks(&Listing { paging, ..which.clone() }).await)?;
         let mut lines = Lines::new();
         if self.json {
             tasks.iter().try_for_each(|task| lines.text(&json_text(task)?))?;
@@ -76,12 +63,20 @@ impl List {
             table(&tasks, now_ms).iter().try_for_each(|line| lines.text(line))?;
         }
         lines.finish()?;
-        match which.paging.after {
+        match after {
             Some(after) => output::message(&format!("there may be more: --after {after}")),
             None if tasks.is_empty() => output::message("there is no such task"),
             None => {}
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// One or several; which there are says the server.
+fn statuses(text: &str) -> Result<String, String> {
+    match text.split(',').any(str::is_empty) {
+        true => Err("expected one status, or several with a comma between each two, such as queued,waiting".to_owned()),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -97,7 +92,7 @@ fn table(tasks: &[Task], now_ms: u64) -> Vec<String> {
             when::from_now(task.created_at_ms, now_ms),
             plain(&task.name),
             plain(&task.queue),
-            format!("{}/{}", task.attempt, task.max_attempts),
+            format!("{}/{}", begun(task), task.max_attempts),
             why(task, now_ms),
         ]
     };

@@ -8,7 +8,7 @@ use cairn_env::Env;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cmd::task::words::{self, is_open};
+use crate::cmd::task::words::{self, begun, is_open};
 use crate::failure::Failure;
 use crate::output::{self, Lines};
 use crate::session::{Session, json_text};
@@ -97,7 +97,7 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
         0 => String::new(),
         lost => format!("; {} lost to vanished workers", crate::text::counted(u64::from(lost), "run", "runs")),
     };
-    say("status", format!("{}, attempt {} of {}{lost}", task.status, task.attempt, task.max_attempts));
+    say("status", format!("{}, attempt {} of {}{lost}", task.status, begun(task), task.max_attempts));
     say("made", format!("{}, {}", when::moment(task.created_at_ms), when::from_now(task.created_at_ms, now_ms)));
     if let Some(ended_ms) = task.ended_at_ms {
         let took = when::span(ended_ms.saturating_sub(task.created_at_ms));
@@ -193,7 +193,9 @@ fn marks(whole: &Whole, now_ms: u64) -> Vec<Mark> {
     let mut marks = vec![mark(task.created_at_ms, 0, 0, "task", "spawned")];
     for run in runs {
         marks.extend(run.started_at_ms.map(|at_ms| mark(at_ms, run.attempt, 0, "run", "begun")));
-        let detail = run.failure.as_ref().map_or_else(String::new, words::failure);
+        let by = run.worker.as_ref().map_or_else(String::new, |worker| format!("by {}", plain(worker)));
+        let why = run.failure.as_ref().map_or_else(String::new, words::failure);
+        let detail = [by, why].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         marks.push(Mark { detail, ..mark(run.ended_at_ms, run.attempt, u32::MAX, "run", &run.status) });
     }
     // Of the run under way nobody says when it began, unless it is the first.
@@ -216,7 +218,7 @@ fn marks(whole: &Whole, now_ms: u64) -> Vec<Mark> {
     }
     let ended_without_run = |at_ms: &u64| runs.iter().all(|run| run.ended_at_ms != *at_ms);
     if let Some(at_ms) = task.ended_at_ms.filter(ended_without_run) {
-        marks.push(mark(at_ms, task.attempt, u32::MAX, "task", &task.status));
+        marks.push(mark(at_ms, begun(task), u32::MAX, "task", &task.status));
     }
     marks.sort_by_key(|mark| (mark.at_ms, mark.attempt, mark.place));
     if is_open(&task.status) {

@@ -2,7 +2,7 @@
 
 use cairn_client::wire::{Failure, Reason, Task};
 
-use crate::text::{plain, shortened};
+use crate::text::{Escaped, escaped, plain, shortened};
 use crate::when;
 
 /// A message is cut at so many bytes where it shares its line.
@@ -11,6 +11,14 @@ const MESSAGE_BYTES_MAX: usize = 120;
 /// Whether a task in this state may still change by itself.
 pub(crate) fn is_open(status: &str) -> bool {
     !matches!(status, "completed" | "failed" | "cancelled")
+}
+
+/// How many attempts have begun. A task is spawned with its first one, which has not until a worker has the task.
+pub(crate) fn begun(task: &Task) -> u32 {
+    match (task.attempt, task.started_at_ms) {
+        (1, None) => 0,
+        (attempt, _) => attempt,
+    }
 }
 
 /// What a task waits for, as the rest of the sentence "it waits".
@@ -27,18 +35,24 @@ pub(crate) fn waits(task: &Task, reason: &Reason, now_ms: u64) -> String {
         "timer" => format!("for its sleep to end{}", until(", ")),
         "event" => format!("for the event {name}{at_most}"),
         "task" => format!("for the end of task {name}{at_most}"),
-        "promise" => format!("for the promise {name}{at_most}"),
-        "limit" => format!("for its turn: as many as allowed run under the limit {name}"),
-        "rate" => format!("for its turn: queue {queue} has started as many as its rate allows{}", until("; again ")),
         "queue_paused" => format!("for queue {queue}, which is paused: cairn queue resume {queue}"),
         "no_worker" => format!("for a worker: none that is there takes {own} from queue {queue}"),
         other => format!("for {} {name}{at_most}", plain(other)),
     }
 }
 
-/// A failure on one line.
+/// A failure on a line that it shares: a long message is cut.
 pub(crate) fn failure(failure: &Failure) -> String {
-    let message = shortened(failure.message.as_bytes(), MESSAGE_BYTES_MAX);
+    said(failure, shortened(failure.message.as_bytes(), MESSAGE_BYTES_MAX))
+}
+
+/// A failure on a line, however long.
+pub(crate) fn whole_failure(failure: &Failure) -> String {
+    said(failure, escaped(failure.message.as_bytes()))
+}
+
+/// The kind and the message; of a task that was cancelled only why, as its status says the rest.
+fn said(failure: &Failure, message: Escaped) -> String {
     match (failure.kind.as_str(), failure.message.as_str()) {
         ("cancelled", _) => message.to_string(),
         (kind, "") => plain(kind),
@@ -81,12 +95,6 @@ mod tests {
             (r#"{"kind": "event", "key": "k", "name": "packed:1\u001b[2J"}"#, "for the event packed:1\\u{1b}[2J"),
             (r#"{"kind": "event", "name": "e", "until_ms": 8000}"#, "for the event e; it gives up in 3 s"),
             (r#"{"kind": "task", "name": "C"}"#, "for the end of task C"),
-            (r#"{"kind": "promise", "name": "p", "until_ms": 8000}"#, "for the promise p; it gives up in 3 s"),
-            (r#"{"kind": "limit", "name": "gpu"}"#, "for its turn: as many as allowed run under the limit gpu"),
-            (
-                r#"{"kind": "rate", "until_ms": 8000}"#,
-                "for its turn: queue mail has started as many as its rate allows; again in 3 s",
-            ),
             (r#"{"kind": "queue_paused"}"#, "for queue mail, which is paused: cairn queue resume mail"),
             (r#"{"kind": "no_worker"}"#, "for a worker: none that is there takes order from queue mail"),
             (r#"{"kind": "moon", "name": "full"}"#, "for moon full"),
