@@ -192,10 +192,10 @@ fn a_task_is_shown_with_all_that_happened() {
             "task spawned",
             "run 1 begun",
             "step charge 1 done {\"ok\":true}",
-            "run 1 failed Oops: it broke",
+            "run 1 failed by w1; Oops: it broke",
             "run 2 begun",
             "task child 2 timed out",
-            "run 2 done",
+            "run 2 done by w1",
         ],
         "{shown}"
     );
