@@ -4,7 +4,7 @@
 //! atomic batch; so this is all it may ask for, and a second implementation has little to get wrong. What each
 //! call promises stands at the traits; [`conformance`] tests it, the same for every implementation.
 //!
-//! Owns the contract and its engine implementation ([`engine`]). Refuses to know what keys and values mean.
+//! Owns the contract and its engine implementation (`engine.rs`). Refuses to know what keys and values mean.
 
 pub mod conformance;
 mod engine;
