@@ -289,9 +289,11 @@ impl<S: Store> Owner<S> {
 
     /// Ends a session. What it held goes back to its queue, at no cost.
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
+        let mut released = Ok(());
         for (task, fence) in self.sessions.held(session) {
-            self.release(task, fence, now_ms)?;
+            released = released.and(self.release(task, fence, now_ms));
         }
+        released?;
         self.end_session(session);
         Ok(())
     }
@@ -325,20 +327,23 @@ impl<S: Store> Owner<S> {
 
     /// What a session must be told: what has happened since, and, since that may have got lost, again of what it
     /// says that it holds and does not.
-    pub(crate) fn signals(&mut self, session: SessionId, live: &[(TaskId, Fence)]) -> Result<Vec<Signal>> {
+    pub(crate) fn signals(&mut self, session: SessionId, live: &[(TaskId, Fence)]) -> Vec<Signal> {
         let mut signals = self.sessions.take_signals(session);
         for (task, fence) in live {
-            if self.sessions.holds(session, *task, *fence) || signals.iter().any(|signal| signal.fence == *fence) {
+            let holds = self.live.get(task).and_then(Live::fence) == Some(*fence);
+            if holds || signals.iter().any(|signal| signal.fence == *fence) {
                 continue;
             }
-            let over = self.find(*task)?.and_then(|stored| stored.task.handed_back);
+            // What cannot be read is not told of: whoever works on it will see.
+            let Ok(stored) = self.find(*task) else { continue };
+            let over = stored.and_then(|stored| stored.task.handed_back);
             let by = over.filter(|over| over.fence == *fence).map_or(Ending::Lost, |over| over.by);
             // What it ended itself it knows, or will.
             if matches!(by, Ending::Lost | Ending::Cancelled) {
                 signals.push(Signal { task: *task, fence: *fence, by });
             }
         }
-        Ok(signals)
+        signals
     }
 
     /// Takes what silent workers held. One that could not be taken is tried again.
@@ -361,7 +366,11 @@ impl<S: Store> Owner<S> {
     pub(crate) fn lose_orphans(&mut self, now_ms: Millis) -> Result<()> {
         let orphan = |(id, live): (&TaskId, &Live)| Some((*id, live.fence()?)).filter(|_| live.session.is_none());
         let orphans: Vec<(TaskId, Fence)> = self.live.iter().filter_map(orphan).collect();
-        orphans.into_iter().try_for_each(|(task, fence)| self.lose(task, fence, now_ms))
+        let mut lost = Ok(());
+        for (task, fence) in orphans {
+            lost = lost.and(self.lose(task, fence, now_ms));
+        }
+        lost
     }
 
     fn lose(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {

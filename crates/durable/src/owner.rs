@@ -34,6 +34,8 @@ use crate::worker::{SessionId, Sessions};
 
 /// So many waiting tasks are told of an event or an end in one batch; the others in further ones.
 const TOLD_AT_ONCE: usize = 256;
+/// And so many bytes of it.
+const TOLD_BYTES: usize = 4 << 20;
 
 /// An entry of a lane, or a timer: when, and which task.
 pub(crate) type Due = (Millis, TaskId);
@@ -311,8 +313,10 @@ impl<S: Store> Owner<S> {
             Target::Task(task) => key::waiters_for_task(*task),
         };
         let (mut waiting, mut more) = (Vec::new(), false);
+        // Each is told the whole of it.
+        let at_once = (TOLD_BYTES / (1 + outcome.bytes())).clamp(1, TOLD_AT_ONCE);
         self.shelf.visit(&self.shelf.index, &prefix, &[], |key, _| {
-            if waiting.len() == TOLD_AT_ONCE {
+            if waiting.len() == at_once {
                 more = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -512,7 +516,13 @@ impl<S: Store> Owner<S> {
                 return Ok(Some(due_ms));
             }
             at_most -= 1;
-            self.run(id, Command::Tick, now_ms)?;
+            match self.run(id, Command::Tick, now_ms) {
+                // One that cannot be read keeps no other from its time.
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    self.timers.remove((due_ms, id));
+                }
+                done => drop(done?),
+            }
         }
         Ok(None)
     }
@@ -575,13 +585,13 @@ impl<S: Store> Owner<S> {
     }
 
     /// Nobody of this number waits any more.
-    pub(crate) fn unwatch(&mut self, id: TaskId, number: u64) {
-        if let Some(watchers) = self.watchers.get_mut(&id) {
-            watchers.remove(&number);
-            if watchers.is_empty() {
-                self.watchers.remove(&id);
-            }
+    pub(crate) fn unwatch(&mut self, id: TaskId, number: u64) -> Option<Waker> {
+        let watchers = self.watchers.get_mut(&id)?;
+        let waker = watchers.remove(&number);
+        if watchers.is_empty() {
+            self.watchers.remove(&id);
         }
+        waker
     }
 
     /// Ends a session that holds nothing.

@@ -79,6 +79,19 @@ pub enum Outcome {
     TimedOut,
 }
 
+impl Outcome {
+    /// How large it is, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Outcome::Value(value) => value.len(),
+            Outcome::Failed { failure, .. } => {
+                failure.kind.len() + failure.message.len() + failure.detail.as_deref().map_or(0, <[u8]>::len)
+            }
+            Outcome::Cancelled | Outcome::TimedOut => 0,
+        }
+    }
+}
+
 /// What comes of a step that is told although a row stands under its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {

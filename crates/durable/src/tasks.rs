@@ -7,6 +7,7 @@
 //!
 //! Owns the lock, the thread and the wakers. Refuses to know of sockets and of JSON.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,10 +30,12 @@ use crate::shelf::Stored;
 use crate::step::{Step, StepId};
 use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
 use crate::wait::Wait;
-use crate::worker::{Hello, LEASE, SessionId, Signal, WorkerInfo};
+use crate::worker::{BEAT, Hello, LEASE, SessionId, Signal, WorkerInfo};
 
 /// Timers are looked at so often at least, since the wall clock may be set.
 const TICK: Duration = Duration::from_secs(1);
+/// A bucket that could not be dropped is tried again after so long.
+const ASIDE: Duration = Duration::from_secs(60);
 /// So many timers fire before other calls get their turn.
 const TICKS_AT_ONCE: usize = 256;
 
@@ -192,16 +195,17 @@ impl<S: Store> Tasks<S> {
         call: impl FnOnce(&mut Owner<S>, Millis) -> Result<(T, Option<Version>)>,
     ) -> Answer<S, T> {
         let shared = &self.shared;
-        let (value, revealed, rung, due) = {
+        let (value, revealed, rung, due, gone) = {
             let mut owner = shared.owner.lock();
-            shared.forget_dropped(&mut owner);
+            let gone = shared.forget_dropped(&mut owner);
             let (value, revealed) = match call(&mut owner, shared.now_ms()) {
                 Ok((value, revealed)) => (Ok(value), revealed),
                 Err(e) => (Err(e), Some(shared.store.version())),
             };
             let due = owner.take_sooner();
-            (value, revealed, std::mem::take(&mut owner.rung), due)
+            (value, revealed, std::mem::take(&mut owner.rung), due, gone)
         };
+        drop(gone);
         if due {
             shared.changed.notify_all();
         }
@@ -350,7 +354,7 @@ impl<S: Store> Tasks<S> {
                 return Err(unknown_session());
             }
             owner.hear_of(session, live, now, now_ms)?;
-            owner.signals(session, live)
+            Ok(owner.signals(session, live))
         })
     }
 
@@ -502,14 +506,22 @@ enum Dropped {
 }
 
 impl<S: Store> Shared<S> {
-    /// Forgets who waits no longer.
-    fn forget_dropped(&self, owner: &mut Owner<S>) {
-        for dropped in std::mem::take(&mut *self.dropped.lock()) {
+    /// Forgets who waits no longer. Their wakers are for the caller to drop without the lock: whoever they are of may
+    /// drop others.
+    #[must_use]
+    fn forget_dropped(&self, owner: &mut Owner<S>) -> Vec<Waker> {
+        let dropped = std::mem::take(&mut *self.dropped.lock());
+        let mut wakers = Vec::new();
+        for dropped in dropped {
             match dropped {
-                Dropped::Watch(id, number) => owner.unwatch(id, number),
-                Dropped::Parked(session, waker) => owner.sessions.unpark(session, &waker),
+                Dropped::Watch(id, number) => wakers.extend(owner.unwatch(id, number)),
+                Dropped::Parked(session, waker) => {
+                    wakers.extend(owner.sessions.unpark(session, &waker));
+                    wakers.push(waker);
+                }
             }
         }
+        wakers
     }
 
     fn now_ms(&self) -> Millis {
@@ -531,43 +543,48 @@ impl<S: Store> Shared<S> {
     fn run(&self) {
         let orphans_until = self.env.now() + LEASE;
         let (mut orphans, mut not_yet) = (true, false);
-        let (mut going, mut go_on_from) = (None, Duration::ZERO);
+        // A bucket that is on its way out, and those with which that failed.
+        let (mut going, mut aside) = (None, VecDeque::new());
+        let mut turned = self.env.now();
         let mut owner = self.owner.lock();
         while !self.closing.load(Ordering::Acquire) {
-            self.forget_dropped(&mut owner);
+            let gone = self.forget_dropped(&mut owner);
             let (now, now_ms) = (self.env.now(), self.now_ms());
+            // While this stood still, nobody could be heard.
+            owner.sessions.forgive(now.saturating_sub(turned).saturating_sub(BEAT), now);
+            turned = now;
             let of_a_killed_server = if now >= orphans_until { &mut orphans } else { &mut not_yet };
             let passed = owner.pass_time(now, now_ms, of_a_killed_server, TICKS_AT_ONCE);
-            if passed.is_ok() && now >= go_on_from {
-                going = going.or_else(|| owner.close_past(now_ms));
-                if let Some(bucket) = &mut going {
-                    drop(owner);
-                    match bucket.part(&self.store, &self.owner, now_ms) {
-                        Ok(true) => going = None,
-                        Ok(false) => {}
-                        // The disk is full, perhaps: some time later again.
-                        Err(_) => go_on_from = now + TICK,
-                    }
-                    owner = self.owner.lock();
-                    continue;
-                }
+            if going.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
+                going = aside.pop_front().map(|(_, bucket)| bucket);
             }
+            going = going.or_else(|| owner.close_past(now_ms));
             let rung = std::mem::take(&mut owner.rung);
-            let wait = match passed {
-                Ok(at_once) if at_once => Duration::ZERO,
-                Ok(_) => owner
-                    .next_due_ms(now_ms)
-                    .map_or(TICK, |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms)).min(TICK)),
-                // The store takes no more writes, or a record is damaged: calls tell of it.
-                Err(_) => TICK,
-            };
-            if !rung.is_empty() {
+            if going.is_some() || !rung.is_empty() || !gone.is_empty() {
                 drop(owner);
+                drop(gone);
                 rung.into_iter().for_each(Waker::wake);
+                if let Some(mut bucket) = going.take() {
+                    match bucket.part(&self.store, &self.owner, now_ms) {
+                        Ok(true) => {}
+                        Ok(false) => going = Some(bucket),
+                        // The disk is full, perhaps, or a record is damaged: some time later again.
+                        Err(_) => aside.push_back((now + ASIDE, bucket)),
+                    }
+                }
                 owner = self.owner.lock();
                 continue;
             }
-            if wait > Duration::ZERO && !self.closing.load(Ordering::Acquire) {
+            let wait = match passed {
+                // The others get their turn.
+                Ok(at_once) if at_once => Duration::from_millis(1),
+                Ok(_) => owner
+                    .next_due_ms(now_ms)
+                    .map_or(TICK, |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)).min(TICK)),
+                // The store takes no more writes, or a record is damaged: calls tell of it.
+                Err(_) => TICK,
+            };
+            if !self.closing.load(Ordering::Acquire) {
                 owner = self.changed.wait_for(owner, wait).0;
             }
         }

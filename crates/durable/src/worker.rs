@@ -65,6 +65,8 @@ struct Held {
     fence: Fence,
     /// When the worker last spoke of it, or it was handed out.
     spoken: Duration,
+    /// Beats since that did not name it though they should.
+    missed: u32,
     /// The worker has spoken of it: the hand-out has arrived.
     known: bool,
 }
@@ -97,7 +99,7 @@ impl Sessions {
     pub(crate) fn hear(&mut self, id: SessionId, now: Duration) -> bool {
         match self.sessions.get_mut(&id) {
             Some(session) => {
-                session.heard = now;
+                session.heard = session.heard.max(now);
                 true
             }
             None => false,
@@ -115,11 +117,6 @@ impl Sessions {
         held.map(|(task, held)| (*task, held.fence)).collect()
     }
 
-    /// Whether a session holds a task by this hand-out.
-    pub(crate) fn holds(&self, id: SessionId, task: TaskId, fence: Fence) -> bool {
-        self.sessions.get(&id).and_then(|session| session.held.get(&task)).is_some_and(|held| held.fence == fence)
-    }
-
     /// The sessions that have been silent for a lease.
     pub(crate) fn silent(&self, now: Duration) -> Vec<SessionId> {
         let silent = self.sessions.iter().filter(|(_, session)| session.heard + LEASE <= now);
@@ -134,7 +131,7 @@ impl Sessions {
     /// Gives a session a task to hold.
     pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.held.insert(task, Held { fence, spoken: now, known: false });
+            session.held.insert(task, Held { fence, spoken: now, missed: 0, known: false });
         }
     }
 
@@ -142,15 +139,22 @@ impl Sessions {
     pub(crate) fn spoken_of(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         let held = self.sessions.get_mut(&id).and_then(|session| session.held.get_mut(&task));
         if let Some(held) = held.filter(|held| held.fence == fence) {
-            (held.known, held.spoken) = (true, now);
+            (held.known, held.spoken, held.missed) = (true, held.spoken.max(now), 0);
         }
     }
 
-    /// What a session has not spoken of for two beats, and whether it ever has.
-    pub(crate) fn forgotten(&self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence, bool)> {
-        let held = self.sessions.get(&id).into_iter().flat_map(|session| &session.held);
-        let silent = |held: &Held| held.spoken + 2 * BEAT <= now && !cairn_env::mutant("lost-hand-out-kept");
-        held.filter(|(_, held)| silent(held)).map(|(task, held)| (*task, held.fence, held.known)).collect()
+    /// To be asked at a beat, after what that names was noted: what a session has not spoken of for two beats' time, nor
+    /// in this beat and the one before, and whether it ever has.
+    pub(crate) fn forgotten(&mut self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence, bool)> {
+        let held = self.sessions.get_mut(&id).into_iter().flat_map(|session| &mut session.held);
+        let mut forgotten = Vec::new();
+        for (task, held) in held.filter(|(_, held)| held.spoken + 2 * BEAT <= now) {
+            held.missed += 1;
+            if held.missed > 1 && !cairn_env::mutant("lost-hand-out-kept") {
+                forgotten.push((*task, held.fence, held.known));
+            }
+        }
+        forgotten
     }
 
     /// Takes a task from a session.
@@ -187,9 +191,16 @@ impl Sessions {
     }
 
     /// Nobody waits there with this waker any more.
-    pub(crate) fn unpark(&mut self, id: SessionId, waker: &Waker) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.parked.take_if(|parked| parked.will_wake(waker));
+    pub(crate) fn unpark(&mut self, id: SessionId, waker: &Waker) -> Option<Waker> {
+        self.sessions.get_mut(&id)?.parked.take_if(|parked| parked.will_wake(waker))
+    }
+
+    /// Counts no silence during which nobody was listened to.
+    pub(crate) fn forgive(&mut self, gap: Duration, now: Duration) {
+        if gap > Duration::ZERO {
+            for session in self.sessions.values_mut() {
+                session.heard = (session.heard + gap).min(now).max(session.heard);
+            }
         }
     }
 

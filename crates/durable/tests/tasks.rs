@@ -461,7 +461,7 @@ fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
         let waiter = Waiter::new(env);
         block_on(env, tasks.beat(session, &live)).unwrap();
         assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0, "it may be on its way");
-        let until = env.now() + 2 * BEAT;
+        let until = env.now() + 3 * BEAT;
         while env.now() < until {
             waiter.wait(BEAT / 2);
             block_on(env, tasks.beat(session, &live)).unwrap();
@@ -488,7 +488,7 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
         assert_eq!(block_on(env, tasks.beat(session, &live)).unwrap(), []);
         // Its code is gone, by a defect: it beats on without it.
         let waiter = Waiter::new(env);
-        let until = env.now() + 2 * BEAT;
+        let until = env.now() + 3 * BEAT;
         while env.now() < until {
             waiter.wait(BEAT / 2);
             block_on(env, tasks.beat(session, &[])).unwrap();

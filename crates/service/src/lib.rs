@@ -327,10 +327,16 @@ impl<S: Store, P: Place> Service<S, P> {
         let free = usize::try_from(request.free).unwrap_or(usize::MAX);
         let bell = Arc::new(Bell(Notify::new()));
         let mut until = std::pin::pin!(until);
-        let _parked = Parked { tasks: &self.tasks, session, bell: bell.clone() };
+        let parked = Arc::new(Parked { tasks: self.tasks.clone(), session, bell: bell.clone() });
         loop {
-            let waker = Waker::from(bell.clone());
-            let (work, signals) = self.call(move |tasks| tasks.take_or_park(session, free, Some(&waker))).await?;
+            let (parked, waker) = (parked.clone(), Waker::from(bell.clone()));
+            // With the call, for that may come about after the caller has gone.
+            let take = move |tasks: &Tasks<S>| {
+                let taken = tasks.take_or_park(session, free, Some(&waker));
+                drop(parked);
+                taken
+            };
+            let (work, signals) = self.call(take).await?;
             let done = !work.is_empty()
                 || !signals.is_empty()
                 || tokio::select! {
@@ -420,13 +426,13 @@ fn no_queue(name: &str) -> Refused {
 }
 
 /// A poll: if its caller goes away, nobody is woken for it any more.
-struct Parked<'a, S: Store> {
-    tasks: &'a Tasks<S>,
+struct Parked<S: Store> {
+    tasks: Tasks<S>,
     session: SessionId,
     bell: Arc<Bell>,
 }
 
-impl<S: Store> Drop for Parked<'_, S> {
+impl<S: Store> Drop for Parked<S> {
     fn drop(&mut self) {
         self.tasks.unpark(self.session, Waker::from(self.bell.clone()));
     }
