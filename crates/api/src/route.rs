@@ -113,6 +113,11 @@ fn query(parameters: &[(&str, &Option<String>)], paging: &Paging) -> String {
     text
 }
 
+/// No route has more segments behind `/v1/`.
+const SEGMENTS_MAX: usize = 4;
+/// No route takes more parameters.
+const PARAMETERS_MAX: usize = 8;
+
 /// The parts of the protocol that are to come, by how their paths begin.
 const TO_COME: [(&str, &str); 4] =
     [("schedules", "schedules"), ("promises", "promises"), ("hooks", "hooks"), ("public", "promises and hooks")];
@@ -124,7 +129,8 @@ impl Route {
     /// A name that does not decode, or a parameter that the route does not take.
     pub fn parse(path: &str, query: Option<&str>) -> Result<Option<Route>, TargetError> {
         let Some(path) = path.strip_prefix("/v1/") else { return Ok(None) };
-        let segments: Vec<&str> = path.split('/').collect();
+        // No route has more; whatever stands behind them makes it none.
+        let segments: Vec<&str> = path.splitn(SEGMENTS_MAX + 1, '/').collect();
         if let Some((_, what)) = TO_COME.iter().find(|(start, _)| segments.first() == Some(start)) {
             return Ok(Some(Route::NotBuilt(what)));
         }
@@ -184,6 +190,9 @@ struct Parameters(Vec<(String, String)>);
 impl Parameters {
     fn parse(query: Option<&str>) -> Result<Parameters, TargetError> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        if pairs.clone().nth(PARAMETERS_MAX).is_some() {
+            return Err(invalid(format!("more than {PARAMETERS_MAX} parameters")));
+        }
         let decoded = pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = String::from_utf8(decode(value)?).map_err(|_| invalid(format!("{key} is not UTF-8")))?;
@@ -261,7 +270,7 @@ mod tests {
         target = format!("/v1/queues/q/events{}", events.query());
         assert_eq!(parse(&target), Ok(Some(Route::Events("q".to_owned(), events))));
         assert_eq!((Listing::default().query(), EventListing::default().query()), (String::new(), String::new()));
-        for target in ["/v1/batch", "/v1/tasksx", "/v1/workers/fly", "/a"] {
+        for target in ["/v1/batch", "/v1/tasksx", "/v1/workers/fly", "/v1/queues/a/events/b/c", "/a"] {
             assert_eq!(parse(target), Ok(None), "{target}");
         }
     }
@@ -277,6 +286,7 @@ mod tests {
             "/v1/tasks?colour=blue",
             "/v1/tasks?queue=a&queue=b",
             "/v1/queues?x",
+            "/v1/tasks?a&b&c&d&e&f&g&h&i",
             "/v1/queues/q/events?limit=0",
             "/v1/queues/q/events?prefx=a",
         ] {

@@ -192,8 +192,9 @@ impl Worker<'_> {
             self.seen().figures.jumps += 1;
         }
         if self.faults && self.seed.is_multiple_of(3) && self.random.one_in(60) {
-            self.tasks.advance_clock(2 * 86_400_000);
+            // Before: what it brings about may be seen by others at once.
             self.seen().figures.days += 1;
+            self.tasks.advance_clock(2 * 86_400_000);
         }
         let twice = self.faults && self.random.one_in(8);
         let op = || Op { task: work.id, fence: work.fence, what: what.clone() };
