@@ -53,7 +53,7 @@ pub(crate) async fn route(
         Route::Events(queue, _) if posts => json(tasks.emit(&queue, body(app, upload).await?).await),
         Route::Events(..) => Err(Refusal::method("GET, POST")),
         Route::Event(queue, name) if gets => json(tasks.event(&queue, &name).await),
-        Route::Workers if gets => json(Ok(tasks.workers().await)),
+        Route::Workers if gets => json(tasks.workers().await),
         Route::Task(_)
         | Route::Result(..)
         | Route::Steps(..)

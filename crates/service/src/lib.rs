@@ -296,8 +296,11 @@ impl<S: Store, P: Place> Service<S, P> {
     }
 
     /// The workers that are there.
-    pub async fn workers(&self) -> wire::Page<wire::Worker> {
-        wire::Page { items: self.tasks.workers().into_iter().map(worker_to).collect(), next: None }
+    pub async fn workers(&self) -> Result<wire::Page<wire::Worker>, Refused> {
+        let tasks = self.tasks.clone();
+        // Who holds the lock may be waiting for a disk.
+        let workers = self.place.run(move || tasks.workers()).await?;
+        Ok(wire::Page { items: workers.into_iter().map(worker_to).collect(), next: None })
     }
 
     /// Begins a session of a worker.

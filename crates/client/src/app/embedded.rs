@@ -56,7 +56,7 @@ impl Embedded {
     pub async fn open(self, directory: impl Into<PathBuf>) -> Result<App> {
         let (directory, options) = (directory.into(), self.options.clone());
         let opened = Threads.run(move || Db::open(directory, options)).await?;
-        let db = opened.map_err(|e| refused(e.kind(), &e))?;
+        let db = opened.map_err(refused)?;
         self.start(db, true).await
     }
 
@@ -131,19 +131,9 @@ impl App {
     }
 }
 
-fn refused(kind: cairn::ErrorKind, error: &cairn::Error) -> AppError {
-    let kind = match kind {
-        cairn::ErrorKind::Invalid => ErrorKind::Invalid,
-        cairn::ErrorKind::NotFound => ErrorKind::NotFound,
-        cairn::ErrorKind::Conflict => ErrorKind::Conflict,
-        cairn::ErrorKind::Busy => ErrorKind::Busy,
-        cairn::ErrorKind::Full => ErrorKind::Full,
-        cairn::ErrorKind::Unknown => ErrorKind::Unknown,
-        cairn::ErrorKind::Corrupt => ErrorKind::Corrupt,
-        cairn::ErrorKind::Io => ErrorKind::Io,
-        cairn::ErrorKind::Closed => ErrorKind::Closed,
-    };
-    AppError::Refused { kind, message: error.to_string() }
+/// What the engine says, in the words of the protocol.
+fn refused(error: cairn::Error) -> Refused {
+    cairn_durable::Error::from(error).into()
 }
 
 /// The runtime's threads for blocking work.
@@ -205,6 +195,6 @@ impl Local {
             tasks.close();
             db.map_or(Ok(()), Db::close)
         });
-        closing.await?.map_err(|e| refused(e.kind(), &e))
+        Ok(closing.await?.map_err(refused)?)
     }
 }
