@@ -329,6 +329,75 @@ async fn a_step_in_two_halves_is_a_step(world: World) {
     worker.stop().await.unwrap();
 }
 
+/// Its value is there for the next attempt, after a suspension and after the end, whichever call took it along; only
+/// what was never sent is run again.
+async fn a_step_that_may_rerun_goes_with_the_next_call(world: World) {
+    let bodies = Count::default();
+    let (counted, stuck) = (bodies.clone(), Arc::new(Notify::new()));
+    let sticks = stuck.clone();
+    let code = move |ctx: Ctx, next: String| {
+        let (counted, sticks) = (counted.clone(), sticks.clone());
+        async move {
+            let value: usize = ctx.step("a", async || Ok(counted.up())).may_rerun().await?;
+            match next.as_str() {
+                "fail" if ctx.attempt() == 1 => return Err(TaskError::new("not yet", "")),
+                "sleep" => ctx.sleep("z", MINUTE).await?,
+                "step" => ctx.step("b", async || Ok(())).await?,
+                "half" => match ctx.begin_step::<usize>("half").await? {
+                    Begun::Done(_) => {}
+                    Begun::Open(step) => drop(step.may_rerun().complete(&1).await?),
+                },
+                "stick" if value == 1 => {
+                    sticks.notify_one();
+                    std::future::pending::<()>().await;
+                }
+                _ => {}
+            }
+            if next == "step" && ctx.attempt() == 1 {
+                return Err(TaskError::new("not yet", ""));
+            }
+            Ok(value)
+        }
+    };
+    world.app.task("t", code).unwrap();
+    let worker = world.app.worker().start().await.unwrap();
+    for next in ["end", "fail", "step", "half", "sleep"] {
+        let before = bodies.get();
+        let once = Retry::fixed(Duration::ZERO);
+        let handle = world.app.spawn("t", &next).retry(once).send().await.unwrap();
+        if next == "sleep" {
+            reaches(&handle, "waiting").await;
+            world.app.clock().advance(MINUTE).await.unwrap();
+        }
+        assert_eq!(result(&handle).await, json!(before + 1), "{next}");
+        assert_eq!(bodies.get(), before + 1, "{next}");
+    }
+    // The worker goes before the next call: the price.
+    bodies.0.store(0, SeqCst);
+    let handle = world.spawn("stick").await;
+    stuck.notified().await;
+    drop(worker);
+    let worker = world.app.worker().start().await.unwrap();
+    assert_eq!(result(&handle).await, json!(2));
+    worker.stop().await.unwrap();
+}
+
+async fn many_steps_that_may_rerun_are_all_recorded(world: World) {
+    let worker = world.worker(|ctx: Ctx, (): ()| async move {
+        let mut sum = 0;
+        for number in 0..100 {
+            let kilobytes = if number % 10 == 0 { 600 } else { 1 };
+            let value = ctx.step("n", async || Ok("x".repeat(kilobytes << 10))).may_rerun().await?;
+            sum += value.len() >> 10;
+        }
+        if ctx.attempt() == 1 { Err(TaskError::new("once more", "")) } else { Ok(sum) }
+    });
+    let worker = worker.await;
+    let handle = world.app.spawn("t", &()).retry(Retry::fixed(Duration::ZERO)).send().await.unwrap();
+    assert_eq!(result(&handle).await, json!(6_090));
+    worker.stop().await.unwrap();
+}
+
 async fn a_step_with_a_policy_tries_again_by_itself(world: World) {
     let tries = Count::default();
     let counted = tries.clone();
@@ -1002,6 +1071,8 @@ in_both_worlds! {
     what_cannot_be_helped_is_not_tried_again
     a_finished_step_is_not_run_again
     a_step_in_two_halves_is_a_step
+    a_step_that_may_rerun_goes_with_the_next_call
+    many_steps_that_may_rerun_are_all_recorded
     a_step_with_a_policy_tries_again_by_itself
     a_long_pause_between_attempts_of_a_step_suspends
     a_step_that_failed_for_good_is_tried_anew_by_the_next_attempt
@@ -1150,6 +1221,55 @@ async fn tasks_share_a_database() {
     app.close().await.unwrap();
     assert_eq!(db.iter().map(|entry| entry.unwrap().0).collect::<Vec<_>>(), [b"mine"]);
     db.close().unwrap();
+}
+
+/// A task waits for the disk once for its spawn, each of its steps and its end; an end that takes the last step along
+/// spares one.
+#[tokio::test]
+async fn what_a_task_waits_for() {
+    const TASKS: u64 = 20;
+    let directory = TempDir::new();
+    let db = Db::open(directory.path(), cairn::Options::default()).unwrap();
+    let app = App::on(&db).await.unwrap();
+    let code = async |ctx: Ctx, may_rerun: bool| {
+        ctx.step("a", async || Ok(1)).await?;
+        ctx.step("b", async || Ok(2)).await?;
+        let last = ctx.step("c", async || Ok(3));
+        Ok(if may_rerun { last.may_rerun().await? } else { last.await? })
+    };
+    app.task("t", code).unwrap();
+    let worker = app.worker().start().await.unwrap();
+    for (may_rerun, waits) in [(false, 5), (true, 4)] {
+        let before = db.stats().get("log_syncs_count").unwrap();
+        for _ in 0..TASKS {
+            assert_eq!(result(&app.spawn("t", &may_rerun).send().await.unwrap()).await, json!(3));
+        }
+        let syncs = db.stats().get("log_syncs_count").unwrap() - before;
+        // What the engine syncs of its own accord is counted, too.
+        assert!(syncs <= waits * TASKS + 2, "{syncs} syncs of {TASKS} tasks that wait {waits} times");
+    }
+    worker.stop().await.unwrap();
+    app.close().await.unwrap();
+    db.close().unwrap();
+}
+
+/// Who gives up while a worker starts leaves none behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_given_up_leaves_no_worker() {
+    let world = World::remote().await;
+    let url = format!("http://{}", world.server.as_ref().unwrap().address);
+    let client = cairn_client::Client::new(&url, None).unwrap();
+    world.app.task("t", async |_: Ctx, (): ()| Ok(())).unwrap();
+    let given_up = timeout(Duration::ZERO, world.app.worker().start()).await;
+    assert!(given_up.is_err(), "it cannot have started yet");
+    // It had the time to say hello, if it still would.
+    sleep(Duration::from_millis(500)).await;
+    let gone = async {
+        while !client.workers().await.unwrap().is_empty() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.expect("it says goodbye");
 }
 
 /// A server that is not there is told apart from one that refuses.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use cairn_api::tasks::{OpKind, Step, Wait};
+use cairn_api::tasks::{Json, Op, OpKind, Step, Wait};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -163,7 +163,7 @@ impl Ctx {
         Fut: Future<Output = Result<T, TaskError>> + Send,
         T: Serialize + DeserializeOwned + Send,
     {
-        let policy = StepPolicy { retry: None, max_attempts: None, timeout: None };
+        let policy = StepPolicy { retry: None, max_attempts: None, timeout: None, may_rerun: false };
         StepCall { ctx: self, name: name.to_owned(), body, policy }
     }
 
@@ -176,7 +176,7 @@ impl Ctx {
         let calling = self.scope.call(name)?;
         match self.run.recall(&calling.id, "step")? {
             Some(step) => Ok(Begun::Done(step_value(&calling.id, &step)?)),
-            None => Ok(Begun::Open(OpenStep { ctx: self.clone(), calling, value: PhantomData })),
+            None => Ok(Begun::Open(OpenStep { ctx: self.clone(), calling, may_rerun: false, value: PhantomData })),
         }
     }
 
@@ -257,7 +257,7 @@ impl Ctx {
         self.show(Some(write_within(&progress, PROGRESS_BYTES_MAX, || "progress".to_owned())?)).await
     }
 
-    async fn show(&self, progress: Option<cairn_api::tasks::Json>) -> Result<()> {
+    async fn show(&self, progress: Option<Json>) -> Result<()> {
         self.run.check()?;
         self.run.worker.pulse.progress(&self.run.task, &self.run.fence, progress);
         tokio::task::yield_now().await;
@@ -281,17 +281,22 @@ fn timer(key: String, until_ms: u64) -> Wait {
     }
 }
 
+fn step_json(id: &str, value: &impl Serialize) -> Result<Json> {
+    write(value, || format!("the value of step \"{id}\""))
+}
+
 fn step_value<T: DeserializeOwned>(id: &str, step: &Step) -> Result<T> {
     let failed = |failure| AppError::StepFailed { step: id.to_owned(), failure, recorded: true };
     outcome(step, || format!("step \"{id}\""), failed, || AppError::Over { why: "cancelled".to_owned() })
 }
 
-/// When a step is tried again, and how long it may take.
+/// When a step is tried again, how long it may take, and whether its value is waited for.
 #[derive(Clone, Copy, Debug)]
 struct StepPolicy {
     retry: Option<Retry>,
     max_attempts: Option<u32>,
     timeout: Option<Duration>,
+    may_rerun: bool,
 }
 
 /// A step to be awaited, from [`Ctx::step`].
@@ -328,6 +333,17 @@ impl<'a, F> StepCall<'a, F> {
         self.policy.timeout = Some(timeout);
         self
     }
+
+    /// The task goes on before the value is recorded. It goes in one request with the task's next durable call, or with
+    /// its end: on the last step this spares one wait for the disk.
+    ///
+    /// What it gives up: if the worker or the server dies before that next call is answered, the step runs again,
+    /// although it had returned and the task had gone on. That value may then be another one. A refusal of the value by
+    /// the server is an error of that next call. Of a failure under a policy nothing is given up.
+    pub fn may_rerun(mut self) -> StepCall<'a, F> {
+        self.policy.may_rerun = true;
+        self
+    }
 }
 
 impl<'a, T, F, Fut> IntoFuture for StepCall<'a, F>
@@ -354,7 +370,7 @@ impl Ctx {
     {
         let run = &self.run;
         run.enter().await?;
-        let StepPolicy { retry, max_attempts, timeout } = policy;
+        let StepPolicy { retry, max_attempts, timeout, may_rerun } = policy;
         if max_attempts == Some(0) {
             return Err(AppError::invalid("max_attempts of a step is at least 1"));
         }
@@ -382,11 +398,8 @@ impl Ctx {
             };
             let failure = match outcome {
                 Ok(value) => {
-                    let value = write(&value, || format!("the value of step \"{id}\""))?;
-                    let mut op = run.op(OpKind::Step, Some(id.to_owned()));
-                    op.value = Some(value.clone());
-                    run.record(op).await?;
-                    return read(Some(&value), || format!("step \"{id}\""));
+                    let value = step_json(id, &value)?;
+                    return self.complete(id, value, may_rerun).await;
                 }
                 Err(error) => error.into_failure(),
             };
@@ -402,6 +415,18 @@ impl Ctx {
             }
             drop(working);
         }
+    }
+
+    /// Records the value of a step, now or with the next operation, and returns what replays will see of it.
+    async fn complete<T: DeserializeOwned>(&self, id: &str, value: Json, may_rerun: bool) -> Result<T> {
+        let run = &self.run;
+        let op = Op { value: Some(value.clone()), ..run.op(OpKind::Step, Some(id.to_owned())) };
+        if may_rerun {
+            run.record_with_next(op).await?;
+        } else {
+            run.record(op).await?;
+        }
+        read(Some(&value), || format!("step \"{id}\""))
     }
 
     async fn pause(&self, id: &str, failed: u32, retry: Retry) -> Result<()> {
@@ -432,22 +457,26 @@ pub enum Begun<T> {
 pub struct OpenStep<T> {
     ctx: Ctx,
     calling: Calling,
+    may_rerun: bool,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned> OpenStep<T> {
+    /// As [`StepCall::may_rerun`].
+    pub fn may_rerun(mut self) -> OpenStep<T> {
+        self.may_rerun = true;
+        self
+    }
+
     /// Records the value, and returns what replays will see of it.
     ///
     /// # Errors
     /// [`AppError::Value`] if it is not JSON; and what all durable calls err with.
     pub async fn complete(self, value: &T) -> Result<T> {
-        let (run, id) = (&self.ctx.run, self.calling.id.as_str());
-        let value = write(value, || format!("the value of step \"{id}\""))?;
-        run.enter().await?;
-        let mut op = run.op(OpKind::Step, Some(id.to_owned()));
-        op.value = Some(value.clone());
-        run.record(op).await?;
-        read(Some(&value), || format!("step \"{id}\""))
+        let id = self.calling.id.as_str();
+        let value = step_json(id, value)?;
+        self.ctx.run.enter().await?;
+        self.ctx.complete(id, value, self.may_rerun).await
     }
 }
 

@@ -1,8 +1,8 @@
 //! The operations of all tasks of a worker, on their way to who answers them.
 //!
 //! One request is under way at a time; what comes meanwhile goes together in the next, and so shares its sync. The
-//! order of a task's operations is kept. What got no answer is sent again, the same bytes: that is safe by the protocol.
-//! The queue is bounded by the durable calls that are awaited at a time.
+//! order of a task's operations is kept, and what is sent as one goes in one request. What got no answer is sent again,
+//! the same bytes: that is safe by the protocol. The queue is bounded by the durable calls that are awaited at a time.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::{AppError, Result};
 use super::policy::Backoff;
 
-/// A request has at most so many operations, and is closed beyond so many bytes: a body may have 16 MiB, and one value
-/// more always fits.
+/// A request is closed at so many operations, and beyond so many bytes: a body may have 16 MiB, and what one call sends
+/// always fits beside them.
 const OPS_MAX: usize = 256;
 const OPS_BYTES_MAX: usize = 8 << 20;
 
@@ -32,9 +32,11 @@ pub(crate) struct Pump {
     again: mpsc::WeakUnboundedSender<Sent>,
 }
 
+/// What one call sends: operations of one task, of which the last is its own. It is done if all are.
 #[derive(Debug)]
 struct Sent {
-    op: Op,
+    task: String,
+    ops: Vec<Op>,
     tell: oneshot::Sender<Result<Ack>>,
     backoff: Backoff,
 }
@@ -46,14 +48,16 @@ impl Lane {
         (Lane { queue: sender }, Pump { queue: receiver, again })
     }
 
-    /// Sends an operation, however long the server is away.
+    /// Sends an operation, in one request with what of the same task goes before it, however long the server is away.
     ///
     /// # Errors
-    /// What it is refused with; [`AppError::Over`] if the worker stops first.
-    pub(crate) async fn send(&self, op: Op) -> Result<Ack> {
+    /// What the first that is refused is refused with; [`AppError::Over`] if the worker stops first.
+    pub(crate) async fn send(&self, before: Vec<Op>, op: Op) -> Result<Ack> {
         let over = || AppError::Over { why: "the worker has stopped".to_owned() };
         let (tell, told) = oneshot::channel();
-        self.queue.send(Sent { op, tell, backoff: Backoff::new() }).map_err(|_| over())?;
+        let (task, mut ops) = (op.task.clone(), before);
+        ops.push(op);
+        self.queue.send(Sent { task, ops, tell, backoff: Backoff::new() }).map_err(|_| over())?;
         told.await.unwrap_or_else(|_| Err(over()))
     }
 }
@@ -65,13 +69,13 @@ impl Pump {
         while let Some(first) = self.queue.recv().await {
             // One turn of the runtime, so that branches that come together go together.
             tokio::task::yield_now().await;
-            let mut bytes = size(&first.op);
+            let (mut ops, mut bytes) = (first.ops.len(), first.bytes());
             let mut batch = vec![first];
-            while batch.len() < OPS_MAX
+            while ops < OPS_MAX
                 && bytes < OPS_BYTES_MAX
                 && let Ok(next) = self.queue.try_recv()
             {
-                bytes += size(&next.op);
+                (ops, bytes) = (ops + next.ops.len(), bytes + next.bytes());
                 batch.push(next);
             }
             self.send(batch, &env, &post).await;
@@ -111,10 +115,12 @@ impl Pump {
     ) -> Result<Vec<Ack>> {
         let mut backoff = Backoff::new();
         loop {
-            match post(batch.iter().map(|sent| sent.op.clone()).collect()).await {
+            let ops: Vec<Op> = batch.iter().flat_map(|sent| &sent.ops).cloned().collect();
+            let asked = ops.len();
+            match post(ops).await {
                 Err(error) if error.is_transient() => tokio::time::sleep(backoff.next(env)).await,
-                Ok(acks) if acks.len() != batch.len() => {
-                    let text = format!("{} operations were answered by {} acks", batch.len(), acks.len());
+                Ok(acks) if acks.len() != asked => {
+                    let text = format!("{asked} operations were answered by {} acks", acks.len());
                     return Err(AppError::Refused { kind: cairn_api::ErrorKind::Internal, message: text });
                 }
                 decided => return decided,
@@ -123,13 +129,14 @@ impl Pump {
     }
 
     fn answered(&self, batch: Vec<Sent>, acks: Vec<Ack>, env: &Env) {
-        let mut refused = BTreeSet::new();
-        for (mut sent, ack) in batch.into_iter().zip(acks) {
-            let Some(error) = AppError::of_ack(&ack) else {
-                let _ = sent.tell.send(Ok(ack));
+        let (mut refused, mut acks) = (BTreeSet::new(), acks.into_iter());
+        for mut sent in batch {
+            let mut acks: Vec<Ack> = acks.by_ref().take(sent.ops.len()).collect();
+            let Some(error) = acks.iter().find_map(AppError::of_ack) else {
+                let _ = sent.tell.send(Ok(acks.pop().unwrap_or_default()));
                 continue;
             };
-            if !refused.insert(sent.op.task.clone()) {
+            if !refused.insert(sent.task.clone()) {
                 // Only because an earlier one was: it has a verdict of its own to get.
                 self.push(sent);
             } else if error.is_transient() {
@@ -153,7 +160,14 @@ impl Pump {
     }
 }
 
-fn size(op: &Op) -> usize {
+impl Sent {
+    fn bytes(&self) -> usize {
+        self.ops.iter().map(size).sum()
+    }
+}
+
+/// About as many bytes as an operation has in a request.
+pub(crate) fn size(op: &Op) -> usize {
     let json = [&op.value, &op.output, &op.payload];
     let spawn = op.spawn.as_ref().map_or(0, |spawn| spawn.input.get().len());
     json.into_iter().flatten().map(|json| json.get().len()).sum::<usize>() + spawn + 512
@@ -162,6 +176,9 @@ fn size(op: &Op) -> usize {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use cairn_api::ErrorKind;
+    use serde_json::json;
 
     use super::*;
 
@@ -187,7 +204,7 @@ mod tests {
             .iter()
             .map(|task| {
                 let (lane, op) = (lane.clone(), op(task));
-                tokio::spawn(async move { lane.send(op).await })
+                tokio::spawn(async move { lane.send(Vec::new(), op).await })
             })
             .collect();
         for sent in sent {
@@ -207,6 +224,43 @@ mod tests {
         let (told, seen) = posted(&["a", "b", "c"], |_, _| Ok(done())).await;
         assert!(told.iter().all(Result::is_ok));
         assert_eq!(seen, ["a b c"]);
+    }
+
+    /// A call of task a that takes an operation along, beside one of task b, with the acks of a turn as shown: "." is done,
+    /// else the kind of the refusal. What the first call is told, and what is posted.
+    async fn posted_as_one(acks: &'static [&'static str]) -> (Option<ErrorKind>, Vec<String>) {
+        let (lane, pump) = Lane::new();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let running = tokio::spawn(pump.run(Env::memory(), move |ops: Vec<Op>| {
+            let mut seen = noted.lock().unwrap();
+            let shown = ops.iter().map(|op| op.key.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+            let acks = acks[seen.len()].split(' ').map(|ack| match ack {
+                "." => done(),
+                kind => serde_json::from_value(json!({"ok": false, "error": {"kind": kind, "message": ""}})).unwrap(),
+            });
+            seen.push(shown);
+            std::future::ready(Ok(acks.collect()))
+        }));
+        let keyed = |task: &str, key: &str| Op { key: Some(key.to_owned()), ..op(task) };
+        let (told, other) = tokio::join!(
+            lane.send(vec![keyed("a", "kept")], keyed("a", "own")),
+            lane.send(Vec::new(), keyed("b", "other")),
+        );
+        other.unwrap();
+        running.abort();
+        let seen = seen.lock().unwrap().clone();
+        (told.err().and_then(|error| error.kind()), seen)
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_as_one_is_done_if_all_of_it_is() {
+        let all = "kept own other".to_owned();
+        assert_eq!(posted_as_one(&[". . ."]).await, (None, vec![all.clone()]));
+        assert_eq!(posted_as_one(&["conflict gone ."]).await, (Some(ErrorKind::Conflict), vec![all.clone()]));
+        assert_eq!(posted_as_one(&[". conflict ."]).await, (Some(ErrorKind::Conflict), vec![all.clone()]));
+        // A refusal that passes: all of it once more.
+        assert_eq!(posted_as_one(&["full gone .", ". ."]).await, (None, vec![all, "kept own".to_owned()]));
     }
 
     #[tokio::test]

@@ -19,11 +19,15 @@ use tokio::task::yield_now;
 
 use super::error::{AppError, Result};
 use super::ids::Scope;
+use super::lane::size;
 use super::worker::Shared;
 
 /// How many turns of the runtime without a durable call make a run quiet: enough for what a finished wait sets off in
 /// other branches.
 const QUIET_TURNS: usize = 10;
+/// So many operations, of so many bytes, are held for the next one; it and they always fit in a request.
+const HELD_MAX: usize = 16;
+const HELD_BYTES_MAX: usize = 1 << 20;
 
 tokio::task_local! {
     /// Set while the body of a step runs: what is recorded as one value cannot have durable calls inside.
@@ -65,6 +69,8 @@ pub(crate) struct Run {
 struct State {
     recorded: BTreeMap<String, Arc<Step>>,
     waits: BTreeMap<String, Open>,
+    /// What goes with the next operation, and need not be durable before.
+    held: Vec<Op>,
     under_way: usize,
     /// Counts calls, so that a turn without any can be told.
     calls: u64,
@@ -205,10 +211,36 @@ impl Run {
         Working(self)
     }
 
+    /// Keeps an operation for the next one that is sent, in the same request. What is too much to be kept is sent now.
+    pub(crate) async fn record_with_next(&self, op: Op) -> Result<()> {
+        {
+            let mut state = self.state();
+            let bytes: usize = state.held.iter().chain([&op]).map(size).sum();
+            if state.held.len() < HELD_MAX && bytes <= HELD_BYTES_MAX {
+                state.held.push(op);
+                return Ok(());
+            }
+        }
+        self.record(op).await.map(drop)
+    }
+
+    /// What was kept for the next operation, for who sends it.
+    pub(crate) fn held(&self) -> Vec<Op> {
+        std::mem::take(&mut self.state().held)
+    }
+
+    /// Sends an operation after what was kept for it.
+    ///
+    /// # Errors
+    /// What is refused, it or what was kept; then that is not kept any more.
+    pub(crate) async fn send(&self, op: Op) -> Result<Ack> {
+        self.worker.lane.send(self.held(), op).await
+    }
+
     /// Sends an operation. When this returns it is durable.
     pub(crate) async fn record(&self, op: Op) -> Result<Ack> {
         let _working = self.working();
-        let acked = self.worker.lane.send(op).await;
+        let acked = self.send(op).await;
         if let Err(error) = &acked
             && error.ends_run()
         {
@@ -272,7 +304,7 @@ impl Run {
             goes_on
         });
         let waits = self.state().waits.values().map(|open| open.wait.clone()).collect();
-        let acked = self.worker.lane.send(Op { waits: Some(waits), ..self.op(OpKind::Suspend, None) }).await;
+        let acked = self.send(Op { waits: Some(waits), ..self.op(OpKind::Suspend, None) }).await;
         match acked.map(|ack| ack.resumed.unwrap_or_default()) {
             Ok(resumed) if resumed.is_empty() => self.end("suspended"),
             Ok(resumed) => {

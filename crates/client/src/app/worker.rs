@@ -104,23 +104,21 @@ impl WorkerOptions {
             freed: Notify::new(),
         });
         let posting = shared.clone();
-        let pump = tokio::spawn(pump.run(env.clone(), move |ops| {
+        let pumping = Pumping(tokio::spawn(pump.run(env.clone(), move |ops| {
             let shared = posting.clone();
             async move { shared.post(ops).await }
-        }));
+        })));
         let (ended, mut over) = oneshot::channel();
-        let beating = shared.clone();
-        env.spawn("cairn-heartbeat", move || drop(ended.send(beat_until_stopped(&beating))))
+        let beats = shared.clone();
+        env.spawn("cairn-heartbeat", move || drop(ended.send(beat_until_stopped(&beats))))
             .map_err(|e| AppError::Unreachable { message: format!("no thread for heartbeats: {e}") })?;
+        let beating = Beating(shared.clone());
         let mut session = shared.session.subscribe();
         tokio::select! {
             _ = session.wait_for(Option::is_some) => {}
-            ended = &mut over => {
-                pump.abort();
-                return Err(ended.unwrap_or(Ok(())).err().unwrap_or_else(stopped));
-            }
+            ended = &mut over => return Err(ended.unwrap_or(Ok(())).err().unwrap_or_else(stopped)),
         }
-        let working = tokio::spawn(work(shared.clone(), over, pump, self.drain));
+        let working = tokio::spawn(work(shared.clone(), over, beating, pumping, self.drain));
         Ok(Worker { shared, working })
     }
 
@@ -277,7 +275,9 @@ impl Drop for Slot {
         } else {
             let due_at_ms = worker.app.clock_of_server().after(GIVEN_BACK_DELAY);
             let run = run.clone();
-            worker.runtime.spawn(async move { run.worker.give_back(&run.task, &run.fence, Some(due_at_ms)).await });
+            worker.runtime.spawn(async move {
+                run.worker.give_back(run.held(), &run.task, &run.fence, Some(due_at_ms)).await;
+            });
         }
         worker.desk().runs.remove(&run.fence);
         worker.fill();
@@ -294,14 +294,23 @@ impl Drop for Beating {
     }
 }
 
+/// Ends the sending of operations with its worker.
+struct Pumping(JoinHandle<()>);
+
+impl Drop for Pumping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The life of a worker, once it is attached.
 async fn work(
     shared: Arc<Shared>,
     mut over: oneshot::Receiver<Result<()>>,
-    pump: JoinHandle<()>,
+    beating: Beating,
+    pumping: Pumping,
     drain: Duration,
 ) -> Result<()> {
-    let beating = Beating(shared.clone());
     let mut stage = shared.stage.subscribe();
     let outcome = tokio::select! {
         _ = stage.wait_for(|stage| *stage > Stage::Working) => Ok(()),
@@ -312,7 +321,7 @@ async fn work(
     let handed_out = std::mem::take(&mut shared.desk().handed_out);
     let releasing = async {
         for work in handed_out {
-            shared.give_back(&work.task, &work.fence, None).await;
+            shared.give_back(Vec::new(), &work.task, &work.fence, None).await;
         }
     };
     // What does not arrive is given back by the goodbye.
@@ -333,7 +342,7 @@ async fn work(
     if outcome.is_ok() {
         let _ = timeout(END_TIMEOUT, over).await;
     }
-    pump.abort();
+    drop(pumping);
     outcome
 }
 
@@ -466,16 +475,24 @@ impl Shared {
     fn take(self: &Arc<Self>, work: Vec<Work>) {
         for work in work {
             self.pulse.hold(&work.task, &work.fence);
-            self.desk().handed_out.push_back(work);
+            let mut desk = self.desk();
+            if *self.stage.borrow() == Stage::Working {
+                desk.handed_out.push_back(work);
+            } else {
+                let shared = self.clone();
+                let back = async move { shared.give_back(Vec::new(), &work.task, &work.fence, None).await };
+                self.runtime.spawn(back);
+            }
         }
         self.fill();
     }
 
     /// Gives a task back. Until that is acknowledged it is held: a beat that did not name it would lose it.
-    async fn give_back(&self, task: &str, fence: &str, due_at_ms: Option<u64>) {
-        let (held, under) = (task.to_owned(), fence.to_owned());
+    async fn give_back(&self, before: Vec<Op>, task: &str, fence: &str, due_at_ms: Option<u64>) {
+        let (given, under) = (task.to_owned(), fence.to_owned());
+        let op = Op { op: OpKind::Release, task: given, fence: under, due_at_ms, ..Op::default() };
         // Refused it is not ours any more.
-        let _ = self.lane.send(Op { op: OpKind::Release, task: held, fence: under, due_at_ms, ..Op::default() }).await;
+        let _ = self.lane.send(before, op).await;
         self.pulse.let_go(task, fence);
     }
 
@@ -514,7 +531,7 @@ async fn execute(run: &Arc<Run>, input: Json, steps_next: Option<String>) -> boo
     // The run is over for whoever still has a context of it, but not for this last word.
     run.end("the task has ended");
     let finish = async |output, failure| {
-        let acked = worker.lane.send(Op { output, failure, ..run.op(OpKind::Finish, None) }).await;
+        let acked = run.send(Op { output, failure, ..run.op(OpKind::Finish, None) }).await;
         acked.map(drop).or_else(|refused| if refused.ends_run() { Ok(()) } else { Err(refused) })
     };
     let error = match ended {
