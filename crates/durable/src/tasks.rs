@@ -166,6 +166,12 @@ impl<S: Store> Tasks<S> {
         }
     }
 
+    /// Takes back at once what workers held when the store was closed or its process died, instead of after a lease: for
+    /// who knows that none of them is left, since they lived in the same process. It counts as lost.
+    pub fn release_orphans(&self) -> Answer<S, ()> {
+        self.answer(Owner::lose_orphans)
+    }
+
     /// The time that the tasks go by.
     pub fn now_ms(&self) -> Millis {
         self.shared.now_ms()

@@ -5,13 +5,13 @@ mod common;
 
 use std::time::Duration;
 
-use cairn_durable::ErrorKind;
 use cairn_durable::call::{Ack, OpKind, Spawn};
 use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::Outcome;
 use cairn_durable::task::{Ending, Failure, State, Status};
 use cairn_durable::wait::{Target, Wait};
 use cairn_durable::worker::{BEAT, LEASE};
+use cairn_durable::{ErrorKind, Tasks};
 use common::*;
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -511,6 +511,27 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
         for _ in 0..2 {
             assert_eq!(fences(&[held]), [(again.fence, Ending::Cancelled)]);
         }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// Where workers live in the process that has died, nobody waits a lease for them.
+#[test]
+fn orphans_can_be_released_at_once() {
+    world(14, |env, _| {
+        let (db, tasks) = open(env);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        take(env, &tasks, hello(env, &tasks, &["t"]));
+        tasks.close();
+        let tasks = Tasks::open(env, db.clone()).unwrap();
+        let session = hello(env, &tasks, &["t"]);
+        assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0, "its worker may come back");
+        block_on(env, tasks.release_orphans()).unwrap();
+        let taken = block_on(env, tasks.take(session, 1)).unwrap().0;
+        assert_eq!(taken.iter().map(|work| work.id).collect::<Vec<_>>(), [id]);
+        let task = block_on(env, tasks.get(id)).unwrap().task;
+        assert_eq!((task.lost, task.status.state()), (1, State::Running));
         tasks.close();
         db.close().unwrap();
     });

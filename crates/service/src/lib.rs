@@ -56,14 +56,17 @@ pub trait Place: Send + Sync + 'static {
 pub struct Service<S: Store, P> {
     tasks: Tasks<S>,
     place: P,
+    /// Where workers are heard: whatever else is asked must not make them look dead.
+    hearing: P,
     /// The clock of the tasks may be set.
     test_clock: bool,
 }
 
 impl<S: Store, P: Place> Service<S, P> {
-    /// Answers for these tasks; `test_clock` lets [`Service::clock`] set their clock.
-    pub fn new(tasks: Tasks<S>, place: P, test_clock: bool) -> Service<S, P> {
-        Service { tasks, place, test_clock }
+    /// Answers for these tasks. Hellos, beats and goodbyes run at `hearing`, all else at `place`, so that they wait for
+    /// nothing else if these are two. `test_clock` lets [`Service::clock`] set the clock of the tasks.
+    pub fn new(tasks: Tasks<S>, place: P, hearing: P, test_clock: bool) -> Service<S, P> {
+        Service { tasks, place, hearing, test_clock }
     }
 
     /// The tasks that it answers for.
@@ -76,8 +79,16 @@ impl<S: Store, P: Place> Service<S, P> {
         &self,
         call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
     ) -> Result<T, Refused> {
+        self.call_at(&self.place, call).await
+    }
+
+    async fn call_at<T: Send + Unpin + 'static>(
+        &self,
+        place: &P,
+        call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
+    ) -> Result<T, Refused> {
         let tasks = self.tasks.clone();
-        let answer = self.place.run(move || call(&tasks).help()).await?;
+        let answer = place.run(move || call(&tasks).help()).await?;
         Ok(answer.await?)
     }
 
@@ -313,7 +324,7 @@ impl<S: Store, P: Place> Service<S, P> {
             queues: request.queues.into_iter().collect(),
             slots: request.slots,
         };
-        let welcome = self.call(move |tasks| tasks.hello(hello, &live)).await?;
+        let welcome = self.call_at(&self.hearing, move |tasks| tasks.hello(hello, &live)).await?;
         Ok(wire::Welcome {
             session: format!("{:032x}", welcome.session.0),
             lease_ms: millis(LEASE),
@@ -360,14 +371,14 @@ impl<S: Store, P: Place> Service<S, P> {
     pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
         let session = session(&request.session)?;
         let live = live_of(&request.live)?;
-        let signals = self.call(move |tasks| tasks.beat(session, &live)).await?;
+        let signals = self.call_at(&self.hearing, move |tasks| tasks.beat(session, &live)).await?;
         Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
     }
 
     /// Ends a session; what it held goes back at no cost.
     pub async fn bye(&self, request: wire::Bye) -> Result<(), Refused> {
         let session = session(&request.session)?;
-        self.call(move |tasks| tasks.bye(session)).await
+        self.call_at(&self.hearing, move |tasks| tasks.bye(session)).await
     }
 
     /// What a worker says of its tasks, in one commit, and the next tasks for it. A call that cannot be read is refused

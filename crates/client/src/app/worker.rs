@@ -379,9 +379,14 @@ impl Shared {
     /// A hello was answered.
     pub(crate) fn attached(&self, welcome: Welcome) {
         self.app.clock_of_server().hear(welcome.now_ms);
-        for run in self.desk().runs.values().filter(|run| welcome.stop.contains(&run.task)) {
-            run.end("lost");
-        }
+        let stop: BTreeSet<_> = welcome.stop.iter().collect();
+        let mut desk = self.desk();
+        desk.runs.values().filter(|run| stop.contains(&run.task)).for_each(|run| run.end("lost"));
+        let handed_out = std::mem::take(&mut desk.handed_out).into_iter();
+        let (lost, kept): (VecDeque<_>, _) = handed_out.partition(|work| stop.contains(&work.task));
+        desk.handed_out = kept;
+        drop(desk);
+        lost.iter().for_each(|work| self.pulse.let_go(&work.task, &work.fence));
         let session = Session { id: welcome.session, beat: Duration::from_millis(welcome.beat_ms) };
         self.session.send_replace(Some(session));
     }
