@@ -34,7 +34,8 @@ async fn a_worker_is_heard_beside_calls_that_take_long() {
     let service = Service::new(tasks.clone(), Where::Busy, Where::Free, false);
     {
         let mut queues = pin!(service.queues());
-        poll_fn(|context| Poll::Ready(assert!(queues.as_mut().poll(context).is_pending()))).await;
+        let waits = poll_fn(|context| Poll::Ready(queues.as_mut().poll(context).is_pending())).await;
+        assert!(waits, "the other calls do not get their turn");
         let (name, sdk) = ("w".to_owned(), "test".to_owned());
         let (tasks, queues, live) = (Vec::new(), vec!["default".to_owned()], Vec::new());
         let hello = wire::Hello { name, sdk, tasks, queues, slots: 1, live };
