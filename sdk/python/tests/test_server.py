@@ -4,6 +4,7 @@ that goes away costs no task. CAIRN_BIN names the binary."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -138,6 +139,154 @@ class Steps(ServerCase):
             await self.until(handle.status, "waiting")
             await self.app.emit("soon")
             self.assertEqual(await handle.result(timeout=10), "event")
+
+
+# Says its session once its step has returned, and does nothing durable after it.
+LATE_WORKER = """
+import asyncio, sys
+from cairn import App
+app = App(queue=sys.argv[1])
+@app.task()
+async def late(ctx, _):
+    value = await ctx.step("a", lambda: "of the first worker", may_rerun=True)
+    print(worker._session.id, flush=True)
+    await asyncio.sleep(3600)
+worker = app.worker()
+asyncio.run(worker.run())
+"""
+
+
+@needs_server
+class MayRerun(ServerCase):
+    """A step whose value goes with what the task does next."""
+
+    def watch(self, worker: cairn.Worker) -> list[list[tuple[str, str | None]]]:
+        """What each request with operations carries: the operation, and the id of its step."""
+        requests: list[list[tuple[str, str | None]]] = []
+        send = worker._transport.send
+
+        async def watched(call: Any) -> Any:
+            if call.path.endswith("/ops"):
+                requests.append([(op["op"], op.get("key")) for op in json.loads(call.body)["ops"]])
+            return await send(call)
+
+        worker._transport.send = watched  # type: ignore[method-assign]
+        return requests
+
+    async def steps(self, handle: cairn.Handle[Any]) -> dict[str, Any]:
+        return {step["key"]: step["value"] for step in (await self.get(f"/v1/tasks/{handle.id}/steps"))["items"]}
+
+    async def test_the_last_step_goes_with_the_end(self) -> None:
+        @self.app.task()
+        async def order(ctx: Context, item: str) -> str:
+            paid = await ctx.step("charge", lambda: f"paid {item}")
+            return await ctx.step("pack", lambda: f"{paid}, packed", may_rerun=True)
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, "a lamp")
+            self.assertEqual(await handle.result(timeout=10), "paid a lamp, packed")
+        self.assertEqual(requests, [[("step", "charge")], [("step", "pack"), ("finish", None)]])
+        self.assertEqual(await self.steps(handle), {"charge": "paid a lamp", "pack": "paid a lamp, packed"})
+
+    async def test_a_failure_and_a_suspension_carry_it(self) -> None:
+        ran: list[str] = []
+
+        @self.app.task(retry=Retry.none())
+        async def order(ctx: Context, _: None) -> int:
+            await ctx.step("a", ran.append, "a", may_rerun=True)
+            if ctx.attempt == 1:
+                raise ValueError
+            await ctx.step("b", ran.append, "b", may_rerun=True)
+            await ctx.sleep("nap", 60)
+            return ctx.attempt
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, None)
+            await self.until(handle.status, "waiting")
+            self.assertEqual(await self.steps(handle), {"a": None, "b": None})
+            await self.clock.advance(61)
+            self.assertEqual(await handle.result(timeout=10), 2)
+        wanted = [[("step", "a"), ("finish", None)], [("step", "b"), ("suspend", None)], [("finish", None)]]
+        self.assertEqual((ran, requests), (["a", "b"], wanted))
+
+    async def test_a_lost_answer_is_asked_for_again(self) -> None:
+        """The step is told again after the end of its task, and is answered as before."""
+
+        @self.app.task(max_attempts=1)
+        async def order(ctx: Context, _: None) -> int:
+            return await ctx.step("a", lambda: 7, may_rerun=True)
+
+        async with self.app.worker() as worker:
+            send, bodies = worker._transport.send, list[Any]()
+
+            async def lossy(call: Any) -> Any:
+                answer = await send(call)
+                if call.path.endswith("/ops"):
+                    bodies.append(json.loads(call.body)["ops"])
+                    if len(bodies) == 1:
+                        raise cairn.Unreachable("the answer is lost")
+                return answer
+
+            worker._transport.send = lossy  # type: ignore[method-assign]
+            handle = await self.app.spawn(order, None)
+            self.assertEqual(await handle.result(timeout=10), 7)
+            await self.until(lambda: asyncio.sleep(0, len(bodies)), 2)
+            await self.until(lambda: asyncio.sleep(0, len(worker._runs)), 0)
+        self.assertEqual(bodies[0], bodies[1])
+        self.assertEqual((await handle.info())["attempt"], 1)
+
+    async def test_a_crash_before_it_is_recorded_runs_the_step_again(self) -> None:
+        first = self.spawn_process(LATE_WORKER, self.app.queue)
+        handle = await self.app.spawn("late", None)
+        session = (await asyncio.to_thread(first.stdout.readline)).decode().strip()
+        first.kill()
+        self.assertEqual(await self.steps(handle), {})
+        await self.post("/v1/workers/bye", {"session": session})  # rather than wait for its lease to end
+
+        @self.app.task()
+        async def late(ctx: Context, _: None) -> str:
+            return await ctx.step("a", lambda: "of the second worker", may_rerun=True)
+
+        async with self.app.worker():
+            self.assertEqual(await handle.result(timeout=10), "of the second worker")
+
+    async def test_a_worker_that_is_stopped_records_it(self) -> None:
+        returned = asyncio.Event()
+
+        @self.app.task()
+        async def hold(ctx: Context, _: None) -> None:
+            await ctx.step("a", lambda: 1, may_rerun=True)
+            returned.set()
+            await asyncio.sleep(3600)
+
+        async with self.app.worker(drain=0.1):
+            handle = await self.app.spawn(hold, None)
+            await returned.wait()
+        self.assertEqual((await self.steps(handle), await handle.status()), ({"a": 1}, "queued"))
+        self.assertEqual((await handle.info())["lost"], 0)
+
+    async def test_a_value_that_is_refused_fails_the_attempt(self) -> None:
+        """Somebody else has recorded another one under its id: nothing that came after it counts."""
+
+        @self.app.task(max_attempts=1)
+        async def order(ctx: Context, _: None) -> str:
+            work = ctx._run.work
+            await ctx.step("a", lambda: "ours", may_rerun=True)
+            theirs = {"op": "step", "task": work.task, "fence": work.fence, "key": "a", "value": "theirs"}
+            session = await worker._current_session()
+            await self.post("/v1/workers/ops", {"session": session, "ops": [theirs], "claim": 0})
+            return "done"
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, None)
+            with self.assertRaises(cairn.TaskFailed) as failed:
+                await handle.result(timeout=10)
+        self.assertEqual(failed.exception.failure.kind, "Conflict")
+        self.assertEqual(requests, [[("step", "a"), ("finish", None)], [("finish", None)]])
+        self.assertEqual(await self.steps(handle), {"a": "theirs"})
 
 
 @needs_server

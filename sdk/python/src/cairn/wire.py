@@ -20,7 +20,7 @@ from .values import Json, encode, join, join_list
 
 PROTOCOL = "1"
 POLL_WAIT_MS_MAX = 25_000
-OPS_BYTES_MAX = 8 << 20  # a body may have 16 MiB; one value more always fits
+OPS_BYTES_MAX = 8 << 20  # of several calls together; a body may have 16 MiB, which is more than one call ever has
 OPS_MAX = 256
 STEPS_PAGE = 1000
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -75,6 +75,7 @@ class Work:
     attempt: int
     fence: str
     name: str
+    version: str | None
     queue: str
     input: Any
     headers: Mapping[str, Any]
@@ -88,6 +89,7 @@ class Work:
             attempt=raw["attempt"],
             fence=raw["fence"],
             name=raw["name"],
+            version=raw.get("version"),
             queue=raw["queue"],
             input=raw.get("input"),
             headers=raw.get("headers") or {},
@@ -390,13 +392,13 @@ def test_clock(field: Literal["advance_ms", "set_ms"], ms: int) -> Call[int]:
 
 
 def hello(
-    name: str, sdk: str, tasks: Mapping[str, str], queues: Sequence[str], slots: int, live: Mapping[str, str]
+    name: str, sdk: str, tasks: Mapping[str, str | None], queues: Sequence[str], slots: int, live: Mapping[str, str]
 ) -> Call[Session]:
     body = join(
         {
             "name": name,
             "sdk": sdk,
-            "tasks": [{"name": task, "version": version} for task, version in tasks.items()],
+            "tasks": join_list([join({"name": task, "version": version}) for task, version in tasks.items()]),
             "queues": list(queues),
             "slots": slots,
             "live": [{"task": task, "fence": fence} for task, fence in live.items()],

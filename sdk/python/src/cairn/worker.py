@@ -134,6 +134,8 @@ class Worker:
     async def _end(self) -> None:
         for run in self._runs.values():
             run.end("the worker has stopped")
+        if told := [self._give_back(run.work) for run in self._runs.values() if run.holds_back]:
+            await asyncio.wait(told, timeout=_END_S)
         self._pulse.stop()  # and with it goes what is still held
         await asyncio.wait({self._pulse.over, *self._running}, timeout=_END_S)
         self._lane.close()
@@ -268,7 +270,7 @@ class Worker:
                 await self._attempt(run)
             else:
                 log.error('task %s has the name "%s", which this worker did not offer', work.task, work.name)
-                await self._lane.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
+                await run.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
         except Exception as error:
             log.warning('task %s "%s" is let go: %s', work.task, work.name, error)
             if not wire.run_is_over(error):  # or it would be ours, and stay running, for as long as this worker lives
@@ -300,7 +302,7 @@ class Worker:
         output, error = running.result()
         if run.ended is None:
             run.end("finished")
-            await self._finish(run.work, output, error)
+            await self._finish(run, output, error)
 
     async def _call(self, run: Run) -> tuple[Any, BaseException | None]:
         """The task's code inside its hooks: what it returned or raised. Nothing gets out of here."""
@@ -319,17 +321,18 @@ class Worker:
         except BaseException as error:
             return None, error
 
-    async def _finish(self, work: Work, output: Any, error: BaseException | None) -> None:
+    async def _finish(self, run: Run, output: Any, error: BaseException | None) -> None:
+        work = run.work
         if error is None:
             try:
-                await self._lane.send(wire.op_finish(work, encode(output, f'the output of task "{work.name}"')))
+                await run.send(wire.op_finish(work, encode(output, f'the output of task "{work.name}"')))
                 return
             except Refused as refused:
                 if wire.run_is_over(refused):
                     raise
                 error = refused
         log.warning('task %s "%s", attempt %d', work.task, work.name, work.attempt, exc_info=error)
-        await self._lane.send(wire.op_finish_failed(work, Failure.of(error)))
+        await run.send(wire.op_finish_failed(work, Failure.of(error)))
 
     async def _load_rest(self, run: Run) -> None:
         after, backoff = run.work.steps_next, Backoff()
@@ -349,7 +352,7 @@ class Worker:
         if self._runs.get(run.work.task) is run:
             del self._runs[run.work.task]
 
-    def _give_back(self, work: Work, due_at_ms: int | None = None) -> None:
+    def _give_back(self, work: Work, due_at_ms: int | None = None) -> asyncio.Task[Ack]:
         """Held until it is acknowledged, or refused: then it is not ours any more."""
 
         def over(sent: asyncio.Task[Ack]) -> None:
@@ -357,13 +360,16 @@ class Worker:
             if not sent.cancelled():
                 sent.exception()  # heard
 
-        sending = asyncio.create_task(self._lane.send(wire.op_release(work, due_at_ms)))
+        run, op = self._runs.get(work.task), wire.op_release(work, due_at_ms)
+        begun = run is not None and run.work.fence == work.fence  # then it may hold something back
+        sending = asyncio.create_task(run.send(op) if run and begun else self._lane.send([op]))
         sending.add_done_callback(over)
+        return sending
 
     # -- What a run asks of its host
 
-    async def send(self, op: Op) -> Ack:
-        return await self._lane.send(op)
+    async def send(self, ops: Sequence[Op]) -> Ack:
+        return await self._lane.send(ops)
 
     def now_ms(self) -> int:
         return self._app.now_ms()
