@@ -21,7 +21,7 @@ from cairn.lane import Lane
 from cairn.policy import moment_ms, span_ms
 from cairn.run import Run, Unwind
 from cairn.values import VALUE_BYTES_MAX, Json, decode, encode
-from cairn.wire import Ack, Op, Step, Work
+from cairn.wire import Ack, Live, Op, Step, Work
 
 
 class Names(unittest.TestCase):
@@ -627,6 +627,39 @@ class Sending(unittest.IsolatedAsyncioTestCase):
             await self.lane.send([Op("a", Json(b"a2"))])
         await asyncio.sleep(0.2)
         self.assertEqual(self.posted, [["a1"]])
+
+
+class Saying(unittest.TestCase):
+    """What a worker says of itself and of what it holds."""
+
+    def test_a_beat_that_would_be_too_large_leaves_out_progress(self) -> None:
+        shown = encode("x" * ((64 << 10) - 2), "progress")
+        live = {f"task {n}": Live(f"fence {n}", "a step", shown) for n in range(300)}
+        body = wire.beat("s", live).body
+        assert body is not None
+        self.assertLess(len(body), 16 << 20)
+        said = json.loads(body)["live"]
+        self.assertEqual([(each["task"], each["step"]) for each in said], [(task, "a step") for task in live])
+        self.assertEqual(sum("progress" in each for each in said), 239)
+
+    def test_a_version_is_told_where_there_is_one(self) -> None:
+        app = App("http://localhost:1")
+
+        @app.task(version="2026-11")
+        async def new(ctx: Context, _: None) -> None: ...
+
+        @app.task()
+        async def plain(ctx: Context, _: None) -> None: ...
+
+        versions = {task.name: task.version for task in app.tasks.values()}
+        body = wire.hello("w", "sdk", versions, ["q"], 1, {}).body
+        assert body is not None
+        self.assertEqual(json.loads(body)["tasks"], [{"name": "new", "version": "2026-11"}, {"name": "plain"}])
+        with self.assertRaises(errors.Invalid):
+            app.task(version=2)  # type: ignore[arg-type]
+        raw = {"task": "t", "attempt": 1, "fence": "f", "name": "new", "queue": "q"}
+        found = [Work.read({**raw, **more}).version for more in ({}, {"version": None}, {"version": "2026-11"})]
+        self.assertEqual(found, [None, None, "2026-11"])
 
 
 class Apps(unittest.IsolatedAsyncioTestCase):

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import unittest
+import unittest.mock
 from typing import Any
 
 import cairn
+import cairn.wire
 from cairn import Context, Retry
 
 from support import ServerCase, needs_patience, needs_server
@@ -154,6 +156,42 @@ async def late(ctx, _):
 worker = app.worker()
 asyncio.run(worker.run())
 """
+
+
+@needs_server
+class Beats(ServerCase):
+    async def test_a_beat_names_the_step_that_runs_and_the_last_progress(self) -> None:
+        said: list[tuple[str | None, Any]] = []
+        beat = cairn.wire.beat
+
+        def watched(session: str, live: Any) -> Any:
+            said.extend((each.step, each.progress and json.loads(each.progress)) for each in live.values())
+            return beat(session, live)
+
+        async def shown(ctx: Context, wanted: tuple[str | None, Any], *progress: Any) -> None:
+            await ctx.heartbeat(*progress)
+            await self.until(lambda: asyncio.sleep(0, wanted in said), True, 5)
+
+        @self.app.task(max_attempts=1)
+        async def load(ctx: Context, _: None) -> None:
+            await shown(ctx, (None, None))
+            await ctx.step("outer", shown, ctx, ("outer", {"done": 1}), {"done": 1})
+            end = asyncio.Event()
+            slow = asyncio.ensure_future(ctx.step("slow", end.wait))
+            await shown(ctx, ("slow", {"done": 1}))
+            await ctx.step("quick", shown, ctx, ("quick", 2), 2)
+            await shown(ctx, ("slow", 2))
+            end.set()
+            await slow
+            await shown(ctx, (None, 2))
+            turn = await ctx.begin_step("turn")
+            await shown(ctx, ("turn", 2))
+            await ctx.complete_step(turn, None)
+            await shown(ctx, (None, "end"), "end")
+
+        with unittest.mock.patch("cairn.wire.beat", watched):
+            async with self.app.worker():
+                await (await self.app.spawn(load, None)).result(timeout=20)
 
 
 @needs_server

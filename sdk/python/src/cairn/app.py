@@ -171,6 +171,8 @@ class App:
         spawn that names this object or, with this App, its name."""
         if callable(name):
             raise Invalid("write @app.task(), with brackets")
+        if not isinstance(version, (str, type(None))):
+            raise Invalid(f"a version is text, not {version!r}")
         given = {"queue": queue, "retry": retry, "max_attempts": max_attempts, "cancel": cancel}
         defaults = cast(SpawnOptions, {option: value for option, value in given.items() if value is not None})
 

@@ -21,6 +21,7 @@ from .values import Json, encode, join, join_list
 PROTOCOL = "1"
 POLL_WAIT_MS_MAX = 25_000
 OPS_BYTES_MAX = 8 << 20  # of several calls together; a body may have 16 MiB, which is more than one call ever has
+BEAT_BYTES_MAX = 15 << 20
 OPS_MAX = 256
 STEPS_PAGE = 1000
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -417,8 +418,14 @@ class Live:
 
 
 def beat(session: str, live: Mapping[str, Live]) -> Call[Delivery]:
-    tasks = join_list([join({"task": task, **vars(each)}) for task, each in live.items()])
-    body = join({"session": session, "live": tasks})
+    tasks, size = [], 0
+    for task, each in live.items():
+        said = join({"task": task, **vars(each)})
+        if size + len(said) > BEAT_BYTES_MAX:  # to be heard matters more than what is shown
+            said = join({"task": task, **vars(each), "progress": None})
+        tasks.append(said)
+        size += len(said)
+    body = join({"session": session, "live": join_list(tasks)})
     return Call("POST", "/v1/workers/beat", Delivery.read, body, answer_s=_BEAT_ANSWER_S)
 
 
