@@ -6,7 +6,6 @@ transport: one for the event loop, one for the thread of the heartbeat). Neither
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
@@ -16,7 +15,7 @@ import httpx
 
 from .errors import Failure, Invalid, Refused, Unreachable
 from .policy import Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
-from .values import Json, encode, join, join_list
+from .values import Json, decode, encode, join, join_list
 
 PROTOCOL = "1"
 POLL_WAIT_MS_MAX = 25_000
@@ -498,7 +497,9 @@ class Transport:
     """For one event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._client = httpx.AsyncClient(base_url=endpoint.url, headers=endpoint.headers())
+        # As many connections as calls, or a hundred that wait for results would keep all others from being made.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._client = httpx.AsyncClient(base_url=endpoint.url, headers=endpoint.headers(), limits=limits)
 
     async def send(self, call: Call[T]) -> T:
         try:
@@ -538,14 +539,14 @@ def _unreachable(call: Call[Any], error: httpx.HTTPError) -> Unreachable:
 def _answer(call: Call[T], response: httpx.Response) -> T:
     if response.is_success:
         try:
-            return call.read(json.loads(response.content or b"null"))
+            return call.read(decode(response.content or b"null"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             text = f"the answer to {call.method} {call.path} is not of protocol {PROTOCOL}: {error!r}"
             raise Refused.of("internal", text) from error
     try:
-        raise read_error(response.json()["error"])
+        raise read_error(decode(response.content)["error"])
     except (KeyError, TypeError, ValueError, AttributeError):
         # Not the server's own words, perhaps those of a proxy before it.
-        kind = "unknown" if response.status_code >= 500 else "invalid"
+        kind = "unknown" if response.status_code >= 500 or response.status_code in (408, 429) else "invalid"
         text = f"{call.method} {call.path}: {response.status_code} {response.text[:200]}"
         raise Refused.of(kind, text) from None
