@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import os
+import threading
 import unittest
 import unittest.mock
 import uuid
@@ -20,7 +21,7 @@ from cairn.ids import Scope, TaskIds, extend, segment
 from cairn.lane import Lane
 from cairn.policy import moment_ms, span_ms
 from cairn.run import Run, Unwind
-from cairn.values import VALUE_BYTES_MAX, Json, decode, encode
+from cairn.values import VALUE_BYTES_MAX, Json, Unreadable, decode, encode
 from cairn.wire import Ack, Live, Op, Step, Work
 
 
@@ -94,6 +95,21 @@ class Values(unittest.TestCase):
             with self.assertRaises(errors.Invalid) as refused:
                 encode(value, "it")
             self.assertIn(words, str(refused.exception))
+
+    def test_what_python_does_not_read_costs_only_itself(self) -> None:
+        """An input nested too deeply, or a number that is too long, ended every worker that it was handed to."""
+        deep = b"[" * 100_000 + b"]" * 100_000
+        for bad in (deep, b'{"a":' * 5000 + deep + b"}" * 5000, b"-" + b"1" * 5000):
+            good, found, more = decode(b'["]\\"[",' + bad + b',{"a":[1]}]')
+            self.assertEqual((good, more), (']"[', {"a": [1]}))
+            while isinstance(found, (list, dict)):
+                found = found[0] if isinstance(found, list) else found["a"]
+            self.assertIsInstance(found, Unreadable)
+            with self.assertRaises(errors.Invalid):
+                encode([found], "it")
+        for broken in (b"[" * 100_000, b"[1", b"[" + b"1" * 5000, b""):
+            with self.assertRaises(ValueError):
+                decode(broken)
 
     def test_the_limit_is_of_the_encoded_bytes(self) -> None:
         encode("x" * (VALUE_BYTES_MAX - 2), "it")
@@ -713,6 +729,26 @@ class Apps(unittest.IsolatedAsyncioTestCase):
             return {**options, "headers": {"trace": name}}
 
         self.assertEqual(self.spawned(app, "x")["headers"], {"trace": "x"})
+
+    async def test_a_worker_that_nobody_answers_gives_up(self) -> None:
+        """It waited for ever, and its heartbeat with it."""
+        threads = threading.active_count()
+        with unittest.mock.patch("cairn.pulse._ATTACH_S", 0.5):
+            with self.assertRaises(errors.Unreachable):
+                await App("http://127.0.0.1:9").worker().run()
+            with self.assertRaises(errors.Unreachable):
+                async with App("http://127.0.0.1:9").worker():
+                    self.fail("nobody has answered")
+        self.assertEqual(threading.active_count(), threads)
+
+    async def test_a_worker_that_is_not_waited_for_leaves_nothing_behind(self) -> None:
+        others = asyncio.all_tasks()
+        entering = asyncio.ensure_future(App("http://127.0.0.1:9").worker().__aenter__())
+        await asyncio.sleep(0.1)
+        entering.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await entering
+        self.assertEqual(asyncio.all_tasks() - others, set())
 
     async def test_a_server_out_of_reach_is_said_so(self) -> None:
         async with App("http://127.0.0.1:9") as app:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import unittest
 import unittest.mock
@@ -16,6 +17,7 @@ from typing import Any
 import cairn
 import cairn.wire
 from cairn import Context, Retry
+from cairn.pulse import Pulse
 
 from support import ServerCase, needs_patience, needs_server
 
@@ -54,6 +56,21 @@ class Spawning(ServerCase):
         self.assertIn(full, str(busy.exception))
         steps = (await self.get(f"/v1/tasks/{handle.id}/steps"))["items"]
         self.assertEqual([step["key"] for step in steps], ["spawn:small", "spawn:small#2"])
+
+    async def test_many_results_are_waited_for_beside_other_calls(self) -> None:
+        """A hundred of them had all connections, and an emit waited for two minutes."""
+
+        @self.app.task()
+        async def wait(ctx: Context, _: None) -> Any:
+            return await ctx.event("go")
+
+        async with self.app.worker(slots=100):
+            spawns: list[Any] = [(wait, None, {}) for _ in range(300)]
+            handles: list[Any] = await self.app.spawn_many(spawns)
+            results = [asyncio.ensure_future(handle.result(timeout=30)) for handle in handles]
+            await asyncio.sleep(1)
+            await asyncio.wait_for(self.app.emit("go", 7), 5)
+            self.assertEqual(await asyncio.gather(*results), [7] * 300)
 
 
 @needs_server
@@ -379,6 +396,26 @@ class Restarts(ServerCase):
         self.server.start()
         await self.clock.advance(0)
         self.assertIn(await handle.status(), ("running", "queued"), "missed for a lease, then another's")
+
+    async def test_a_loop_that_is_closed_ends_the_heartbeat(self) -> None:
+        """It beat on for tasks that nobody ran any more, and so they stayed running."""
+
+        def left() -> None:
+            async def enter() -> None:
+                await cairn.App(self.server.url, queue=self.app.queue).worker(name="left").__aenter__()
+
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda loop, context: None)
+            loop.run_until_complete(enter())
+            loop.close()
+
+        before = set(threading.enumerate())
+        await asyncio.to_thread(left)
+        (beating,) = [each for each in set(threading.enumerate()) - before if isinstance(each, Pulse)]
+        assert beating._session is not None
+        beating.hello_again(beating._session.id)  # rather than wait for its next beat
+        await asyncio.to_thread(beating.join, 10)
+        self.assertFalse(beating.is_alive())
 
     async def test_a_task_that_is_given_back_is_named_until_the_server_knows(self) -> None:
         """It left the heartbeats when its release was sent, so that the server would have counted it as lost."""

@@ -74,7 +74,8 @@ class Worker:
 
     async def run(self) -> None:
         """Works until ``stop()``, SIGTERM or SIGINT; then lets its tasks go on for the time of ``drain`` and gives
-        back what is left, at no cost to it. A second signal gives back at once."""
+        back what is left, at no cost to it. A second signal gives back at once. Raises Unreachable if no server answers
+        for ten seconds from the start; later outages are waited out."""
         with self._os_signals():
             await self._work()
 
@@ -82,8 +83,14 @@ class Worker:
         """Works in the background, from when the server has answered; leaving drains. Signals are left alone."""
         self._background = asyncio.create_task(self._work())
         attaching = asyncio.create_task(self._attached.wait())
-        await asyncio.wait({self._background, attaching}, return_when=asyncio.FIRST_COMPLETED)
-        attaching.cancel()
+        try:
+            await asyncio.wait({self._background, attaching}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # then nobody leaves what was not entered
+            self._background.cancel()
+            await asyncio.wait({self._background})
+            raise
+        finally:
+            attaching.cancel()
         if self._background.done():
             self._background.result()
         return self
@@ -127,9 +134,11 @@ class Worker:
         self._handed_out.clear()
         enough = asyncio.create_task(self._enough.wait())
         deadline = time.monotonic() + self._drain_s
-        while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
-            await asyncio.wait({*self._running, enough}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        enough.cancel()
+        try:
+            while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
+                await asyncio.wait({*self._running, enough}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            enough.cancel()
 
     async def _end(self) -> None:
         for run in self._runs.values():
@@ -243,7 +252,10 @@ class Worker:
         self._app.ahead_ms = max(self._app.ahead_ms or delivery.ahead_ms, delivery.ahead_ms)
         for work in delivery.work:
             self._pulse.hold(work)
-            self._handed_out.append(work)
+            if self._stopping.is_set():  # it was on its way; others need not wait for the end of the draining
+                self._give_back(work)
+            else:
+                self._handed_out.append(work)
         self._on_signals(delivery.signals)
         self._fill()
 
