@@ -338,6 +338,7 @@ async fn work(
     shared.stage(Stage::Ending);
     let runs: Vec<_> = shared.desk().runs.values().cloned().collect();
     runs.iter().for_each(|run| run.end("the worker has stopped"));
+    shared.record_held(runs).await;
     drop(beating);
     if outcome.is_ok() {
         let _ = timeout(END_TIMEOUT, over).await;
@@ -499,6 +500,22 @@ impl Shared {
         // Refused it is not ours any more.
         let _ = self.lane.send(before, op).await;
         self.pulse.let_go(task, fence);
+    }
+
+    /// Of runs that are cut short, records what they kept for their next operation, and gives their tasks back.
+    async fn record_held(self: &Arc<Self>, runs: Vec<Arc<Run>>) {
+        let giving = runs.into_iter().map(|run| (run.held(), run)).filter(|(held, _)| !held.is_empty());
+        let giving = giving.map(|(held, run)| {
+            let shared = self.clone();
+            tokio::spawn(async move { shared.give_back(held, &run.task, &run.fence, None).await })
+        });
+        let given = async {
+            for giving in giving.collect::<Vec<_>>() {
+                let _ = giving.await;
+            }
+        };
+        // What does not arrive is run again, as it may be.
+        let _ = timeout(END_TIMEOUT, given).await;
     }
 
     /// Begins what was handed out, as slots allow.
