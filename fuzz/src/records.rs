@@ -49,6 +49,9 @@ pub(crate) fn keys(input: &[u8]) {
     if let Some((queue, target)) = key::unfinished(input) {
         assert_eq!(key::of_unfinished(&queue, &target).as_deref(), Some(input));
     }
+    if let Some((task, target)) = key::untold(input) {
+        assert_eq!(key::of_untold(task, &target).as_deref(), Some(input));
+    }
     if let (Some(task), Some(step), [tag, ..]) =
         (input.get(1..17).and_then(|id| <[u8; 16]>::try_from(id).ok()), key::step_id(input), input)
     {

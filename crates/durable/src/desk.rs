@@ -11,7 +11,7 @@ use cairn_store::{Batch, Store};
 use crate::call::{Ack, NAME_BYTES_MAX, Op, OpKind, Spawn, Spawned, TAGS_MAX, VALUE_BYTES_MAX, Welcome, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
-use crate::key::{self, Lane, Part};
+use crate::key::{self, Entry, Lane, Part};
 use crate::machine::{Command, Decision};
 use crate::owner::{Due, Live, Owner, Turn};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
@@ -380,7 +380,7 @@ impl<S: Store> Owner<S> {
         }
     }
 
-    /// Hands a session up to `free` tasks, and what it must be told.
+    /// Hands a session up to `free` tasks, and what it must be told. What fails behind the first of them is left to the next call.
     pub(crate) fn hand_out(
         &mut self,
         session: SessionId,
@@ -388,44 +388,62 @@ impl<S: Store> Owner<S> {
         now_ms: Millis,
     ) -> Result<(Vec<Work>, Vec<Signal>)> {
         let mut work = Vec::new();
-        while work.len() < free
-            && let Some(next) = self.claim(session, now_ms)?
-        {
-            work.push(next);
+        while work.len() < free {
+            match self.claim(session, now_ms) {
+                Ok(Some(next)) => work.push(next),
+                Err(e) if work.is_empty() => return Err(e),
+                Ok(None) | Err(_) => break,
+            }
         }
         Ok((work, self.sessions.take_signals(session)))
     }
 
-    /// Hands a session the next task that is ready for it.
+    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed out.
     fn claim(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Work>> {
-        while let Some((_, id)) = self.next_for(session, now_ms)? {
-            let fence = self.next_fence();
-            let before = self.load(id)?;
-            let begun = before.task.was_begun();
-            let mut turn = self.turn(now_ms);
-            turn.tasks.insert(id, before);
-            let decision = self.decide(&mut turn, id, Command::Claim { fence }, now_ms)?;
-            self.commit(turn)?;
-            if decision.task.status.state() != State::Running {
-                // Its own policy has given it up.
-                continue;
+        while let Some((lane, due)) = self.next_for(session, now_ms)? {
+            match self.claim_one(session, &lane, due, now_ms) {
+                Ok(None) => {}
+                Err(e) if e.is_unreadable() => self.pass_over(&lane, due),
+                claimed => return claimed,
             }
-            let Some(live) = self.live.get_mut(&id) else { continue };
-            live.session = Some(session);
-            self.sessions.give(session, id, fence, self.env.now());
-            let stored = &live.stored;
-            let (mut steps, more_steps) =
-                if begun { self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)? } else { (Vec::new(), false) };
-            let attempt = stored.task.run.attempt;
-            steps.retain(|(_, step)| step.replays_in(attempt));
-            let (run, spec) = (stored.task.run.id, stored.spec.clone());
-            return Ok(Some(Work { id, run, attempt, fence, spec, steps, more_steps }));
         }
         Ok(None)
     }
 
-    /// The first task that a session takes and that is due: of the highest priority, then the longest due.
-    fn next_for(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Due>> {
+    /// Hands a session this task, unless its own policy gives it up, or it is not ready at all.
+    fn claim_one(
+        &mut self,
+        session: SessionId,
+        lane: &Lane,
+        (due_ms, id): Due,
+        now_ms: Millis,
+    ) -> Result<Option<Work>> {
+        let before = self.load(id)?;
+        let entry = Entry::Ready { lane: lane.clone(), due_ms, task: id };
+        if !before.entries().contains(&entry) {
+            return self.take_away(entry, now_ms).map(|()| None);
+        }
+        let fence = self.next_fence();
+        // All that is shown is read before anybody has it.
+        let (mut steps, more_steps) = match before.task.was_begun() {
+            true => self.shelf.steps(&before, None, usize::MAX, STEPS_BYTES)?,
+            false => (Vec::new(), false),
+        };
+        let mut turn = self.turn(now_ms);
+        turn.tasks.insert(id, before);
+        self.decide(&mut turn, id, Command::Claim { fence }, now_ms)?;
+        self.commit(turn)?;
+        let Some(live) = self.live.get_mut(&id) else { return Ok(None) };
+        live.session = Some(session);
+        self.sessions.give(session, id, fence, self.env.now());
+        let Stored { task, spec, .. } = &live.stored;
+        let (run, attempt, spec) = (task.run.id, task.run.attempt, spec.clone());
+        steps.retain(|(_, step)| step.replays_in(attempt));
+        Ok(Some(Work { id, run, attempt, fence, spec, steps, more_steps }))
+    }
+
+    /// The first task that a session takes and that is due, and its lane: of the highest priority, then the longest due.
+    fn next_for(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<(Lane, Due)>> {
         let Some(hello) = self.sessions.hello(session) else { return Err(unknown_session()) };
         let takes = |lane: &&Lane| {
             hello.queues.contains(&lane.queue)
@@ -433,15 +451,23 @@ impl<S: Store> Owner<S> {
                 && self.queues.get(&lane.queue).is_some_and(|queue| queue.status == QueueStatus::Active)
         };
         let lanes: Vec<Lane> = self.lanes.keys().filter(takes).cloned().collect();
-        let mut best: Option<(u32, Due)> = None;
+        let (mut best, mut listed) = (None::<(Lane, Due)>, Ok(()));
         for lane in lanes {
-            if let Some(first) = self.first_of(&lane)?.filter(|(due_ms, _)| *due_ms <= now_ms)
-                && best.is_none_or(|best| (lane.rank, first) < best)
-            {
-                best = Some((lane.rank, first));
+            match self.first_of(&lane) {
+                Ok(Some(first)) if first.0 <= now_ms => {
+                    if best.as_ref().is_none_or(|(of, due)| (lane.rank, first) < (of.rank, *due)) {
+                        best = Some((lane, first));
+                    }
+                }
+                Ok(_) => {}
+                // A lane that cannot be listed holds up no other, and is told of when there is nothing else.
+                Err(e) => listed = Err(e),
             }
         }
-        Ok(best.map(|(_, due)| due))
+        match best {
+            Some(best) => Ok(Some(best)),
+            None => listed.map(|()| None),
+        }
     }
 
     /// Carries out one call of a worker.

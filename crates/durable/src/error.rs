@@ -54,6 +54,11 @@ impl Error {
         self.kind
     }
 
+    /// Whether it is about what was read, and not about the store: it concerns nothing else.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Corrupt | ErrorKind::NotFound)
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Invalid, message)
     }
