@@ -245,6 +245,26 @@ pub struct Task {
     /// Why it does not go on.
     #[serde(default)]
     pub waiting: Vec<Reason>,
+    /// Who has it, while it runs. In the answer to `GET /v1/tasks/{id}` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
+}
+
+/// The worker that has a task, and what its beats show of it. Kept in memory: after a restart of the server it is
+/// there again once the worker has made itself heard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Live {
+    /// The name of the worker.
+    pub worker: String,
+    /// The step that its last beat named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The last progress that it has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub progress: Option<Json>,
+    /// How long ago it last spoke of the task, by a beat or an op.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat_ms_ago: Option<u64>,
 }
 
 /// Why a task does not go on.
@@ -503,10 +523,11 @@ pub struct Held {
     pub task: String,
     /// The fence.
     pub fence: String,
-    /// For people.
+    /// For people: the id of the step that it is at. One that is left out is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// For people.
+    /// For people: how far it is, at most 64 KiB. One that is left out stays as it was, so that a beat need carry only
+    /// what is new. In a hello neither is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub progress: Option<Json>,
 }

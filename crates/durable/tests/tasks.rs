@@ -8,10 +8,10 @@ use std::time::Duration;
 use cairn_durable::ErrorKind;
 use cairn_durable::call::{Ack, OpKind, Spawn};
 use cairn_durable::queue::{Queue, QueueStatus};
-use cairn_durable::step::Outcome;
-use cairn_durable::task::{Ending, Failure, State, Status};
+use cairn_durable::step::{Outcome, StepId};
+use cairn_durable::task::{Ending, Failure, Fence, State, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::{BEAT, LEASE};
+use cairn_durable::worker::{BEAT, LEASE, PROGRESS_BYTES_MAX, Sign};
 use common::*;
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -471,6 +471,64 @@ fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
         assert_eq!((again.id, again.attempt, view.task.lost), (lost.id, 1, 0));
         assert_eq!(op(env, &tasks, session, &lost, step("s", "1")).unwrap_err().kind(), ErrorKind::StaleFence);
         op(env, &tasks, session, &arrived, step("s", "1")).unwrap();
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn what_a_worker_shows_of_a_task_is_seen_while_it_has_it() {
+    world(14, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let shown = || {
+            let view = block_on(env, tasks.get(id)).unwrap();
+            view.shown.map(|shown| {
+                let progress = shown.progress.map(|progress| String::from_utf8(progress.into_vec()).unwrap());
+                let step = shown.step.map(|step| step.as_str().to_owned());
+                (shown.worker, step, progress, shown.spoken.map(|ago| ago.as_secs()))
+            })
+        };
+        let says = |step: Option<&str>, progress: Option<&str>, spoken| {
+            Some(("w1".to_owned(), step.map(str::to_owned), progress.map(str::to_owned), spoken))
+        };
+        assert_eq!(shown(), None, "it is queued");
+        let work = take(env, &tasks, session);
+        assert_eq!(shown(), says(None, None, None), "it has not been spoken of");
+        let show = |fence, step: Option<&str>, progress: Option<&str>| {
+            let step = step.map(|step| StepId::new(step).unwrap());
+            let sign = Sign::new(id, fence, step, progress.map(|progress| progress.as_bytes().into()));
+            tasks.show(session, vec![sign.unwrap()]);
+            block_on(env, tasks.beat(session, &[(id, work.fence)])).unwrap();
+        };
+        show(work.fence, Some("charge"), Some("40"));
+        Waiter::new(env).wait(BEAT / 2);
+        assert_eq!(shown(), says(Some("charge"), Some("40"), Some(BEAT.as_secs() / 2)));
+        // A beat without progress leaves it as it was; a step is where the task is now.
+        show(work.fence, None, None);
+        assert_eq!(shown(), says(None, Some("40"), Some(0)));
+        let other = Fence { count: work.fence.count + 1, ..work.fence };
+        show(other, Some("late"), Some("0"));
+        assert_eq!(shown(), says(None, Some("40"), Some(0)));
+        // All that is kept for a session has a bound.
+        let large = "1".repeat(PROGRESS_BYTES_MAX);
+        assert_eq!(Sign::new(id, other, None, Some((large.clone() + "1").into_bytes().into())).unwrap_err().kind(), {
+            ErrorKind::TooLarge
+        });
+        for n in 0..256_u32 {
+            spawn(env, &tasks, Spawn::new("t", b"1"));
+            let more = take(env, &tasks, session);
+            let sign = Sign::new(more.id, more.fence, None, Some(large.as_bytes().into())).unwrap();
+            tasks.show(session, vec![sign]);
+            let kept = block_on(env, tasks.get(more.id)).unwrap().shown.unwrap().progress;
+            assert_eq!(kept.is_some(), n < 255, "{n}");
+        }
+        // It goes with the hand-out.
+        op(env, &tasks, session, &work, OpKind::Release { due_ms: None }).unwrap();
+        assert_eq!(shown(), None);
+        let again = take(env, &tasks, session);
+        assert_eq!((again.id, shown()), (id, says(None, None, None)));
         tasks.close();
         db.close().unwrap();
     });

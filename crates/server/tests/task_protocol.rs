@@ -156,6 +156,35 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn a_running_task_shows_what_its_worker_says_of_it() {
+    let server = Running::new().await;
+    let (session, task, fence) = handed(&server).await;
+    let beat = |held: Value| json!({"session": session, "live": [held]});
+    let live = async || {
+        let mut live = get(&server, &format!("/v1/tasks/{task}")).await["live"].take();
+        (live.as_object_mut().and_then(|live| live.remove("beat_ms_ago")).is_some_and(|ago| ago.is_u64()), live)
+    };
+    assert_eq!(live().await, (false, json!({"worker": "w"})));
+    let held = json!({"task": task, "fence": fence, "step": "charge", "progress": {"percent": 40}});
+    post(&server, "/v1/workers/beat", beat(held)).await;
+    let charging = json!({"worker": "w", "step": "charge", "progress": {"percent": 40}});
+    assert_eq!(live().await, (true, charging));
+    for (held, status, kind) in [
+        (json!({"task": task, "fence": fence, "progress": "x".repeat(65_535)}), 413, "too_large"),
+        (json!({"task": task, "fence": fence, "step": ""}), 400, "invalid"),
+    ] {
+        let answer = send(&server, "POST", "/v1/workers/beat", "", &beat(held).to_string()).await;
+        assert_eq!((answer.status, answer.kind().as_str()), (status, kind));
+    }
+    post(&server, "/v1/workers/beat", beat(json!({"task": task, "fence": fence, "progress": null}))).await;
+    assert_eq!(live().await, (true, json!({"worker": "w", "progress": null})));
+    assert_eq!(get(&server, "/v1/tasks").await["items"][0]["live"], Value::Null, "not in a list");
+    op(&server, &session, json!({"op": "finish", "task": task, "fence": fence, "output": 1})).await;
+    assert_eq!(live().await, (false, Value::Null));
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn spawns_are_all_there_or_none_if_that_is_asked() {
     let server = Running::new().await;
     let spawns = |atomic: bool| {

@@ -9,7 +9,7 @@ use cairn_durable::retry::Retry;
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Cancellation, Failure, Fence};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::SessionId;
+use cairn_durable::worker::{SessionId, Sign};
 
 use crate::Refused;
 use crate::refused::{invalid, not_built};
@@ -21,6 +21,15 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, Refused> {
 /// The hand-outs that a worker says it has.
 pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refused> {
     live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?))).collect()
+}
+
+/// What it shows of these.
+pub(crate) fn signs_of(of: &[(TaskId, Fence)], live: Vec<wire::Held>) -> Result<Vec<Sign>, Refused> {
+    let sign = |(&(task, fence), held): (&(TaskId, Fence), wire::Held)| {
+        let step = held.step.as_deref().map(step_id).transpose()?;
+        Ok(Sign::new(task, fence, step, held.progress.map(json))?)
+    };
+    of.iter().zip(live).map(sign).collect()
 }
 
 fn fence(text: &str) -> Result<Fence, Refused> {

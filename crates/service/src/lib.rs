@@ -25,7 +25,7 @@ use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
 
-use from_wire::{live_of, op_of, session, spawn_of, step_id, task_id};
+use from_wire::{live_of, op_of, session, signs_of, spawn_of, step_id, task_id};
 use refused::invalid;
 pub use refused::{Refused, not_built};
 use to_wire::{
@@ -356,11 +356,16 @@ impl<S: Store, P: Place> Service<S, P> {
         }
     }
 
-    /// Makes a worker heard of.
+    /// Makes a worker heard of, and keeps what it shows of its tasks.
     pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
         let session = session(&request.session)?;
         let live = live_of(&request.live)?;
-        let signals = self.call(move |tasks| tasks.beat(session, &live)).await?;
+        let signs = signs_of(&live, request.live)?;
+        let beat = move |tasks: &Tasks<S>| {
+            tasks.show(session, signs);
+            tasks.beat(session, &live)
+        };
+        let signals = self.call(beat).await?;
         Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
     }
 

@@ -9,7 +9,7 @@ use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::{Outcome, Step, StepId, StepKind};
 use cairn_durable::task::{EndedRun, Ending, Failure, Fence, RunStatus, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::{LEASE, Signal, WorkerInfo};
+use cairn_durable::worker::{LEASE, Shown, Signal, WorkerInfo};
 
 use crate::Refused;
 
@@ -159,6 +159,17 @@ pub(crate) fn task_to(view: &View, now_ms: u64) -> wire::Task {
         started_at_ms: task.first_started_ms,
         ended_at_ms,
         waiting: reasons(view, now_ms),
+        live: view.shown.as_ref().map(live_to),
+    }
+}
+
+fn live_to(shown: &Shown) -> wire::Live {
+    let Shown { worker, step, progress, spoken } = shown;
+    wire::Live {
+        worker: worker.clone(),
+        step: step.as_ref().map(|step| step.as_str().to_owned()),
+        progress: progress.as_deref().map(raw),
+        beat_ms_ago: spoken.map(millis),
     }
 }
 

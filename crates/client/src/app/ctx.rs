@@ -249,7 +249,8 @@ impl Ctx {
         self.show(None).await
     }
 
-    /// Shows `progress` to who looks at the task: at most 64 KiB as JSON, because every beat carries it.
+    /// Shows `progress` to who looks at the task while it runs: at most 64 KiB as JSON. `cairn task show` says a text as it
+    /// is, `{"percent": 40}` and `{"done": 3, "total": 8}` as people say them.
     ///
     /// # Errors
     /// [`AppError::Value`] if it is not JSON; [`AppError::Refused`] of kind `TooLarge`; [`AppError::Over`].

@@ -119,16 +119,27 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
         let step = reason.key.as_ref().map_or_else(String::new, |key| format!("; step {}", plain(key)));
         say("waits", format!("{}{until}{step}", words::waits(task, reason, now_ms)));
     }
-    match (task.status.as_str(), &whole.worker) {
-        ("queued", _) if task.waiting.is_empty() => say("waits", words::why(task, now_ms)),
-        ("running", Some(worker)) => {
-            let silent = when::span(worker.silent_ms);
-            say("worker", format!("{} ({}), heard of {silent} ago", plain(&worker.name), plain(&worker.sdk)));
-        }
-        ("running", None) => say("worker", "none has said hello for it since the server began".to_owned()),
+    match task.status.as_str() {
+        "queued" if task.waiting.is_empty() => say("waits", words::why(task, now_ms)),
+        "running" => say("running", running(whole)),
         _ => {}
     }
     aligned(&rows, &[])
+}
+
+/// On which worker a task runs, how far it is there, and how fresh that is.
+fn running(whole: &Whole) -> String {
+    let Some(live) = &whole.task.live else {
+        return "but no worker has said hello for it since the server began".to_owned();
+    };
+    let sdk = whole.worker.as_ref().map_or_else(String::new, |worker| format!(" ({})", plain(&worker.sdk)));
+    let step = live.step.as_ref().map_or_else(String::new, |step| format!(", at step \"{}\"", plain(step)));
+    let far = live.progress.as_ref().map_or_else(String::new, |far| format!(", {}", words::progress(far.get())));
+    let heard = live.beat_ms_ago.map_or_else(
+        || "; it has not spoken of it yet".to_owned(),
+        |ago_ms| format!("; it spoke of it {} ago", when::span(ago_ms)),
+    );
+    format!("on {}{sdk}{step}{far}{heard}", plain(&live.worker))
 }
 
 /// Something that happened.
@@ -242,6 +253,21 @@ mod tests {
             steps: serde_json::from_str(steps).unwrap(),
             runs: serde_json::from_str(runs).unwrap(),
             worker: None,
+        }
+    }
+
+    #[test]
+    fn a_running_task_says_where_and_how_far() {
+        for (live, words) in [
+            ("", "but no worker has said hello for it since the server began"),
+            (r#", "live": {"worker": "w1"}"#, "on w1; it has not spoken of it yet"),
+            (
+                r#", "live": {"worker": "w\u001b1", "step": "charge", "progress": {"percent": 40}, "beat_ms_ago": 3290}"#,
+                "on w\\u{1b}1, at step \"charge\", 40 %; it spoke of it 3.2 s ago",
+            ),
+        ] {
+            let whole = whole(&format!(r#""status": "running", "attempt": 1, "lost": 0{live}"#), "[]", "[]");
+            assert_eq!(running(&whole), words);
         }
     }
 
