@@ -231,6 +231,9 @@ pub struct Task {
     /// The task that spawned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The version of the code that runs it, or ran it last, if its worker said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// When it was spawned.
     pub created_at_ms: u64,
     /// When it is ready, if it is queued.
@@ -510,7 +513,7 @@ pub struct Hello {
 pub struct Offer {
     /// Its name.
     pub name: String,
-    /// Not looked at yet.
+    /// The version of its code, 1 to 128 bytes. It is recorded in each task that is handed out; nothing is chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -586,6 +589,9 @@ pub struct Work {
     pub fence: String,
     /// Its name.
     pub name: String,
+    /// The version that the worker said of its code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Its queue.
     pub queue: String,
     /// What it is called with.

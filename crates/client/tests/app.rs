@@ -976,6 +976,21 @@ async fn what_does_not_fit_is_told(world: World) {
     worker.stop().await.unwrap();
 }
 
+async fn a_task_knows_the_version_of_its_code(world: World) {
+    let version = async |ctx: Ctx, (): ()| Ok(ctx.version().map(str::to_owned));
+    world.app.task("none", version).unwrap();
+    world.app.task_with("two", Options::new().version("2"), version).unwrap();
+    let worker = world.app.worker().start().await.unwrap();
+    for (name, version) in [("none", None), ("two", Some("2"))] {
+        let handle = world.app.spawn(name, &()).send().await.unwrap();
+        assert_eq!(result(&handle).await, json!(version), "as the task sees it");
+        assert_eq!(handle.info().await.unwrap().version.as_deref(), version, "as it is shown");
+    }
+    worker.stop().await.unwrap();
+    world.app.task_with("long", Options::new().version("x".repeat(129)), version).unwrap();
+    assert_eq!(world.app.worker().start().await.unwrap_err().kind(), Some(ErrorKind::Invalid));
+}
+
 async fn a_running_task_shows_where_it_is(world: World) {
     let (shown, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let in_task = (shown.clone(), go_on.clone());
@@ -1064,6 +1079,7 @@ in_both_worlds! {
     a_failure_of_any_size_is_told
     what_does_not_fit_is_told
     a_running_task_shows_where_it_is
+    a_task_knows_the_version_of_its_code
     the_quickstart_runs
 }
 

@@ -19,7 +19,7 @@ use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
 use crate::task::{Ending, Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
-use crate::worker::{Hello, SessionId, Signal};
+use crate::worker::{Hello, SessionId, Signal, VERSION_BYTES_MAX};
 
 /// The id of a task may be so far ahead of the clock.
 const AHEAD_MS_MAX: Millis = 86_400_000;
@@ -78,6 +78,18 @@ fn check_spawn(spawn: &Spawn, now_ms: Millis) -> Result<()> {
         return Err(Error::invalid(format!("the id {id} was made more than a day from now; look at the clock")));
     }
     Ok(())
+}
+
+/// What a worker says of itself is kept with every run of its tasks.
+fn check_hello(hello: &Hello) -> Result<()> {
+    for (what, text) in [("the worker's name", &hello.name), ("sdk", &hello.sdk)] {
+        if !text.is_empty() {
+            check_name(what, text, NAME_BYTES_MAX)?;
+        }
+    }
+    hello.tasks.iter().try_for_each(|name| check_name("the task's name", name, NAME_BYTES_MAX))?;
+    let check = |version: &String| check_name("the version of a task", version, VERSION_BYTES_MAX);
+    hello.versions.values().try_for_each(check)
 }
 
 fn check_outcome(outcome: &Outcome) -> Result<()> {
@@ -190,6 +202,7 @@ impl<S: Store> Owner<S> {
             steps: 0,
             first_started_ms: None,
             handed_back: None,
+            version: None,
         };
         let bucket = self.shelf.bucket_for(id, retention_days, now_ms);
         let stored = Stored { id, bucket, spec: Arc::new(spec), task, waits: Vec::new() };
@@ -262,6 +275,7 @@ impl<S: Store> Owner<S> {
 
     /// Begins a session of a worker, which says what it holds.
     pub(crate) fn hello(&mut self, hello: Hello, live: &[(TaskId, Fence)], now: Duration) -> Result<Welcome> {
+        check_hello(&hello)?;
         if let Some(queue) = hello.queues.iter().find(|queue| !self.queues.contains_key(*queue)) {
             self.queue(queue)?;
         }
@@ -402,9 +416,11 @@ impl<S: Store> Owner<S> {
             let fence = self.next_fence();
             let before = self.load(id)?;
             let begun = before.task.was_begun();
+            let versions = self.sessions.hello(session).map(|hello| &hello.versions);
+            let version = versions.and_then(|versions| versions.get(&before.spec.name)).cloned();
             let mut turn = self.turn(now_ms);
             turn.tasks.insert(id, before);
-            let decision = self.decide(&mut turn, id, Command::Claim { fence }, now_ms)?;
+            let decision = self.decide(&mut turn, id, Command::Claim { fence, version }, now_ms)?;
             self.commit(turn)?;
             if decision.task.status.state() != State::Running {
                 // Its own policy has given it up.
@@ -418,8 +434,8 @@ impl<S: Store> Owner<S> {
                 if begun { self.shelf.steps(stored, None, usize::MAX, STEPS_BYTES)? } else { (Vec::new(), false) };
             let attempt = stored.task.run.attempt;
             steps.retain(|(_, step)| step.replays_in(attempt));
-            let (run, spec) = (stored.task.run.id, stored.spec.clone());
-            return Ok(Some(Work { id, run, attempt, fence, spec, steps, more_steps }));
+            let (run, version, spec) = (stored.task.run.id, stored.task.version.clone(), stored.spec.clone());
+            return Ok(Some(Work { id, run, attempt, fence, version, spec, steps, more_steps }));
         }
         Ok(None)
     }

@@ -28,6 +28,10 @@ pub const PROGRESS_BYTES_MAX: usize = 64 << 10;
 /// That of all tasks of one session. Beyond it no more is kept.
 const SESSION_PROGRESS_BYTES_MAX: usize = 16 << 20;
 
+/// The version of the code of a task has at most so many bytes: enough for the hash of a commit, a name and a date. Every
+/// row of the task has it.
+pub const VERSION_BYTES_MAX: usize = 128;
+
 /// A session of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub u128);
@@ -41,6 +45,8 @@ pub struct Hello {
     pub sdk: String,
     /// The names of the tasks that it knows.
     pub tasks: BTreeSet<String>,
+    /// The versions of their code, of those that have one. Recorded in each task that is handed out; nothing is chosen by it.
+    pub versions: BTreeMap<String, String>,
     /// The queues that it takes them from.
     pub queues: BTreeSet<String>,
     /// How many it takes at once.

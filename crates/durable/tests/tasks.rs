@@ -11,7 +11,7 @@ use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Ending, Failure, Fence, State, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::{BEAT, LEASE, PROGRESS_BYTES_MAX, Sign};
+use cairn_durable::worker::{BEAT, Hello, LEASE, PROGRESS_BYTES_MAX, Sign, VERSION_BYTES_MAX};
 use common::*;
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -474,6 +474,37 @@ fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
         tasks.close();
         db.close().unwrap();
     });
+}
+
+#[test]
+fn a_task_says_which_version_of_its_code_had_it() {
+    let (disk, id) = world(15, |env, disk| {
+        let (_db, tasks) = open(env);
+        let versions = [("t".to_owned(), "2.1".to_owned())].into();
+        let offer =
+            |versions| Hello { tasks: names(&["t"]), queues: names(&["default"]), versions, ..Hello::default() };
+        let session = block_on(env, tasks.hello(offer(versions), &[])).unwrap().session;
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        assert_eq!(block_on(env, tasks.get(id)).unwrap().task.version, None);
+        let work = take(env, &tasks, session);
+        assert_eq!(work.version.as_deref(), Some("2.1"));
+        op(env, &tasks, session, &work, OpKind::Finish(b"1".as_slice().into())).unwrap();
+        for wrong in [String::new(), "x".repeat(VERSION_BYTES_MAX + 1)] {
+            let refused = block_on(env, tasks.hello(offer([("t".to_owned(), wrong)].into()), &[])).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        }
+        let image = disk.crash(cairn_env::CrashPolicy::DropAll);
+        tasks.close();
+        (image, id)
+    });
+    let env = cairn::Env::simulated(15, disk);
+    let run = env.run(|| {
+        let (db, tasks) = open(&env);
+        assert_eq!(block_on(&env, tasks.get(id)).unwrap().task.version.as_deref(), Some("2.1"));
+        tasks.close();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
 }
 
 #[test]

@@ -156,6 +156,25 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn a_task_has_the_version_that_its_worker_said() {
+    let server = Running::new().await;
+    let task = post(&server, "/v1/tasks", json!({"tasks": [{"name": "t", "input": 1}]})).await["results"][0].take();
+    let of_task = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+    let hello = |version: &str| {
+        let offer = json!({"name": "t", "version": version});
+        json!({"name": "w", "sdk": "test", "tasks": [offer], "queues": ["default"], "slots": 9})
+    };
+    let long = send(&server, "POST", "/v1/workers/hello", "", &hello(&"x".repeat(129)).to_string()).await;
+    assert_eq!((long.status, long.kind().as_str()), (400, "invalid"), "{}", long.text());
+    let session = post(&server, "/v1/workers/hello", hello("2.1")).await["session"].take();
+    assert_eq!(get(&server, &of_task).await["version"], Value::Null);
+    let polled = post(&server, "/v1/workers/poll", json!({"session": session, "free": 1, "wait_ms": 1_000})).await;
+    assert_eq!(polled["work"][0]["version"], "2.1");
+    assert_eq!(get(&server, &of_task).await["version"], "2.1");
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn a_running_task_shows_what_its_worker_says_of_it() {
     let server = Running::new().await;
     let (session, task, fence) = handed(&server).await;

@@ -306,10 +306,13 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Begins a session of a worker.
     pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
         let live = live_of(&request.live)?;
+        let offers = || request.tasks.iter();
+        let version = |offer: &wire::Offer| Some((offer.name.clone(), offer.version.clone()?));
         let hello = Hello {
             name: request.name,
             sdk: request.sdk,
-            tasks: request.tasks.into_iter().map(|offer| offer.name).collect(),
+            tasks: offers().map(|offer| offer.name.clone()).collect(),
+            versions: offers().filter_map(version).collect(),
             queues: request.queues.into_iter().collect(),
             slots: request.slots,
         };

@@ -71,6 +71,11 @@ impl Ctx {
         self.run.attempt
     }
 
+    /// The version that its code was registered with ([`Options::version`](crate::Options::version)).
+    pub fn version(&self) -> Option<&str> {
+        self.run.worker.tasks.get(&self.run.name)?.defaults.get_version()
+    }
+
     /// What its spawn sent along for hooks.
     pub fn headers(&self) -> &Map<String, Value> {
         &self.run.headers

@@ -15,6 +15,7 @@ use cairn_api::tasks::{Beat, Bye, Held, Hello, Json, Offer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Registered;
 use super::error::{AppError, Result};
 use super::policy::Backoff;
 use super::worker::Shared;
@@ -224,11 +225,15 @@ async fn beat(worker: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
+fn offer((name, task): (&String, &Arc<Registered>)) -> Offer {
+    Offer { name: name.clone(), version: task.defaults.get_version().map(str::to_owned) }
+}
+
 fn hello(worker: &Shared) -> Hello {
     Hello {
         name: worker.name.clone(),
         sdk: SDK.to_owned(),
-        tasks: worker.tasks.keys().map(|name| Offer { name: name.clone(), version: None }).collect(),
+        tasks: worker.tasks.iter().map(offer).collect(),
         queues: worker.queues.clone(),
         slots: u32::try_from(worker.slots).unwrap_or(u32::MAX),
         live: worker.pulse.held(),

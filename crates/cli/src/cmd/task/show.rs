@@ -93,6 +93,7 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
     let mut say = |what: &str, text: String| rows.push(vec![what.to_owned(), text]);
     say("task", task.id.clone());
     say("name", format!("{} in queue {}", plain(&task.name), plain(&task.queue)));
+    task.version.iter().for_each(|version| say("version", plain(version)));
     let lost = match task.lost {
         0 => String::new(),
         lost => format!("; {} lost to vanished workers", crate::text::counted(u64::from(lost), "run", "runs")),
@@ -275,6 +276,7 @@ mod tests {
     fn a_waiting_task_is_drawn_from_its_spawn_until_now() {
         let whole = whole(
             r#""status": "waiting", "attempt": 2, "lost": 1, "started_at_ms": 1763842500005, "tags": {"customer": "17"},
+               "version": "2\u001b",
                "waiting": [{"kind": "event", "key": "packed", "name": "packed:1", "until_ms": 1763846100000}]"#,
             r#"[{"key": "charge", "seq": 1, "kind": "step", "status": "done", "outcome": "value", "value": 17, "attempt": 1, "at_ms": 1763842501000},
                 {"key": "nap", "seq": 2, "kind": "timer", "status": "done", "outcome": "value", "value": null, "attempt": 2, "at_ms": 1763842561000},
@@ -283,13 +285,14 @@ mod tests {
                  "failure": {"kind": "Oops", "message": "it broke"}}]"#,
         );
         let expected = "\
-task    T
-name    order in queue default
-status  waiting, attempt 2 of 5; 1 run lost to vanished workers
-made    2025-11-22T20:15:00Z, 2 m ago
-tag     customer=17
-input   {\"n\": 1}
-waits   for the event packed:1; it gives up in 58 m (2025-11-22T21:15:00Z); step packed
+task     T
+name     order in queue default
+version  2\\u{1b}
+status   waiting, attempt 2 of 5; 1 run lost to vanished workers
+made     2025-11-22T20:15:00Z, 2 m ago
+tag      customer=17
+input    {\"n\": 1}
+waits    for the event packed:1; it gives up in 58 m (2025-11-22T21:15:00Z); step packed
 
      AT    AFTER                            WHAT   NAME    TRY  OUTCOME
    0 ms    +0 ms  #.......................  task                spawned
