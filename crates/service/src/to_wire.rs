@@ -229,15 +229,14 @@ pub(crate) fn worker_to(info: WorkerInfo) -> wire::Worker {
     }
 }
 
-pub(crate) fn ack_to(ack: cairn_durable::Result<Ack>) -> wire::Ack {
+pub(crate) fn ack_to(ack: Ack) -> wire::Ack {
     match ack {
-        Ok(Ack::Done) => wire::Ack { ok: true, ..Default::default() },
-        Ok(Ack::Spawned(Spawned { id, created, .. })) => {
+        Ack::Done => wire::Ack { ok: true, ..Default::default() },
+        Ack::Spawned(Spawned { id, created, .. }) => {
             wire::Ack { ok: true, id: Some(id.to_string()), created: Some(created), ..Default::default() }
         }
-        Ok(Ack::Emitted { created }) => wire::Ack { ok: true, created: Some(created), ..Default::default() },
-        Ok(Ack::Suspended(resumed)) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
-        Err(e) => refused_to(e.into()),
+        Ack::Emitted { created } => wire::Ack { ok: true, created: Some(created), ..Default::default() },
+        Ack::Suspended(resumed) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
     }
 }
 
