@@ -1049,6 +1049,58 @@ async fn what_does_not_fit_is_told(world: World) {
     worker.stop().await.unwrap();
 }
 
+async fn a_task_knows_the_version_of_its_code(world: World) {
+    let version = async |ctx: Ctx, (): ()| Ok(ctx.version().map(str::to_owned));
+    world.app.task("none", version).unwrap();
+    world.app.task_with("two", Options::new().version("2"), version).unwrap();
+    let worker = world.app.worker().start().await.unwrap();
+    for (name, version) in [("none", None), ("two", Some("2"))] {
+        let handle = world.app.spawn(name, &()).send().await.unwrap();
+        assert_eq!(result(&handle).await, json!(version), "as the task sees it");
+        assert_eq!(handle.info().await.unwrap().version.as_deref(), version, "as it is shown");
+    }
+    worker.stop().await.unwrap();
+    world.app.task_with("long", Options::new().version("x".repeat(129)), version).unwrap();
+    assert_eq!(world.app.worker().start().await.unwrap_err().kind(), Some(ErrorKind::Invalid));
+}
+
+async fn a_running_task_shows_where_it_is(world: World) {
+    let (shown, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let in_task = (shown.clone(), go_on.clone());
+    let code = move |ctx: Ctx, (): ()| {
+        let (shown, go_on) = in_task.clone();
+        async move {
+            let inner = ctx.clone();
+            ctx.step("charge", async || {
+                inner.progress(&json!({"percent": 40})).await?;
+                shown.notify_one();
+                go_on.notified().await;
+                Ok(())
+            })
+            .await?;
+            Ok(())
+        }
+    };
+    let worker = world.worker(code).await;
+    let handle = world.spawn(()).await;
+    shown.notified().await;
+    let live = async {
+        loop {
+            match handle.info().await.unwrap().live {
+                Some(live) if live.progress.is_some() && live.step.is_some() => return live,
+                _ => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let live = timeout(PATIENCE, live).await.expect("it is shown");
+    assert_eq!((live.step.as_deref(), live.progress.unwrap().get()), (Some("charge"), r#"{"percent":40}"#));
+    assert!(live.worker.starts_with("worker-") && live.beat_ms_ago.is_some(), "{}", live.worker);
+    go_on.notify_one();
+    assert_eq!(result(&handle).await, Value::Null);
+    assert!(handle.info().await.unwrap().live.is_none());
+    worker.stop().await.unwrap();
+}
+
 macro_rules! in_both_worlds {
     ($($scenario:ident)*) => {
         mod embedded {
@@ -1101,6 +1153,8 @@ in_both_worlds! {
     a_panic_anywhere_is_a_failed_attempt
     a_failure_of_any_size_is_told
     what_does_not_fit_is_told
+    a_running_task_shows_where_it_is
+    a_task_knows_the_version_of_its_code
     the_quickstart_runs
 }
 

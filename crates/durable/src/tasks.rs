@@ -30,10 +30,10 @@ use crate::queue::{Event, Queue};
 use crate::retention::Going;
 use crate::shelf::Stored;
 use crate::step::{Step, StepId};
-use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
+use crate::task::{EndedRun, Fence, Json, Spec, State, Status, Task};
 use crate::trust::Trusted;
 use crate::wait::Wait;
-use crate::worker::{BEAT, Hello, LEASE, SessionId, Signal, WorkerInfo};
+use crate::worker::{BEAT, Hello, LEASE, SessionId, Shown, Sign, Signal, WorkerInfo};
 
 /// Timers are looked at so often at least, since the wall clock may be set.
 const TICK: Duration = Duration::from_secs(1);
@@ -130,6 +130,8 @@ pub struct View {
     pub no_worker: bool,
     /// Its queue is paused.
     pub paused: bool,
+    /// Who has it and what was shown of it, if it runs and [`Tasks::get`] has made this view.
+    pub shown: Option<Shown>,
 }
 
 impl<S: Store> Tasks<S> {
@@ -261,9 +263,14 @@ impl<S: Store> Tasks<S> {
 
     /// A task.
     pub fn get(&self, id: TaskId) -> Answer<S, View> {
+        let now = self.shared.env.now();
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.view(stored)
+            let mut view = owner.view(stored)?;
+            if let Status::Running { fence } = view.task.status {
+                view.shown = owner.sessions.shown(id, fence, now);
+            }
+            Ok(view)
         })
     }
 
@@ -370,6 +377,12 @@ impl<S: Store> Tasks<S> {
             owner.hear_of(session, live, now, now_ms)?;
             Ok(owner.signals(session, live))
         })
+    }
+
+    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out is
+    /// over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
+    pub fn show(&self, session: SessionId, signs: Vec<Sign>) {
+        self.shared.owner.lock().sessions.show(session, signs);
     }
 
     /// Ends a session. What it held goes back, at no cost.
@@ -664,7 +677,7 @@ impl<S: Store> Owner<S> {
         let no_worker = queued && !self.sessions.offers(&stored.spec.queue, &stored.spec.name);
         let paused = !self.is_active(&stored.spec.queue);
         let Stored { id, spec, task, waits, .. } = stored;
-        Ok(View { id, spec, task, waits, output, no_worker, paused })
+        Ok(View { id, spec, task, waits, output, no_worker, paused, shown: None })
     }
 }
 
