@@ -590,13 +590,12 @@ impl<S: Store> Shared<S> {
     /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, and wakes workers
     /// for what has become due.
     fn run(&self) {
-        let orphans_until = self.env.now() + LEASE;
-        let (mut orphans, mut not_yet) = (true, false);
         // What is being done in parts, and what of that has failed.
         let (mut errand, mut aside) = (None, VecDeque::new());
         let mut turned = self.env.now();
         let mut trusted = Trusted::new(turned, self.env.unix_time_ms());
         let mut owner = self.owner.lock();
+        owner.sessions.expect_orphans(turned + LEASE);
         while !self.closing.load(Ordering::Acquire) {
             let gone = self.forget_dropped(&mut owner);
             let (now, wall_ms, ahead_ms) =
@@ -606,8 +605,7 @@ impl<S: Store> Shared<S> {
             // While this stood still, nobody could be heard.
             owner.sessions.forgive(now.saturating_sub(turned).saturating_sub(BEAT), now);
             turned = now;
-            let of_a_killed_server = if now >= orphans_until { &mut orphans } else { &mut not_yet };
-            let passed = owner.pass_time(now, now_ms, ends_now_ms, of_a_killed_server);
+            let passed = owner.pass_time(now, now_ms, ends_now_ms);
             if errand.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
                 errand = aside.pop_front().map(|(_, errand)| errand);
             }
@@ -647,11 +645,13 @@ impl<S: Store> Shared<S> {
 impl<S: Store> Owner<S> {
     /// What time alone brings about; what has its end, by the time `ends_now_ms`. Says whether there is more of it at once. What
     /// fails keeps nothing else from being done.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis, orphans: &mut bool) -> Result<bool> {
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Result<bool> {
         let mut lost = Ok(());
-        if *orphans && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
+        if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
             lost = self.lose_orphans(now_ms);
-            *orphans = lost.is_err();
+            if lost.is_err() {
+                self.sessions.expect_orphans(now);
+            }
         }
         if !cairn_env::mutant("silent-worker-kept") {
             lost = lost.and(self.lose_silent(now, now_ms));
@@ -659,7 +659,9 @@ impl<S: Store> Owner<S> {
         let lived = self.live.len();
         let again = self.try_again(now, now_ms);
         // What could not be read until now has no worker any more.
-        *orphans |= self.live.len() > lived;
+        if self.live.len() > lived {
+            self.sessions.expect_orphans(now);
+        }
         let told = self.tell_more(now_ms);
         let next = self.tick(now_ms, TICKS_AT_ONCE);
         let expired = self.expire(ends_now_ms, TICKS_AT_ONCE);
@@ -702,7 +704,7 @@ mod tests {
             let cancellation = Cancellation { max_delay_ms: Some(1_000), max_duration_ms: None };
             let spawned = owner.spawn(&[Spawn { cancellation, ..Spawn::new("t", b"1") }], begun_ms).remove(0).unwrap();
             let after = |owner: &mut Owner<cairn::Db>, ends_now_ms: Millis| {
-                owner.pass_time(env.now(), jumped_ms, ends_now_ms, &mut false).unwrap();
+                owner.pass_time(env.now(), jumped_ms, ends_now_ms).unwrap();
                 let state = owner.load(spawned.id).unwrap().task.status.state();
                 (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, ends_now_ms) > 0)
             };

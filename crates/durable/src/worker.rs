@@ -135,6 +135,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
+    /// Until then the workers of an earlier life of the store may come back for what they hold.
+    orphans_until: Option<Duration>,
 }
 
 /// A worker, for people.
@@ -284,9 +286,20 @@ impl Sessions {
         self.sessions.get_mut(&id)?.parked.take_if(|parked| parked.will_wake(waker))
     }
 
+    /// There are tasks in the hands of workers that have not said hello: they have until then, or longer if they had.
+    pub(crate) fn expect_orphans(&mut self, until: Duration) {
+        self.orphans_until = self.orphans_until.max(Some(until));
+    }
+
+    /// Whether what nobody has come back for is lost now. True once.
+    pub(crate) fn orphans_are_lost(&mut self, now: Duration) -> bool {
+        self.orphans_until.take_if(|until| *until <= now).is_some()
+    }
+
     /// Counts no silence during which nobody was listened to.
     pub(crate) fn forgive(&mut self, gap: Duration, now: Duration) {
         if gap > Duration::ZERO {
+            self.orphans_until = self.orphans_until.map(|until| until + gap);
             for session in self.sessions.values_mut() {
                 session.heard = (session.heard + gap).min(now).max(session.heard);
             }
@@ -323,5 +336,25 @@ impl Sessions {
             silent: now.saturating_sub(session.heard),
         };
         self.sessions.values().map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_could_not_be_heard_was_not_silent() {
+        let mut sessions = Sessions::default();
+        sessions.begin(SessionId(1), Hello::default(), Duration::ZERO);
+        sessions.expect_orphans(LEASE);
+        // Nobody was listened to for a minute.
+        let minute = Duration::from_secs(60);
+        sessions.forgive(minute - BEAT, minute);
+        assert_eq!(sessions.silent(minute), []);
+        assert!(!sessions.orphans_are_lost(minute), "they have had no time to say hello");
+        let later = LEASE + minute;
+        assert_eq!(sessions.silent(later), [SessionId(1)]);
+        assert!(sessions.orphans_are_lost(later) && !sessions.orphans_are_lost(later));
     }
 }
