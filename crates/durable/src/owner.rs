@@ -184,18 +184,23 @@ impl<S: Store> Owner<S> {
             Ok(ControlFlow::Continue(()))
         })?;
         for id in ids {
-            let mut stored = self.shelf.load(id)?.ok_or_else(|| not_kept(id))?;
+            // One that cannot be read is nobody's; calls about it tell of it.
+            let Some(mut stored) = readable(self.shelf.load(id))?.flatten() else { continue };
             // The row of a running task does not count its steps.
             if !cairn_env::mutant("steps-not-counted-at-open") {
-                stored.task.steps = stored.task.steps.max(self.shelf.last_seq(&stored)?);
+                let last_seq = readable(self.shelf.last_seq(&stored))?.unwrap_or_default();
+                stored.task.steps = stored.task.steps.max(last_seq);
             }
             self.live.insert(id, Live { stored, session: None });
         }
         Ok(())
     }
 
-    /// Counts the queued tasks of a queue that limits them; costs a look at each of them.
+    /// Counts the queued tasks of a queue that limits them from now on; costs a look at each of them.
     pub(crate) fn count_queued(&mut self, queue: &str) -> Result<()> {
+        if self.queued.contains_key(queue) {
+            return Ok(());
+        }
         let mut count = 0;
         self.shelf.visit(&self.shelf.index, &key::lanes_of(queue), &[], |_, _| {
             count += 1;
@@ -391,12 +396,12 @@ impl<S: Store> Owner<S> {
             Target::Timer(_) => Ok(None),
             Target::Event(name) => Ok(self.event(queue, name)?.map(|event| Outcome::Value(event.payload))),
             Target::Task(id) => {
-                let stored = self.load(*id)?;
-                if !stored.task.status.state().has_ended() {
+                let (bucket, task) = self.shelf.task(*id)?.ok_or_else(|| not_kept(*id))?;
+                if !task.status.state().has_ended() {
                     return Ok(None);
                 }
-                let output = self.shelf.output(&stored)?;
-                Ok(Some(outcome_of(&stored.task.status, output.as_deref())))
+                let output = self.shelf.output(bucket, *id)?;
+                Ok(Some(outcome_of(&task.status, output.as_deref())))
             }
         }
     }
@@ -501,6 +506,16 @@ impl<S: Store> Owner<S> {
             lanes.remove(lane);
         }
         Ok(first)
+    }
+
+    /// Leaves out of a lane, until the next start, a task that cannot be handed out: it keeps no other waiting.
+    pub(crate) fn set_aside(&mut self, lane: &Lane, entry: Due) {
+        if let Some(window) = self.lanes.get_mut(lane) {
+            window.remove(entry);
+            if window.is_empty() {
+                self.lanes.remove(lane);
+            }
+        }
     }
 
     /// The first timer.
@@ -642,6 +657,14 @@ fn fill<S: Store>(shelf: &Shelf<S>, window: &mut Window<Due>, prefix: &[u8]) -> 
 pub(crate) fn parse(key: &[u8]) -> Result<Entry> {
     Entry::parse(key)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("an index of the tasks holds what is none: {key:02x?}")))
+}
+
+/// What was read, if it is not damaged.
+fn readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 fn not_kept(id: TaskId) -> Error {
