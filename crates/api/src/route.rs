@@ -18,7 +18,7 @@ pub enum Route {
     /// `GET /v1/tasks/{id}/steps?after&limit`.
     Steps(String, Paging),
     /// `GET /v1/tasks/{id}/runs`.
-    Runs(String),
+    Runs(String, Paging),
     /// `POST /v1/tasks/{id}/cancel`.
     Cancel(String),
     /// `POST /v1/tasks/{id}/retry`.
@@ -146,7 +146,7 @@ impl Route {
             ["tasks", id] => Route::Task(name(id)?),
             ["tasks", id, "result"] => Route::Result(name(id)?, parameters.number("wait_ms")?.unwrap_or(0)),
             ["tasks", id, "steps"] => Route::Steps(name(id)?, parameters.paging()?),
-            ["tasks", id, "runs"] => Route::Runs(name(id)?),
+            ["tasks", id, "runs"] => Route::Runs(name(id)?, parameters.paging()?),
             ["tasks", id, "cancel"] => Route::Cancel(name(id)?),
             ["tasks", id, "retry"] => Route::Retry(name(id)?),
             ["tasks", _, "watch"] => Route::NotBuilt("server-sent events"),

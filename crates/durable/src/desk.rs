@@ -102,8 +102,7 @@ fn check_outcome(outcome: &Outcome) -> Result<()> {
 }
 
 fn check_failure(failure: &crate::task::Failure) -> Result<()> {
-    let detail = failure.detail.as_deref().unwrap_or_default();
-    let bytes = failure.kind.len() + failure.message.len() + detail.len();
+    let bytes = failure.bytes();
     if bytes > VALUE_BYTES_MAX {
         let text = format!("the failure has {bytes} bytes; at most {VALUE_BYTES_MAX} are allowed");
         return Err(Error::new(ErrorKind::TooLarge, text));

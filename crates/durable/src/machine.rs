@@ -450,8 +450,9 @@ impl Turn<'_> {
                 self.decision.resumed.push((wait.id.clone(), step));
             }
         }
+        let before: BTreeSet<StepId> = self.decision.waits.iter().map(|wait| wait.id.clone()).collect();
         for (wait, come) in waits.iter().zip(come) {
-            if !won.takes(wait) && self.open(wait, come)? {
+            if !won.takes(wait) && self.open(wait, come, &before)? {
                 won.by(wait);
             }
         }
@@ -467,9 +468,11 @@ impl Turn<'_> {
         Ok(self.decision)
     }
 
-    /// Opens one wait of a suspension, and records what has come of it already; says whether something has.
-    fn open(&mut self, wait: &Wait, come: Option<Outcome>) -> Result<bool, Refusal> {
-        let at = match self.decision.waits.iter().position(|open| open.id == wait.id) {
+    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether something
+    /// has.
+    fn open(&mut self, wait: &Wait, come: Option<Outcome>, before: &BTreeSet<StepId>) -> Result<bool, Refusal> {
+        let open = |waits: &[Wait]| waits.iter().position(|open| open.id == wait.id);
+        let at = match before.get(&wait.id).and_then(|_| open(&self.decision.waits)) {
             Some(at) if self.decision.waits[at].target.kind() != wait.target.kind() => {
                 return Err(Refusal::Conflict("another kind of wait is open under this step id"));
             }

@@ -305,15 +305,27 @@ impl<S: Store> Shelf<S> {
         Ok(steps.iter().map(|(_, step)| step.seq).max().unwrap_or(0))
     }
 
-    /// The runs of a task that have ended, in order.
-    pub(crate) fn runs(&self, stored: &Stored) -> Result<Vec<EndedRun>> {
+    /// The runs of a task that have ended, in order, behind the `after`th, as long as they have `bytes_max` bytes together
+    /// (one at least), and whether there are more.
+    pub(crate) fn runs(
+        &self,
+        stored: &Stored,
+        after: u32,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<EndedRun>, bool)> {
         let space = self.bucket(stored.bucket)?;
-        let mut runs = Vec::new();
-        self.visit(space, &key::runs_of(stored.id), &[], |_, row| {
+        let (mut runs, mut bytes, mut more) = (Vec::new(), 0, false);
+        self.visit(space, &key::runs_of(stored.id), &key::of_run(stored.id, after), |_, row| {
+            bytes += row.len();
+            if !runs.is_empty() && (runs.len() >= count_max || bytes > bytes_max) {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
             runs.push(EndedRun::decode(row).map_err(|e| damaged("run", stored.id, &e))?);
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(runs)
+        Ok((runs, more))
     }
 
     /// What a task returned.

@@ -239,6 +239,13 @@ pub struct Failure {
     pub retryable: bool,
 }
 
+impl Failure {
+    /// How large it is, about.
+    pub fn bytes(&self) -> usize {
+        self.kind.len() + self.message.len() + self.detail.as_deref().map_or(0, <[u8]>::len)
+    }
+}
+
 /// A run that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedRun {

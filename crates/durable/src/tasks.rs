@@ -23,6 +23,7 @@ use crate::call::{Ack, Op, OpKind, Spawn, Spawned, Told, Welcome, Work};
 use crate::desk::{Handed, unknown_session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, TaskId};
+use crate::list::Page;
 use crate::machine::Command;
 use crate::owner::Owner;
 use crate::queue::{Event, Queue};
@@ -36,6 +37,8 @@ use crate::worker::{BEAT, Hello, LEASE, SessionId, Signal, WorkerInfo};
 const TICK: Duration = Duration::from_secs(1);
 /// A bucket that could not be dropped is tried again after so long.
 const ASIDE: Duration = Duration::from_secs(60);
+/// A page of steps or runs has so many bytes, or one entry.
+const PAGE_BYTES: usize = 1 << 20;
 /// Once the answer to the calls of a worker has so many bytes of what had come already, further suspensions are refused.
 const ANSWER_BYTES: usize = 64 << 20;
 /// So many timers fire before other calls get their turn.
@@ -259,15 +262,17 @@ impl<S: Store> Tasks<S> {
     pub fn steps(&self, id: TaskId, after: Option<&StepId>, limit: usize) -> Answer<S, (Vec<(StepId, Step)>, bool)> {
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.shelf.steps(&stored, after, limit, 1 << 20)
+            owner.shelf.steps(&stored, after, limit, PAGE_BYTES)
         })
     }
 
-    /// The runs of a task that have ended.
-    pub fn runs(&self, id: TaskId) -> Answer<S, Vec<EndedRun>> {
+    /// The runs of a task that have ended, in order, behind the `after`th and at most `limit` of them.
+    pub fn runs(&self, id: TaskId, after: u32, limit: usize) -> Answer<S, Page<EndedRun, u32>> {
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.shelf.runs(&stored)
+            let (items, more) = owner.shelf.runs(&stored, after, limit, PAGE_BYTES)?;
+            let last = after.saturating_add(u32::try_from(items.len()).unwrap_or(u32::MAX));
+            Ok(Page { items, next: more.then_some(last) })
         })
     }
 

@@ -49,7 +49,7 @@ fn a_task_waits_for_an_event_across_a_crash() {
             op(&env, &tasks, session, &work, OpKind::Finish(b"true".as_slice().into())).unwrap();
             let view = block_on(&env, tasks.ended(id)).unwrap();
             assert_eq!((view.task.status.state(), view.output.as_deref()), (State::Completed, Some(&b"true"[..])));
-            assert_eq!(block_on(&env, tasks.runs(id)).unwrap().len(), 1);
+            assert_eq!(block_on(&env, tasks.runs(id, 0, 9)).unwrap().items.len(), 1);
             // The first event of a name stays.
             assert!(!block_on(&env, tasks.emit("default", "packed:1", b"\"no\"")).unwrap());
             assert_eq!(&*block_on(&env, tasks.event("default", "packed:1")).unwrap().unwrap().payload, b"\"yes\"");
@@ -500,7 +500,7 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
         let again = take(env, &tasks, session);
         let view = block_on(env, tasks.get(id)).unwrap();
         assert_eq!((again.id, again.steps.len(), view.task.lost), (id, 1, 1));
-        let runs = block_on(env, tasks.runs(id)).unwrap();
+        let runs = block_on(env, tasks.runs(id, 0, 9)).unwrap().items;
         assert_eq!((runs.len(), runs[0].worker.as_str()), (1, "w1"));
         // Whoever still lists the old hand-out is told, as often as it lists it.
         let fences = |live: &[_]| {

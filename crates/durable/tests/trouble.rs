@@ -5,7 +5,6 @@
 mod common;
 
 use cairn::{Db, Env, Options};
-use cairn_durable::ErrorKind;
 use cairn_durable::call::{Ack, Op, OpKind, Spawn, VALUE_BYTES_MAX};
 use cairn_durable::id::TaskId;
 use cairn_durable::key::{self, Part};
@@ -13,6 +12,7 @@ use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Cancellation, Ending, Failure, Fence, State};
 use cairn_durable::wait::{Target, WAITS_MAX};
 use cairn_durable::worker::BEAT;
+use cairn_durable::{ErrorKind, Filter};
 use common::*;
 
 /// Makes a row of a task unreadable.
@@ -261,6 +261,47 @@ fn one_answer_hands_out_so_many_tasks_and_bytes_at_most() {
             spawn(env, &tasks, Spawn::new("large", &large()));
         }
         assert_eq!([count(), count(), count()], [8, 4, 0]);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn large_failures_come_in_pages() {
+    world(38, |env, _| {
+        let (db, tasks) = open_roomy(env);
+        let session = hello(env, &tasks, &["t"]);
+        let fail = |retryable: bool| {
+            let failure = Failure { retryable, ..failure((1 << 20) - 10) };
+            OpKind::Fail { failure, retry_at_ms: Some(0) }
+        };
+        let id = spawn(env, &tasks, Spawn { max_attempts: 9, ..Spawn::new("t", b"1") });
+        for _ in 0..6 {
+            let work = take(env, &tasks, session);
+            op(env, &tasks, session, &work, fail(true)).unwrap();
+        }
+        let (mut attempts, mut after) = (Vec::new(), 0);
+        loop {
+            let page = block_on(env, tasks.runs(id, after, 100)).unwrap();
+            assert!(page.items.len() <= 1, "a page has so many bytes");
+            attempts.extend(page.items.iter().map(|run| run.run.attempt));
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!(attempts, [1, 2, 3, 4, 5, 6]);
+        // In pages of so many entries, too.
+        let page = block_on(env, tasks.runs(id, 4, 1)).unwrap();
+        assert_eq!((page.items[0].run.attempt, page.next), (5, Some(5)));
+        assert_eq!(block_on(env, tasks.runs(id, 6, 1)).unwrap().items, []);
+        op(env, &tasks, session, &take(env, &tasks, session), fail(false)).unwrap();
+        for _ in 0..8 {
+            spawn(env, &tasks, Spawn::new("t", b"1"));
+            op(env, &tasks, session, &take(env, &tasks, session), fail(false)).unwrap();
+        }
+        let first = block_on(env, tasks.list(&Filter::default(), None, 100)).unwrap();
+        assert!(first.items.len() <= 4 && first.next.is_some(), "{}", first.items.len());
         tasks.close();
         db.close().unwrap();
     });

@@ -18,8 +18,23 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, Refused> {
     text.parse().map_err(|what| invalid(format!("the task's id \"{}\": {what}", text.escape_debug())))
 }
 
+/// Refuses a request that has more of something than it may: all of it is one turn at the lock.
+pub(crate) fn at_most(what: &str, count: usize, max: usize) -> Result<(), Refused> {
+    if count > max {
+        return Err(invalid(format!("{count} {what} in one request; at most {max} are allowed")));
+    }
+    Ok(())
+}
+
+/// The number of a run, where a page of them begins.
+pub(crate) fn run_number(text: &str) -> Result<u32, Refused> {
+    text.parse()
+        .map_err(|_| invalid(format!("after: \"{}\" is no cursor that a list of runs gave", text.escape_debug())))
+}
+
 /// The hand-outs that a worker says it has.
 pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refused> {
+    at_most("live hand-outs", live.len(), wire::LIVE_MAX)?;
     live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?))).collect()
 }
 
