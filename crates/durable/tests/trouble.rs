@@ -7,7 +7,8 @@ mod common;
 use cairn::{Db, Env, Options};
 use cairn_durable::call::{Ack, Op, OpKind, Spawn, VALUE_BYTES_MAX};
 use cairn_durable::id::TaskId;
-use cairn_durable::key::{self, Part};
+use cairn_durable::key::{self, Entry, Lane, Part};
+use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Cancellation, Ending, Failure, Fence, State};
 use cairn_durable::wait::{Target, WAITS_MAX};
@@ -302,6 +303,33 @@ fn large_failures_come_in_pages() {
         }
         let first = block_on(env, tasks.list(&Filter::default(), None, 100)).unwrap();
         assert!(first.items.len() <= 4 && first.next.is_some(), "{}", first.items.len());
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// An entry that the owner did not write shows whether it looks at all of them.
+#[test]
+fn a_pause_does_not_count_a_queue_anew() {
+    world(39, |env, _| {
+        let (db, tasks) = open(env);
+        let queue = Queue { max_waiting: Some(2), ..Queue::default() };
+        let set = |queue: Queue| block_on(env, tasks.set_queue("default", queue)).unwrap();
+        set(queue);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let view = block_on(env, tasks.get(id)).unwrap();
+        let made_up = TaskId::new(1, [7; 10]);
+        let entry = Entry::Ready { lane: Lane::of(&view.spec), due_ms: u64::MAX, task: made_up };
+        db.keyspace("tasks").unwrap().put(&entry.key(), &[]).unwrap();
+        set(Queue { status: QueueStatus::Paused, ..queue });
+        set(queue);
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        // What is set for the first time is counted.
+        set(Queue { max_waiting: None, ..queue });
+        set(Queue { max_waiting: Some(4), ..queue });
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        let refused = block_on(env, tasks.spawn(&[Spawn::new("t", b"1")])).unwrap().remove(0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy);
         tasks.close();
         db.close().unwrap();
     });
