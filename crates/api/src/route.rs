@@ -17,8 +17,8 @@ pub enum Route {
     Result(String, u64),
     /// `GET /v1/tasks/{id}/steps?after&limit`.
     Steps(String, Paging),
-    /// `GET /v1/tasks/{id}/runs`.
-    Runs(String),
+    /// `GET /v1/tasks/{id}/runs?after&limit`.
+    Runs(String, Paging),
     /// `POST /v1/tasks/{id}/cancel`.
     Cancel(String),
     /// `POST /v1/tasks/{id}/retry`.
@@ -146,7 +146,7 @@ impl Route {
             ["tasks", id] => Route::Task(name(id)?),
             ["tasks", id, "result"] => Route::Result(name(id)?, parameters.number("wait_ms")?.unwrap_or(0)),
             ["tasks", id, "steps"] => Route::Steps(name(id)?, parameters.paging()?),
-            ["tasks", id, "runs"] => Route::Runs(name(id)?),
+            ["tasks", id, "runs"] => Route::Runs(name(id)?, parameters.paging()?),
             ["tasks", id, "cancel"] => Route::Cancel(name(id)?),
             ["tasks", id, "retry"] => Route::Retry(name(id)?),
             ["tasks", _, "watch"] => Route::NotBuilt("server-sent events"),
@@ -249,6 +249,10 @@ mod tests {
             ("/v1/tasks/0199b9a0-0000-7000-8000-000000000000", Route::Task(id.clone())),
             ("/v1/tasks/0199b9a0-0000-7000-8000-000000000000/result?wait_ms=5", Route::Result(id.clone(), 5)),
             ("/v1/tasks/0199b9a0-0000-7000-8000-000000000000/steps?after=a%2Fb&limit=5", Route::Steps(id, paging)),
+            (
+                "/v1/tasks/x/runs?after=2",
+                Route::Runs("x".to_owned(), Paging { after: Some("2".to_owned()), limit: None }),
+            ),
             ("/v1/workers/hello", Route::Hello),
             ("/v1/schedules/nightly", Route::NotBuilt("schedules")),
             ("/v1/tasks/x/watch", Route::NotBuilt("server-sent events")),

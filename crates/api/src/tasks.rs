@@ -4,7 +4,7 @@
 //! POST /v1/tasks {tasks:[Spawn],atomic:false} -> {results:[{id,run_id,created,status}|{error}]}
 //! GET  /v1/tasks?queue&name&status&tag&after&limit -> {items:[Task],next?}
 //! GET  /v1/tasks/{id} -> Task                  GET /v1/tasks/{id}/result?wait_ms -> {status,output?|failure?}
-//! GET  /v1/tasks/{id}/steps?after&limit -> {items:[Step],next?}       GET /v1/tasks/{id}/runs -> {items:[Run]}
+//! GET  /v1/tasks/{id}/steps?after&limit -> {items:[Step],next?}       GET /v1/tasks/{id}/runs?after&limit -> {items:[Run],next?}
 //! POST /v1/tasks/{id}/cancel {reason?} -> Task POST /v1/tasks/{id}/retry {mode,extra_attempts} -> Task
 //! GET  /v1/queues      PUT|GET|DELETE /v1/queues/{q}      POST /v1/queues/{q}/pause|resume
 //! POST /v1/queues/{q}/events {events:[{name,payload}]} -> {results:[{created}]}   GET /v1/queues/{q}/events/{name}
@@ -29,6 +29,13 @@ pub const PROTOCOL_HEADER: &str = "cairn-protocol";
 pub const PROTOCOL: &str = "1";
 /// A poll waits at most so long.
 pub const WAIT_MS_MAX: u64 = 25_000;
+
+/// A request spawns at most so many tasks.
+pub const SPAWNS_MAX: usize = 10_000;
+/// A hello or a beat names at most so many hand-outs.
+pub const LIVE_MAX: usize = 10_000;
+/// A request has at most so many operations of a worker.
+pub const OPS_MAX: usize = 1_000;
 
 /// A JSON value, as it came.
 pub type Json = Box<RawValue>;

@@ -59,13 +59,18 @@ impl Client {
         self.call(Method::GET, &of_task(id, &format!("/steps{after}")), NOTHING).await
     }
 
-    /// The runs of a task that have ended.
+    /// The runs of a task that have ended, in order.
     ///
     /// # Errors
     /// Any but [`Error::Url`].
     pub async fn task_runs(&self, id: &str) -> Result<Vec<Run>> {
-        let page: Page<Run> = self.call(Method::GET, &of_task(id, "/runs"), NOTHING).await?;
-        Ok(page.items)
+        let (mut runs, mut after) = (Vec::new(), String::new());
+        loop {
+            let page: Page<Run> = self.call(Method::GET, &of_task(id, &format!("/runs{after}")), NOTHING).await?;
+            runs.extend(page.items);
+            let Some(next) = page.next else { return Ok(runs) };
+            after = format!("?after={}", encode(next.as_bytes()));
+        }
     }
 
     /// Cancels a task; one that has ended stays as it is.

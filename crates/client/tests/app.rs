@@ -900,6 +900,37 @@ async fn a_map_keeps_the_order_of_its_items(world: World) {
     worker.stop().await.unwrap();
 }
 
+/// What has come already is more than the server answers with at once: the rest is asked for again.
+async fn a_parent_gets_all_of_many_large_outputs(world: World) {
+    let ended = Count::default();
+    let counted = ended.clone();
+    let child = move |_: Ctx, n: usize| {
+        counted.up();
+        async move { Ok("x".repeat(1_000_000 + n)) }
+    };
+    world.app.task("child", child).unwrap();
+    let parent = |ctx: Ctx, items: Vec<usize>| async move {
+        let each = |ctx: Ctx, n: usize| async move {
+            let child = ctx.spawn("child", &n).send().await?;
+            let _: u32 = ctx.event("go").await?;
+            let output: String = child.result().await?;
+            Ok(output.len() - 1_000_000)
+        };
+        ctx.map("m", items, |n| *n, each).await
+    };
+    let worker = world.worker(parent).await;
+    let handle = world.spawn([1, 2, 3, 4, 5, 6, 7]).await;
+    waits_at(&handle, "m/7/event:go").await;
+    while ended.get() < 7 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // Their ends are on the way.
+    sleep(Duration::from_millis(200)).await;
+    world.app.emit("go", &1).await.unwrap();
+    assert_eq!(result(&handle).await, json!([1, 2, 3, 4, 5, 6, 7]));
+    worker.stop().await.unwrap();
+}
+
 async fn hooks_carry_a_context_along(world: World) {
     tokio::task_local! {
         static TRACE: String;
@@ -1149,6 +1180,7 @@ in_both_worlds! {
     a_child_is_awaited_without_a_slot
     branches_wait_together
     a_map_keeps_the_order_of_its_items
+    a_parent_gets_all_of_many_large_outputs
     hooks_carry_a_context_along
     a_panic_anywhere_is_a_failed_attempt
     a_failure_of_any_size_is_told

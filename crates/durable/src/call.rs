@@ -97,10 +97,10 @@ pub struct Work {
     pub version: Option<String>,
     /// What was asked for.
     pub spec: Arc<Spec>,
-    /// What is recorded already, in the order of ids.
+    /// What is recorded already, in the order of ids, without the failures that this attempt tries anew.
     pub steps: Vec<(StepId, Step)>,
-    /// There are more, behind the last of these.
-    pub more_steps: bool,
+    /// There are more, behind this one.
+    pub steps_next: Option<StepId>,
 }
 
 /// A call of a worker about a task that it has.

@@ -3,17 +3,18 @@
 //! Each call checks what it is given, reads, and makes one turn. Nothing here waits and nothing is told to
 //! anybody: that is for [`crate::tasks`], once what the answer reveals is durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_store::{Batch, Store};
+use cairn_store::{Batch, Store, Version};
 
 use crate::call::{Ack, NAME_BYTES_MAX, Op, OpKind, Spawn, Spawned, TAGS_MAX, VALUE_BYTES_MAX, Welcome, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
 use crate::key::{self, Entry, Lane, Part};
-use crate::machine::{Command, Decision};
-use crate::owner::{Due, Live, Owner, Turn};
+use crate::machine::{self, Command, Decision, Won};
+use crate::owner::{Due, Live, Owner, Turn, refused};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
 use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
@@ -25,6 +26,18 @@ use crate::worker::{Hello, SessionId, Signal, VERSION_BYTES_MAX};
 const AHEAD_MS_MAX: Millis = 86_400_000;
 /// A worker is sent so much of the recorded steps with a task, and fetches the rest.
 const STEPS_BYTES: usize = 1 << 20;
+
+/// A suspension of which so much is recorded already, or has come, opens no further wait: the task goes on with that. What
+/// is recorded of it goes in one batch, and into one answer.
+const RESUMED_BYTES: usize = 4 << 20;
+
+/// What is recorded of the waits of a suspension, and what has come of them.
+type WaitsRead = (Vec<Option<Step>>, Vec<Option<Outcome>>);
+
+/// The tasks of one answer are at most so many,
+const WORK_MAX: usize = 256;
+/// and once they have so many bytes there are no more.
+const WORK_BYTES: usize = 8 << 20;
 
 /// Spawns that come together are written together, up to about so many bytes.
 const TURN_BYTES: usize = 1 << 20;
@@ -104,8 +117,7 @@ fn check_outcome(outcome: &Outcome) -> Result<()> {
 }
 
 fn check_failure(failure: &crate::task::Failure) -> Result<()> {
-    let detail = failure.detail.as_deref().unwrap_or_default();
-    let bytes = failure.kind.len() + failure.message.len() + detail.len();
+    let bytes = failure.bytes();
     if bytes > VALUE_BYTES_MAX {
         let text = format!("the failure has {bytes} bytes; at most {VALUE_BYTES_MAX} are allowed");
         return Err(Error::new(ErrorKind::TooLarge, text).at("failure"));
@@ -311,52 +323,42 @@ impl<S: Store> Owner<S> {
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
         let mut released = Ok(());
         for (task, fence) in self.sessions.held(session) {
-            released = released.and(self.release(task, fence, now_ms));
+            released = released.and(self.release(task, fence, true, now_ms));
         }
         released?;
         self.end_session(session);
         Ok(())
     }
 
-    fn release(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {
-        match self.run(task, Command::Release { fence, due_ms: None }, now_ms) {
+    fn release(&mut self, task: TaskId, fence: Fence, asked: bool, now_ms: Millis) -> Result<()> {
+        match self.run(task, Command::Release { fence, due_ms: None, asked }, now_ms) {
             Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
             _ => Ok(()),
         }
     }
 
     /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
-    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost.
-    pub(crate) fn hear_of(
-        &mut self,
-        session: SessionId,
-        live: &[(TaskId, Fence)],
-        now: Duration,
-        now_ms: Millis,
-    ) -> Result<()> {
+    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken is at a later beat.
+    pub(crate) fn hear_of(&mut self, session: SessionId, live: &[(TaskId, Fence)], now: Duration, now_ms: Millis) {
         live.iter().for_each(|(task, fence)| self.sessions.spoken_of(session, *task, *fence, now));
         for (task, fence, known) in self.sessions.forgotten(session, now) {
-            if known {
-                self.lose(task, fence, now_ms)?;
-            } else {
-                self.release(task, fence, now_ms)?;
-            }
+            let _ = if known { self.lose(task, fence, now_ms) } else { self.release(task, fence, false, now_ms) };
         }
-        Ok(())
     }
 
     /// What a session must be told: what has happened since, and, since that may have got lost, again of what it
     /// says that it holds and does not.
     pub(crate) fn signals(&mut self, session: SessionId, live: &[(TaskId, Fence)]) -> Vec<Signal> {
         let mut signals = self.sessions.take_signals(session);
+        let mut told: BTreeSet<Fence> = signals.iter().map(|signal| signal.fence).collect();
         for (task, fence) in live {
             let holds = self.live.get(task).and_then(Live::fence) == Some(*fence);
-            if holds || signals.iter().any(|signal| signal.fence == *fence) {
+            if holds || !told.insert(*fence) {
                 continue;
             }
             // What cannot be read is not told of: whoever works on it will see.
-            let Ok(stored) = self.find(*task) else { continue };
-            let over = stored.and_then(|stored| stored.task.handed_back);
+            let Ok(kept) = self.shelf.task(*task) else { continue };
+            let over = kept.and_then(|(_, task)| task.handed_back);
             let by = over.filter(|over| over.fence == *fence).map_or(Ending::Lost, |over| over.by);
             // What it ended itself it knows, or will.
             if matches!(by, Ending::Lost | Ending::Cancelled) {
@@ -400,30 +402,33 @@ impl<S: Store> Owner<S> {
         }
     }
 
-    /// Hands a session up to `free` tasks, and what it must be told. What fails behind the first of them is left to the next call.
-    pub(crate) fn hand_out(
-        &mut self,
-        session: SessionId,
-        free: usize,
-        now_ms: Millis,
-    ) -> Result<(Vec<Work>, Vec<Signal>)> {
-        let mut work = Vec::new();
-        while work.len() < free {
-            match self.claim(session, now_ms) {
-                Ok(Some(next)) => work.push(next),
+    /// Hands a session up to `free` tasks, as many as go into one answer, and what it must be told. What fails after the first
+    /// is left to the next call.
+    pub(crate) fn hand_out(&mut self, session: SessionId, free: usize, now_ms: Millis) -> Result<Handed> {
+        let mut shown = self.shelf.store.version();
+        let (mut work, mut bytes) = (Vec::new(), 0);
+        while work.len() < free.min(WORK_MAX) && bytes < WORK_BYTES {
+            match self.claim(session, now_ms, &mut shown) {
+                Ok(Some(next)) => {
+                    bytes += bytes_of(&next);
+                    work.push(next);
+                }
+                Ok(None) => break,
                 Err(e) if work.is_empty() => return Err(e),
-                Ok(None) | Err(_) => break,
+                Err(_) => break,
             }
         }
-        Ok((work, self.sessions.take_signals(session)))
+        Ok(Handed { work, signals: self.sessions.take_signals(session), shown })
     }
 
-    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed out.
-    fn claim(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<Work>> {
+    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed out. What
+    /// was written up to `shown` is revealed by that.
+    fn claim(&mut self, session: SessionId, now_ms: Millis, shown: &mut Version) -> Result<Option<Work>> {
         while let Some((lane, due)) = self.next_for(session, now_ms)? {
-            match self.claim_one(session, &lane, due, now_ms) {
+            match self.claim_one(session, &lane, due, now_ms, shown) {
                 Ok(None) => {}
-                Err(e) if e.is_unreadable() => self.pass_over(&lane, due),
+                // Invalid: what it brings about does not go into a batch.
+                Err(e) if e.is_unreadable() || e.kind() == ErrorKind::Invalid => self.pass_over(&lane, due),
                 claimed => return claimed,
             }
         }
@@ -437,6 +442,7 @@ impl<S: Store> Owner<S> {
         lane: &Lane,
         (due_ms, id): Due,
         now_ms: Millis,
+        shown: &mut Version,
     ) -> Result<Option<Work>> {
         let before = self.load(id)?;
         let entry = Entry::Ready { lane: lane.clone(), due_ms, task: id };
@@ -445,7 +451,7 @@ impl<S: Store> Owner<S> {
         }
         let fence = self.next_fence();
         // All that is shown is read before anybody has it.
-        let (mut steps, more_steps) = match before.task.was_begun() {
+        let (mut steps, more) = match before.task.was_begun() {
             true => self.shelf.steps(&before, None, usize::MAX, STEPS_BYTES)?,
             false => (Vec::new(), false),
         };
@@ -453,15 +459,21 @@ impl<S: Store> Owner<S> {
         let version = versions.and_then(|versions| versions.get(&before.spec.name)).cloned();
         let mut turn = self.turn(now_ms);
         turn.tasks.insert(id, before);
-        self.decide(&mut turn, id, Command::Claim { fence, version }, now_ms)?;
-        self.commit(turn)?;
+        let decision = self.decide(&mut turn, id, Command::Claim { fence, version }, now_ms)?;
+        let written = self.commit(turn)?;
+        if decision.task.status.state() != State::Running {
+            // Who waited for it may be handed out next, with what came of it.
+            *shown = written;
+            return Ok(None);
+        }
         let Some(live) = self.live.get_mut(&id) else { return Ok(None) };
         live.session = Some(session);
         self.sessions.give(session, id, fence, self.env.now());
         let Stored { task, spec, .. } = &live.stored;
         let (run, attempt, version, spec) = (task.run.id, task.run.attempt, task.version.clone(), spec.clone());
+        let steps_next = steps.last().filter(|_| more).map(|(id, _)| id.clone());
         steps.retain(|(_, step)| step.replays_in(attempt));
-        Ok(Some(Work { id, run, attempt, fence, version, spec, steps, more_steps }))
+        Ok(Some(Work { id, run, attempt, fence, version, spec, steps, steps_next }))
     }
 
     /// The first task that a session takes and that is due, and its lane: of the highest priority, then the longest due.
@@ -514,7 +526,7 @@ impl<S: Store> Owner<S> {
                 self.run_if_changed(task, Command::Fail { fence, failure, retry_at_ms }, now_ms).map(|_| Ack::Done)
             }
             OpKind::Release { due_ms } => {
-                self.run_if_changed(task, Command::Release { fence, due_ms }, now_ms).map(|_| Ack::Done)
+                self.run_if_changed(task, Command::Release { fence, due_ms, asked: true }, now_ms).map(|_| Ack::Done)
             }
         }
     }
@@ -533,7 +545,10 @@ impl<S: Store> Owner<S> {
 
     fn suspend(&mut self, task: TaskId, fence: Fence, waits: Vec<Wait>, now_ms: Millis) -> Result<Ack> {
         let stored = self.load(task)?;
-        let (mut recorded, mut come) = (Vec::with_capacity(waits.len()), Vec::with_capacity(waits.len()));
+        let may = machine::may_suspend(&stored.task, fence, &waits).map_err(|e| refused(task, e))?;
+        if !may {
+            return Ok(Ack::Suspended(Vec::new()));
+        }
         for (n, wait) in waits.iter().enumerate() {
             let checked = match &wait.target {
                 Target::Event(name) => check_name("name", "the event's name", name, NAME_BYTES_MAX),
@@ -541,11 +556,41 @@ impl<S: Store> Owner<S> {
                 Target::Task(_) | Target::Timer(_) => Ok(()),
             };
             checked.map_err(|e| e.under(&format!("waits[{n}]")))?;
-            recorded.push(self.shelf.step(&stored, &wait.id)?);
-            come.push(self.come(&stored.spec.queue, &wait.target)?);
         }
+        let (recorded, come) = self.read_waits(&stored, &waits)?;
         let command = Command::Suspend { fence, waits, recorded, come };
         Ok(Ack::Suspended(self.run_if_changed(task, command, now_ms)?.resumed))
+    }
+
+    /// Reads what is recorded of waits, and what has come of the others: of all of them, or of the first if that has so many
+    /// bytes that the task should go on with it first.
+    fn read_waits(&self, stored: &Stored, waits: &[Wait]) -> Result<WaitsRead> {
+        let (mut recorded, mut come) = (Vec::with_capacity(waits.len()), Vec::with_capacity(waits.len()));
+        let (mut won, mut bytes) = (Won::default(), 0);
+        for wait in waits {
+            let step = self.shelf.step(stored, &wait.id)?;
+            if let Some(step) = &step {
+                won.by(wait);
+                bytes += step.outcome.bytes();
+            }
+            recorded.push(step);
+            if bytes >= RESUMED_BYTES {
+                // Which of a group has won is known only when all of it was looked at: nothing is opened.
+                return Ok((recorded, come));
+            }
+        }
+        for wait in waits {
+            let outcome = if won.takes(wait) { None } else { self.come(&stored.spec.queue, &wait.target)? };
+            if let Some(outcome) = &outcome {
+                won.by(wait);
+                bytes += outcome.bytes();
+            }
+            come.push(outcome);
+            if bytes >= RESUMED_BYTES {
+                break;
+            }
+        }
+        Ok((recorded, come))
     }
 
     fn spawn_child(&mut self, task: TaskId, fence: Fence, id: StepId, spawn: &Spawn, now_ms: Millis) -> Result<Ack> {
@@ -597,6 +642,20 @@ impl<S: Store> Owner<S> {
         self.commit(turn)?;
         Ok(Ack::Emitted { created })
     }
+}
+
+/// What a session is handed.
+pub(crate) struct Handed {
+    pub(crate) work: Vec<Work>,
+    pub(crate) signals: Vec<Signal>,
+    /// All that it reveals was written up to this.
+    pub(crate) shown: Version,
+}
+
+/// How large a task is in an answer, about.
+fn bytes_of(work: &Work) -> usize {
+    let steps = work.steps.iter().map(|(id, step)| id.as_str().len() + step.outcome.bytes());
+    work.spec.input.len() + work.spec.headers.len() + steps.sum::<usize>()
 }
 
 /// The child that a recorded step spawned.

@@ -22,8 +22,9 @@ use crate::key::{self, Part};
 use crate::queue::Event;
 use crate::rows::Row;
 use crate::shelf::{BucketId, damaged};
-use crate::task::{Spec, State, Task};
+use crate::task::{Spec, State, Status, Task};
 use crate::tasks::{Answer, Tasks, View};
+use crate::wait::Target;
 
 /// One page looks at so many tasks at most, however few of them are as asked for.
 const LOOKED_AT_MAX: usize = 10_000;
@@ -33,7 +34,7 @@ const LOOKED_AT_BYTES_MAX: usize = 32 << 20;
 const ROWS_AT_ONCE: usize = 512;
 /// So many tasks are read under the lock before others get their turn.
 const VIEWS_AT_ONCE: usize = 32;
-/// The inputs, outputs and payloads of a page have so many bytes together, or it has one entry.
+/// What the tasks or events of a page carry has so many bytes together, or it has one entry.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Which tasks are listed: those that are as every part says that is there.
@@ -103,8 +104,7 @@ impl<S: Store> Tasks<S> {
                         continue;
                     }
                     let view = owner.view(stored)?;
-                    bytes +=
-                        view.spec.input.len() + view.spec.headers.len() + view.output.as_ref().map_or(0, |o| o.len());
+                    bytes += bytes_of(&view);
                     if bytes > PAGE_BYTES_MAX
                         && let Some(last) = page.items.last()
                     {
@@ -321,6 +321,26 @@ impl<S: Store> Walk<'_, S> {
         }
         Ok(false)
     }
+}
+
+/// How large a task is as it is shown, about.
+fn bytes_of(view: &View) -> usize {
+    let View { spec, task, waits, output, .. } = view;
+    let end = match &task.status {
+        Status::Failed { failure, .. } => failure.bytes(),
+        Status::Cancelled { reason, .. } => reason.len(),
+        Status::Queued { .. } | Status::Running { .. } | Status::Waiting { .. } | Status::Completed { .. } => 0,
+    };
+    let tags = spec.tags.iter().map(|(tag, value)| tag.len() + value.len());
+    let waits = waits.iter().map(|wait| {
+        wait.id.as_str().len()
+            + match &wait.target {
+                Target::Event(name) => name.len(),
+                Target::Timer(_) | Target::Task(_) => size_of::<TaskId>(),
+            }
+    });
+    let payloads = spec.input.len() + spec.headers.len() + output.as_ref().map_or(0, |output| output.len());
+    payloads + end + tags.sum::<usize>() + waits.sum::<usize>()
 }
 
 /// What is not kept any more is not listed: a bucket may be dropped during the walk.

@@ -78,9 +78,10 @@ pub enum Command {
         fence: Fence,
         /// Any of them will do.
         waits: Vec<Wait>,
-        /// For each of them what is recorded already under its id.
+        /// For each of them what is recorded already under its id; or, once some is, for the first of them.
         recorded: Vec<Option<Step>>,
-        /// For each of them what has come of its target already.
+        /// For each of them what has come of its target already; or, once something is recorded or has come, for the
+        /// first of them. None for those that another has won already. Those that nothing was read of are not opened.
         come: Vec<Option<Outcome>>,
     },
     /// The function returned.
@@ -105,6 +106,9 @@ pub enum Command {
         fence: Fence,
         /// Not before.
         due_ms: Option<Millis>,
+        /// By the worker. If not, it is taken back, since it seems never to have arrived: if it does, the worker is
+        /// told that it is lost.
+        asked: bool,
     },
     /// The worker of this hand-out has vanished.
     Lose {
@@ -259,7 +263,7 @@ pub fn decide(record: Record<'_>, command: Command, now_ms: Millis, fresh: Fresh
         Command::Suspend { fence, waits, recorded, come } => turn.suspend(fence, waits, recorded, come),
         Command::Finish { fence, output } => turn.finish(fence, output),
         Command::Fail { fence, failure, retry_at_ms } => turn.fail(fence, failure, retry_at_ms),
-        Command::Release { fence, due_ms } => turn.release(fence, due_ms),
+        Command::Release { fence, due_ms, asked } => turn.release(fence, due_ms, asked),
         Command::Lose { fence } => turn.lose(fence),
         Command::Resolve { target, outcome } => Ok(turn.resolve(&target, &outcome)),
         Command::Tick => Ok(turn.tick()),
@@ -267,6 +271,71 @@ pub fn decide(record: Record<'_>, command: Command, now_ms: Millis, fresh: Fresh
         Command::Retry { extra_attempts } => turn.retry(extra_attempts),
     }
 }
+
+/// Decides, before anything is read for it, whether a suspension is refused whatever that would be. False if it was told
+/// before: then nothing need be read.
+///
+/// # Errors
+/// Why it is refused.
+pub fn may_suspend(task: &Task, fence: Fence, waits: &[Wait]) -> Result<bool, Refusal> {
+    if !holds(task, fence, Some(Ending::Suspended))? {
+        return Ok(false);
+    }
+    if waits.is_empty() {
+        return Err(Refusal::Invalid("a suspension without anything to wait for"));
+    }
+    if waits.len() > WAITS_MAX {
+        return Err(Refusal::Invalid(TOO_MANY_WAITS));
+    }
+    let ids: BTreeSet<&StepId> = waits.iter().map(|wait| &wait.id).collect();
+    if ids.len() < waits.len() {
+        return Err(Refusal::Invalid("two waits of one suspension have the same step id"));
+    }
+    Ok(true)
+}
+
+/// How a hand-out of a task ended, if it is one of the past that is remembered.
+fn over(task: &Task, fence: Fence) -> Option<Ending> {
+    task.handed_back.filter(|over| over.fence == fence).map(|over| over.by)
+}
+
+/// Whether a hand-out has the task. If it is over, and ended by the very call that is made now, the call is answered
+/// as before. (A step ends none.)
+fn holds(task: &Task, fence: Fence, call: Option<Ending>) -> Result<bool, Refusal> {
+    if task.status == (Status::Running { fence }) {
+        return Ok(true);
+    }
+    if cairn_env::mutant("stale-fence-taken") && task.status.state() == State::Running {
+        return Ok(true);
+    }
+    match over(task, fence) {
+        Some(by) if Some(by) == call => Ok(false),
+        Some(Ending::Cancelled) => Err(Refusal::Cancelled),
+        _ => Err(Refusal::StaleFence),
+    }
+}
+
+/// Which waits of a suspension something has come of: those, and the others of their groups.
+#[derive(Debug, Default)]
+pub(crate) struct Won<'a> {
+    ids: BTreeSet<&'a StepId>,
+    groups: BTreeSet<&'a str>,
+}
+
+impl<'a> Won<'a> {
+    /// Something has come of this one.
+    pub(crate) fn by(&mut self, wait: &'a Wait) {
+        self.ids.insert(&wait.id);
+        self.groups.extend(wait.group.as_deref());
+    }
+
+    /// Whether something has come of it, or of another of its group.
+    pub(crate) fn takes(&self, wait: &Wait) -> bool {
+        self.ids.contains(&wait.id) || wait.group.as_deref().is_some_and(|group| self.groups.contains(group))
+    }
+}
+
+const TOO_MANY_WAITS: &str = "more than 1,000 open waits";
 
 /// When the clock next makes something of a task, so that [`Command::Tick`] is due.
 pub fn due_ms(record: Record<'_>) -> Option<Millis> {
@@ -314,26 +383,8 @@ impl Turn<'_> {
         &mut self.decision.task
     }
 
-    /// How this hand-out ended, if it is one of the past that is remembered.
-    fn over(&self, fence: Fence) -> Option<Ending> {
-        let over = self.decision.task.handed_back.filter(|over| over.fence == fence);
-        over.map(|over| over.by)
-    }
-
-    /// Whether this hand-out has the task. If it is over, and ended by the very call that is made now, the
-    /// call is answered as before. (A step ends none.)
     fn holds(&self, fence: Fence, call: Option<Ending>) -> Result<bool, Refusal> {
-        if self.decision.task.status == (Status::Running { fence }) {
-            return Ok(true);
-        }
-        if cairn_env::mutant("stale-fence-taken") && self.decision.task.status.state() == State::Running {
-            return Ok(true);
-        }
-        match self.over(fence) {
-            Some(by) if Some(by) == call => Ok(false),
-            Some(Ending::Cancelled) => Err(Refusal::Cancelled),
-            _ => Err(Refusal::StaleFence),
-        }
+        holds(&self.decision.task, fence, call)
     }
 
     fn claim(mut self, fence: Fence, version: Option<String>) -> Result<Decision, Refusal> {
@@ -364,7 +415,7 @@ impl Turn<'_> {
     ) -> Result<Decision, Refusal> {
         let attempt = self.decision.task.run.attempt;
         let again = recorded.as_ref().map(|step| step.again(kind, attempt, &outcome));
-        if self.over(fence).is_none() || again != Some(Again::Same) {
+        if over(&self.decision.task, fence).is_none() || again != Some(Again::Same) {
             self.holds(fence, None)?;
         }
         match again {
@@ -388,37 +439,30 @@ impl Turn<'_> {
         recorded: Vec<Option<Step>>,
         come: Vec<Option<Outcome>>,
     ) -> Result<Decision, Refusal> {
-        assert!(recorded.len() == waits.len() && come.len() == waits.len(), "what was read is of other waits");
-        if !self.holds(fence, Some(Ending::Suspended))? {
+        if !may_suspend(&self.decision.task, fence, &waits)? {
             return Ok(self.decision);
         }
-        if waits.is_empty() {
-            return Err(Refusal::Invalid("a suspension without anything to wait for"));
-        }
-        let ids: BTreeSet<&StepId> = waits.iter().map(|wait| &wait.id).collect();
-        if ids.len() < waits.len() {
-            return Err(Refusal::Invalid("two waits of one suspension have the same step id"));
-        }
+        let mut won = Won::default();
+        let all_read = recorded.len() == waits.len() && come.len() == waits.len();
         for (wait, step) in waits.iter().zip(recorded) {
             if let Some(step) = step {
                 if step.kind != wait.target.kind() {
                     return Err(Refusal::Conflict("another kind of call is recorded under this step id"));
                 }
+                won.by(wait);
                 self.decision.resumed.push((wait.id.clone(), step));
             }
         }
+        let before: BTreeSet<StepId> = self.decision.waits.iter().map(|wait| wait.id.clone()).collect();
         for (wait, come) in waits.iter().zip(come) {
-            let is_won = |(id, _): &(StepId, Step)| {
-                *id == wait.id
-                    || waits.iter().any(|won| won.id == *id && wait.group.is_some() && won.group == wait.group)
-            };
-            if !self.decision.resumed.iter().any(is_won) {
-                self.open(wait, come)?;
+            if !won.takes(wait) && self.open(wait, come, &before)? {
+                won.by(wait);
             }
         }
         if self.decision.waits.len() > WAITS_MAX {
-            return Err(Refusal::Invalid("more than 1,000 open waits"));
+            return Err(Refusal::Invalid(TOO_MANY_WAITS));
         }
+        assert!(all_read || !self.decision.resumed.is_empty(), "a task sleeps on waits that nobody has looked at");
         if self.decision.resumed.is_empty() {
             let since_ms = self.now_ms;
             self.hand_back(fence, Ending::Suspended);
@@ -427,9 +471,11 @@ impl Turn<'_> {
         Ok(self.decision)
     }
 
-    /// Opens one wait of a suspension, and records what has come of it already.
-    fn open(&mut self, wait: &Wait, come: Option<Outcome>) -> Result<(), Refusal> {
-        let at = match self.decision.waits.iter().position(|open| open.id == wait.id) {
+    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether something
+    /// has.
+    fn open(&mut self, wait: &Wait, come: Option<Outcome>, before: &BTreeSet<StepId>) -> Result<bool, Refusal> {
+        let open = |waits: &[Wait]| waits.iter().position(|open| open.id == wait.id);
+        let at = match before.get(&wait.id).and_then(|_| open(&self.decision.waits)) {
             Some(at) if self.decision.waits[at].target.kind() != wait.target.kind() => {
                 return Err(Refusal::Conflict("another kind of wait is open under this step id"));
             }
@@ -444,11 +490,10 @@ impl Turn<'_> {
                 self.decision.waits.len() - 1
             }
         };
-        if let Some(outcome) = self.decision.waits[at].due(self.now_ms).or(come) {
-            let resumed = self.record(at, outcome);
-            self.decision.resumed.push(resumed);
-        }
-        Ok(())
+        let Some(outcome) = self.decision.waits[at].due(self.now_ms).or(come) else { return Ok(false) };
+        let resumed = self.record(at, outcome);
+        self.decision.resumed.push(resumed);
+        Ok(true)
     }
 
     fn finish(mut self, fence: Fence, output: Json) -> Result<Decision, Refusal> {
@@ -483,11 +528,15 @@ impl Turn<'_> {
         Ok(self.queue_again(attempt + 1, due_ms))
     }
 
-    fn release(mut self, fence: Fence, due_ms: Option<Millis>) -> Result<Decision, Refusal> {
-        if !self.holds(fence, Some(Ending::Released))? {
+    fn release(mut self, fence: Fence, due_ms: Option<Millis>, asked: bool) -> Result<Decision, Refusal> {
+        let by = if asked { Ending::Released } else { Ending::Lost };
+        if !self.holds(fence, Some(by))? {
             return Ok(self.decision);
         }
-        self.hand_back(fence, Ending::Released);
+        self.hand_back(fence, by);
+        if !asked {
+            self.decision.effects.push(Effect::Stop { fence, by });
+        }
         let due_ms = due_ms.unwrap_or(self.now_ms).max(self.now_ms);
         self.task().status = Status::Queued { due_ms };
         Ok(self.decision)

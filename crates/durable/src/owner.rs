@@ -234,8 +234,11 @@ impl<S: Store> Owner<S> {
         Ok(stored)
     }
 
-    /// Counts the queued tasks of a queue that limits them; costs a look at each of them.
+    /// Counts the queued tasks of a queue that limits them from now on; costs a look at each of them.
     pub(crate) fn count_queued(&mut self, queue: &str) -> Result<()> {
+        if self.queued.contains_key(queue) {
+            return Ok(());
+        }
         let mut count = 0;
         self.shelf.visit(&self.shelf.index, &key::lanes_of(queue), &[], |_, _| {
             count += 1;
@@ -455,12 +458,12 @@ impl<S: Store> Owner<S> {
             Target::Timer(_) => Ok(None),
             Target::Event(name) => Ok(self.event(queue, name)?.map(|event| Outcome::Value(event.payload))),
             Target::Task(id) => {
-                let stored = self.load(*id)?;
-                if !stored.task.status.state().has_ended() {
+                let (bucket, task) = self.shelf.task(*id)?.ok_or_else(|| not_kept(*id))?;
+                if !task.status.state().has_ended() {
                     return Ok(None);
                 }
-                let output = self.shelf.output(&stored)?;
-                Ok(Some(outcome_of(&stored.task.status, output.as_deref())))
+                let output = self.shelf.output(bucket, *id)?;
+                Ok(Some(outcome_of(&task.status, output.as_deref())))
             }
         }
     }

@@ -198,15 +198,22 @@ impl<S: Store> Shelf<S> {
 
     /// Reads a task whole.
     pub(crate) fn load(&self, id: TaskId) -> Result<Option<Stored>> {
+        let Some((bucket, task)) = self.task(id)? else { return Ok(None) };
+        let space = self.bucket(bucket)?;
+        let spec = self.store.get(space, &key::of_task(Part::Spec, id), Spec::decode)?;
+        let spec = spec.ok_or_else(|| missing("spec", id))?.map_err(|e| damaged("spec", id, &e))?;
+        let may_wait = task.was_begun() && !task.status.state().has_ended();
+        let waits = if may_wait { self.waits(space, id)? } else { Vec::new() };
+        Ok(Some(Stored { id, bucket, spec: Arc::new(spec), task, waits }))
+    }
+
+    /// Reads how far a task is, and no more.
+    pub(crate) fn task(&self, id: TaskId) -> Result<Option<(BucketId, Task)>> {
         let key = key::of_task(Part::Task, id);
         for (bucket, space) in self.candidates(id) {
-            let Some(task) = self.store.get(space, &key, Task::decode)? else { continue };
-            let task = task.map_err(|e| damaged("task", id, &e))?;
-            let spec = self.store.get(space, &key::of_task(Part::Spec, id), Spec::decode)?;
-            let spec = spec.ok_or_else(|| missing("spec", id))?.map_err(|e| damaged("spec", id, &e))?;
-            let may_wait = task.was_begun() && !task.status.state().has_ended();
-            let waits = if may_wait { self.waits(space, id)? } else { Vec::new() };
-            return Ok(Some(Stored { id, bucket, spec: Arc::new(spec), task, waits }));
+            if let Some(task) = self.store.get(space, &key, Task::decode)? {
+                return Ok(Some((bucket, task.map_err(|e| damaged("task", id, &e))?)));
+            }
         }
         Ok(None)
     }
@@ -298,21 +305,33 @@ impl<S: Store> Shelf<S> {
         Ok(steps.iter().map(|(_, step)| step.seq).max().unwrap_or(0))
     }
 
-    /// The runs of a task that have ended, in order.
-    pub(crate) fn runs(&self, stored: &Stored) -> Result<Vec<EndedRun>> {
+    /// The runs of a task that have ended, in order, behind the `after`th, as long as they have `bytes_max` bytes together
+    /// (one at least), and whether there are more.
+    pub(crate) fn runs(
+        &self,
+        stored: &Stored,
+        after: u32,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<EndedRun>, bool)> {
         let space = self.bucket(stored.bucket)?;
-        let mut runs = Vec::new();
-        self.visit(space, &key::runs_of(stored.id), &[], |_, row| {
+        let (mut runs, mut bytes, mut more) = (Vec::new(), 0, false);
+        self.visit(space, &key::runs_of(stored.id), &key::of_run(stored.id, after), |_, row| {
+            bytes += row.len();
+            if !runs.is_empty() && (runs.len() >= count_max || bytes > bytes_max) {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
             runs.push(EndedRun::decode(row).map_err(|e| damaged("run", stored.id, &e))?);
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(runs)
+        Ok((runs, more))
     }
 
     /// What a task returned.
-    pub(crate) fn output(&self, stored: &Stored) -> Result<Option<Json>> {
-        let space = self.bucket(stored.bucket)?;
-        Ok(self.store.get(space, &key::of_task(Part::Output, stored.id), |output| output.into())?)
+    pub(crate) fn output(&self, bucket: BucketId, id: TaskId) -> Result<Option<Json>> {
+        let space = self.bucket(bucket)?;
+        Ok(self.store.get(space, &key::of_task(Part::Output, id), |output| output.into())?)
     }
 
     /// Adds a new task to a batch.
@@ -332,11 +351,12 @@ impl<S: Store> Shelf<S> {
         let space = self.bucket(stored.bucket)?;
         let id = stored.id;
         let before = stored.entries();
-        for wait in stored.waits.iter().filter(|wait| !decision.waits.contains(wait)) {
-            batch.delete(space, &key::of_wait(id, &wait.id));
+        let (was, is) = (by_id(&stored.waits), by_id(&decision.waits));
+        for step in was.keys().filter(|step| !is.contains_key(*step)) {
+            batch.delete(space, &key::of_wait(id, step));
         }
-        for wait in decision.waits.iter().filter(|wait| !stored.waits.contains(wait)) {
-            batch.put(space, &key::of_wait(id, &wait.id), &rows::encode_wait(wait));
+        for (step, wait) in is.iter().filter(|(step, wait)| was.get(*step) != Some(*wait)) {
+            batch.put(space, &key::of_wait(id, step), &rows::encode_wait(wait));
         }
         for (step, recorded) in &decision.steps {
             batch.put(space, &key::of_step(id, step), &recorded.encode());
@@ -377,6 +397,10 @@ impl<S: Store> Shelf<S> {
 pub(crate) struct Change {
     pub(crate) removed: Vec<key::Entry>,
     pub(crate) added: Vec<key::Entry>,
+}
+
+fn by_id(waits: &[Wait]) -> BTreeMap<&StepId, &Wait> {
+    waits.iter().map(|wait| (&wait.id, wait)).collect()
 }
 
 pub(crate) fn damaged(what: &str, id: TaskId, e: &DecodeError) -> Error {

@@ -84,9 +84,7 @@ impl Outcome {
     pub fn bytes(&self) -> usize {
         match self {
             Outcome::Value(value) => value.len(),
-            Outcome::Failed { failure, .. } => {
-                failure.kind.len() + failure.message.len() + failure.detail.as_deref().map_or(0, <[u8]>::len)
-            }
+            Outcome::Failed { failure, .. } => failure.bytes(),
             Outcome::Cancelled | Outcome::TimedOut => 0,
         }
     }

@@ -194,7 +194,7 @@ impl Status {
 
 /// Who may speak for a running task: the instance of the server that handed it out, and a count. Drawn
 /// anew at every hand-out and compared for equality, so that a late worker is told apart for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fence {
     /// Drawn at random when the server began.
     pub instance: u64,
@@ -222,7 +222,7 @@ pub enum Ending {
     Suspended,
     /// The worker gave it back unfinished.
     Released,
-    /// The worker vanished.
+    /// The worker vanished, or seems never to have got it.
     Lost,
     /// The task was cancelled meanwhile.
     Cancelled,
@@ -239,6 +239,13 @@ pub struct Failure {
     pub detail: Option<Json>,
     /// Whether another attempt may help.
     pub retryable: bool,
+}
+
+impl Failure {
+    /// How large it is, about.
+    pub fn bytes(&self) -> usize {
+        self.kind.len() + self.message.len() + self.detail.as_deref().map_or(0, <[u8]>::len)
+    }
 }
 
 /// A run that has ended.

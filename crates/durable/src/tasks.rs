@@ -7,7 +7,7 @@
 //!
 //! Owns the lock, the thread and the wakers. Refuses to know of sockets and of JSON.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use cairn_env::Env;
 use cairn_env::sync::{Condvar, Mutex, Thread};
 use cairn_store::{Store, Version};
 
-use crate::call::{Op, Spawn, Spawned, Told, Welcome, Work};
+use crate::call::{Ack, Op, OpKind, Spawn, Spawned, Told, Welcome, Work};
 use crate::delete::Leaving;
-use crate::desk::unknown_session;
+use crate::desk::{Handed, unknown_session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, TaskId};
+use crate::list::Page;
 use crate::machine::Command;
 use crate::owner::Owner;
 use crate::queue::{Event, Queue};
@@ -39,6 +40,10 @@ use crate::worker::{BEAT, Hello, LEASE, SessionId, Shown, Sign, Signal, WorkerIn
 const TICK: Duration = Duration::from_secs(1);
 /// An errand that failed is tried again after so long.
 const ASIDE: Duration = Duration::from_secs(60);
+/// A page of steps or runs has so many bytes, or one entry.
+const PAGE_BYTES: usize = 1 << 20;
+/// Once the answer to the calls of a worker has so many bytes of what had come already, further suspensions are refused.
+const ANSWER_BYTES: usize = 64 << 20;
 /// So many timers fire before other calls get their turn.
 const TICKS_AT_ONCE: usize = 256;
 
@@ -278,15 +283,17 @@ impl<S: Store> Tasks<S> {
     pub fn steps(&self, id: TaskId, after: Option<&StepId>, limit: usize) -> Answer<S, (Vec<(StepId, Step)>, bool)> {
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.shelf.steps(&stored, after, limit, 1 << 20)
+            owner.shelf.steps(&stored, after, limit, PAGE_BYTES)
         })
     }
 
-    /// The runs of a task that have ended.
-    pub fn runs(&self, id: TaskId) -> Answer<S, Vec<EndedRun>> {
+    /// The runs of a task that have ended, in order, behind the `after`th and at most `limit` of them.
+    pub fn runs(&self, id: TaskId, after: u32, limit: usize) -> Answer<S, Page<EndedRun, u32>> {
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.shelf.runs(&stored)
+            let (items, more) = owner.shelf.runs(&stored, after, limit, PAGE_BYTES)?;
+            let last = after.saturating_add(u32::try_from(items.len()).unwrap_or(u32::MAX));
+            Ok(Page { items, next: more.then_some(last) })
         })
     }
 
@@ -374,7 +381,7 @@ impl<S: Store> Tasks<S> {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
-            owner.hear_of(session, live, now, now_ms)?;
+            owner.hear_of(session, live, now, now_ms);
             Ok(owner.signals(session, live))
         })
     }
@@ -413,8 +420,7 @@ impl<S: Store> Tasks<S> {
                 return Err(unknown_session());
             }
             // What is shown was there before it was claimed.
-            let shown = owner.shelf.store.version();
-            let (work, signals) = owner.hand_out(session, free, now_ms)?;
+            let Handed { work, signals, shown } = owner.hand_out(session, free, now_ms)?;
             let nothing = work.is_empty() && signals.is_empty();
             if nothing && let Some(waker) = waker {
                 owner.sessions.park(session, waker);
@@ -431,7 +437,8 @@ impl<S: Store> Tasks<S> {
             if !owner.sessions.hear(session, now) {
                 return Err(unknown_session());
             }
-            let mut refused: Vec<TaskId> = Vec::new();
+            let mut refused: BTreeSet<TaskId> = BTreeSet::new();
+            let mut resumed_bytes = 0;
             let mut acks = Vec::with_capacity(ops.len());
             for op in ops {
                 let task = op.task;
@@ -440,20 +447,27 @@ impl<S: Store> Tasks<S> {
                     acks.push(Err(Error::conflict("an earlier call about this task was refused")));
                     continue;
                 }
-                let ack = owner.op(op, now_ms);
-                if ack.is_err() {
-                    refused.push(task);
+                let ack = if resumed_bytes >= ANSWER_BYTES && matches!(op.what, OpKind::Suspend(_)) {
+                    Err(Error::new(ErrorKind::Busy, "so much has come already that the answer is full; say it again"))
+                } else {
+                    owner.op(op, now_ms)
+                };
+                match &ack {
+                    Ok(Ack::Suspended(resumed)) => {
+                        resumed_bytes += resumed.iter().map(|(_, step)| step.outcome.bytes()).sum::<usize>();
+                    }
+                    Ok(_) => {}
+                    Err(_) => drop(refused.insert(task)),
                 }
                 acks.push(ack);
             }
-            // Also what is shown was there before it was claimed: one sync answers for both.
             let revealed = owner.shelf.store.version();
-            let (work, signals) = match owner.hand_out(session, free, now_ms) {
-                // What was done is told; the next call that asks for work alone tells of this.
-                Err(_) if !acks.is_empty() => (Vec::new(), Vec::new()),
-                handed_out => handed_out?,
-            };
-            Ok((Told { acks, work, signals }, Some(revealed)))
+            // Also what is shown was there before it was claimed: one sync answers for both. If nothing can be handed out
+            // the calls are answered all the same.
+            let handed = owner.hand_out(session, free, now_ms);
+            let nothing = |_| Handed { work: Vec::new(), signals: Vec::new(), shown: revealed };
+            let Handed { work, signals, shown } = handed.unwrap_or_else(nothing);
+            Ok((Told { acks, work, signals }, Some(shown)))
         })
     }
 
@@ -672,7 +686,7 @@ impl<S: Store> Owner<S> {
 
     pub(crate) fn view(&self, stored: Stored) -> Result<View> {
         let output = match stored.task.status.state() {
-            State::Completed => self.shelf.output(&stored)?,
+            State::Completed => self.shelf.output(stored.bucket, stored.id)?,
             State::Queued | State::Running | State::Waiting | State::Failed | State::Cancelled => None,
         };
         let queued = stored.task.status.state() == State::Queued;

@@ -47,7 +47,7 @@ pub(crate) async fn route(
         Route::Task(id) if gets => json(tasks.task(&id).await),
         Route::Result(id, wait_ms) if gets => json(tasks.result(&id, patience(app, wait_ms)).await),
         Route::Steps(id, paging) if gets => json(tasks.steps(&id, paging).await),
-        Route::Runs(id) if gets => json(tasks.runs(&id).await),
+        Route::Runs(id, paging) if gets => json(tasks.runs(&id, paging).await),
         Route::Queues if gets => json(tasks.queues().await),
         Route::Queue(name) if gets => json(tasks.queue(&name).await),
         Route::Queue(name) if puts => json(tasks.set_queue(&name, body(app, upload).await?).await),
@@ -61,7 +61,7 @@ pub(crate) async fn route(
         Route::Task(_)
         | Route::Result(..)
         | Route::Steps(..)
-        | Route::Runs(_)
+        | Route::Runs(..)
         | Route::Queues
         | Route::Event(..)
         | Route::Workers => Err(Refusal::method("GET")),

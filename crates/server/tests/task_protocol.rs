@@ -367,6 +367,32 @@ async fn a_queue_keeps_what_is_not_said_of_it() {
 }
 
 #[tokio::test]
+async fn runs_come_in_pages() {
+    let server = Running::new().await;
+    let (session, task, mut fence) = handed(&server).await;
+    for attempt in 1..=3 {
+        let failure = json!({"kind": "Oops", "message": "it broke", "retryable": true});
+        let fail = json!({"op": "finish", "task": task, "fence": fence, "failure": failure, "retry_at_ms": 0});
+        let told = json!({"session": session, "ops": [fail], "claim": 1});
+        let told = post(&server, "/v1/workers/ops", told).await;
+        assert_eq!(told["acks"][0]["ok"], true, "{attempt}");
+        fence = told["work"][0]["fence"].as_str().unwrap().to_owned();
+    }
+    let attempts = |page: &Value| {
+        let runs = page["items"].as_array().unwrap().iter();
+        runs.map(|run| run["attempt"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let first = get(&server, &format!("/v1/tasks/{task}/runs?limit=2")).await;
+    assert_eq!(attempts(&first), [1, 2]);
+    let next = first["next"].as_str().unwrap();
+    let rest = get(&server, &format!("/v1/tasks/{task}/runs?limit=2&after={next}")).await;
+    assert_eq!((attempts(&rest), rest.get("next")), (vec![3], None));
+    let refused = send(&server, "GET", &format!("/v1/tasks/{task}/runs?after=x"), "", "").await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn a_parked_poll_ends_with_the_server() {
     let mut server = Running::new().await;
     let session = hello(&server).await;

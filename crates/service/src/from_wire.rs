@@ -18,8 +18,23 @@ pub(crate) fn task_id(text: &str) -> Result<TaskId, Refused> {
     text.parse().map_err(|what| invalid(format!("the task's id \"{}\": {what}", text.escape_debug())).at("id"))
 }
 
+/// Refuses a request that has more of something than it may: all of it is one turn at the lock.
+pub(crate) fn at_most(field: &str, what: &str, count: usize, max: usize) -> Result<(), Refused> {
+    if count > max {
+        return Err(invalid(format!("{count} {what} in one request; at most {max} are allowed")).at(field));
+    }
+    Ok(())
+}
+
+/// The number of a run, where a page of them begins.
+pub(crate) fn run_number(text: &str) -> Result<u32, Refused> {
+    text.parse()
+        .map_err(|_| invalid(format!("after: \"{}\" is no cursor that a list of runs gave", text.escape_debug())))
+}
+
 /// The hand-outs that a worker says it has.
 pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refused> {
+    at_most("live", "live hand-outs", live.len(), wire::LIVE_MAX)?;
     let held = |held: &wire::Held| Ok((task_id(&held.task).map_err(|e| e.at("task"))?, fence(&held.fence)?));
     let each = live.iter().enumerate().map(|(n, one)| held(one).map_err(|e: Refused| e.under(&format!("live[{n}]"))));
     each.collect()

@@ -25,7 +25,7 @@ use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
 
-use from_wire::{live_of, op_of, session, signs_of, spawn_of, step_id, task_id};
+use from_wire::{at_most, live_of, op_of, run_number, session, signs_of, spawn_of, step_id, task_id};
 use refused::invalid;
 pub use refused::{Refused, not_built};
 use to_wire::{
@@ -94,6 +94,7 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Spawns tasks: each for itself, or, if that is asked, all or none; then the first that is refused refuses them.
     pub async fn spawn(&self, request: wire::SpawnRequest) -> Result<wire::Results<wire::Spawned>, Refused> {
+        at_most("tasks", "tasks", request.tasks.len(), wire::SPAWNS_MAX)?;
         if request.atomic {
             let spawned = self.spawn_with(self.tasks.batch(), request.tasks).await?;
             return Ok(wire::Results { results: spawned.into_iter().map(wire::Each::Done).collect() });
@@ -179,11 +180,14 @@ impl<S: Store, P: Place> Service<S, P> {
         Ok(wire::Page { items: steps_to(&steps), next })
     }
 
-    /// The runs of a task that have ended.
-    pub async fn runs(&self, id: &str) -> Result<wire::Page<wire::Run>, Refused> {
+    /// A page of the runs of a task that have ended, in order.
+    pub async fn runs(&self, id: &str, paging: Paging) -> Result<wire::Page<wire::Run>, Refused> {
         let id = task_id(id)?;
-        let runs = self.call(move |tasks| tasks.runs(id)).await?;
-        Ok(wire::Page { items: runs.iter().map(run_to).collect(), next: None })
+        let after = paging.after.as_deref().map(run_number).transpose()?.unwrap_or(0);
+        let limit = paging.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
+        let page = self.call(move |tasks| tasks.runs(id, after, limit)).await?;
+        let next = page.next.map(|number| number.to_string());
+        Ok(wire::Page { items: page.items.iter().map(run_to).collect(), next })
     }
 
     /// Cancels a task; one that has ended stays as it is.
@@ -400,6 +404,7 @@ impl<S: Store, P: Place> Service<S, P> {
     /// like one that is refused otherwise: in its place, and later ones of its task with it.
     pub async fn ops(&self, request: wire::OpsRequest) -> Result<wire::OpsResponse, Refused> {
         let session = session(&request.session)?;
+        at_most("ops", "operations", request.ops.len(), wire::OPS_MAX)?;
         let now_ms = self.tasks.now_ms();
         let (mut ops, mut places, mut unread) = (Vec::new(), Vec::new(), BTreeSet::new());
         for op in request.ops {

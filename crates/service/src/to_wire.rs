@@ -200,7 +200,7 @@ pub(crate) fn work_to(work: &Work) -> wire::Work {
         input: raw(&work.spec.input),
         headers: raw(&work.spec.headers),
         steps: steps_to(&work.steps),
-        steps_next: work.steps.last().filter(|_| work.more_steps).map(|(id, _)| id.as_str().to_owned()),
+        steps_next: work.steps_next.as_ref().map(|id| id.as_str().to_owned()),
         lease_ms: millis(LEASE),
     }
 }

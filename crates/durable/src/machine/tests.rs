@@ -141,7 +141,7 @@ fn a_task_has_the_version_of_the_code_that_had_it_last() {
     let version = |version: &str| Some(version.to_owned());
     kept.apply(Command::Claim { fence: fence(1), version: version("1") }).unwrap();
     assert_eq!(kept.task.version, version("1"));
-    kept.apply(Command::Release { fence: fence(1), due_ms: None }).unwrap();
+    kept.apply(Command::Release { fence: fence(1), due_ms: None, asked: true }).unwrap();
     assert_eq!(kept.task.version, version("1"));
     kept.apply(Command::Claim { fence: fence(2), version: version("2") }).unwrap();
     let failed = Command::Fail { fence: fence(2), failure: failure(true), retry_at_ms: Some(0) };
@@ -222,6 +222,37 @@ fn the_first_of_a_group_takes_the_others_with_it() {
     assert_eq!(told.resumed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["e"]);
 }
 
+/// Of many waits of which much has come only the first are read: the others are as if they had not been told yet.
+#[test]
+fn waits_that_nothing_was_read_of_are_not_opened() {
+    let mut kept = Kept::new(spec());
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
+    let waits = || {
+        let of_group = |step: &str| Wait { group: Some("g".to_owned()), ..wait(step, event(step)) };
+        vec![of_group("a"), wait("b", event("b")), of_group("c"), wait("d", event("d"))]
+    };
+    let suspend = |recorded: Vec<Option<Step>>, come: Vec<Option<Outcome>>| Command::Suspend {
+        fence: fence(1),
+        waits: waits(),
+        recorded,
+        come,
+    };
+    let first = kept.apply(suspend(vec![None; 4], vec![None, Some(value("1"))])).unwrap();
+    assert_eq!(first.resumed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(first.waits.iter().map(|wait| wait.id.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(kept.state(), State::Running);
+    // Whether c has won its group is not known: nothing comes of a, though it has come.
+    let b = kept.steps.get(&id("b")).cloned();
+    let second = kept.apply(suspend(vec![None, b.clone()], Vec::new())).unwrap();
+    assert_eq!((second.resumed.len(), second.steps.len(), second.waits.len()), (1, 0, 1));
+    let third = kept.apply(suspend(vec![None, b, None, None], vec![None, None, Some(value("2")), None])).unwrap();
+    assert_eq!(third.resumed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(third.waits.iter().map(|wait| wait.id.as_str()).collect::<Vec<_>>(), ["d"]);
+    let many = (0..=WAITS_MAX).map(|n| wait(&format!("{n}"), event("e"))).collect::<Vec<_>>();
+    assert_eq!(may_suspend(&kept.task, fence(2), &many), Err(Refusal::StaleFence));
+    assert_eq!(may_suspend(&kept.task, fence(1), &many), Err(Refusal::Invalid(TOO_MANY_WAITS)));
+}
+
 #[test]
 fn a_late_worker_changes_nothing() {
     let mut kept = Kept::new(spec());
@@ -233,7 +264,7 @@ fn a_late_worker_changes_nothing() {
         kept.suspend(1, vec![wait("e", event("e"))], vec![None]),
         Command::Finish { fence: fence(1), output: json("1") },
         Command::Fail { fence: fence(1), failure: failure(true), retry_at_ms: None },
-        Command::Release { fence: fence(1), due_ms: None },
+        Command::Release { fence: fence(1), due_ms: None, asked: true },
     ];
     for command in late {
         assert_eq!(kept.apply(command), Err(Refusal::StaleFence));
@@ -327,7 +358,10 @@ fn random_command(kept: &Kept, random: &mut Rng) -> Command {
         }
         7 if random.one_in(2) => Command::Finish { fence: fence(count), output: json("1") },
         7 => Command::Fail { fence: fence(count), failure: failure(!random.one_in(4)), retry_at_ms: None },
-        8 => Command::Release { fence: fence(count), due_ms: random.one_in(2).then(|| kept.now_ms + 5) },
+        8 => {
+            let due_ms = random.one_in(2).then(|| kept.now_ms + 5);
+            Command::Release { fence: fence(count), due_ms, asked: random.one_in(2) }
+        }
         9 if random.one_in(3) => Command::Lose { fence: fence(count) },
         10 if random.one_in(6) => Command::Cancel { reason: "enough".to_owned() },
         11 => Command::Resolve {
@@ -402,8 +436,9 @@ fn check(before: &Kept, kept: &Kept, command: &Command, decision: &Decision, sce
     if let (Status::Running { fence }, false) = (&before.task.status, kept.state() == State::Running) {
         assert_eq!(kept.task.handed_back.unwrap().fence, *fence, "{scene}");
         let stopped = decision.effects.iter().any(|effect| matches!(effect, Effect::Stop { .. }));
-        let asked = matches!(command.kind(), CommandKind::Cancel | CommandKind::Tick | CommandKind::Lose);
-        assert_eq!(stopped, asked, "{scene}");
+        let by_others = matches!(command.kind(), CommandKind::Cancel | CommandKind::Tick | CommandKind::Lose)
+            || matches!(command, Command::Release { asked: false, .. });
+        assert_eq!(stopped, by_others, "{scene}");
     }
     // A tick leaves nothing that is due: a timer fires once.
     if *command == Command::Tick {
