@@ -30,8 +30,12 @@ pub const PROTOCOL: &str = "1";
 /// A poll waits at most so long.
 pub const WAIT_MS_MAX: u64 = 25_000;
 
+/// Values are nested so deep at most: what reads them in other programs follows no further than some hundred levels.
+pub const DEPTH_MAX: usize = 100;
 /// A request spawns at most so many tasks.
 pub const SPAWNS_MAX: usize = 10_000;
+/// A request emits at most so many events.
+pub const EVENTS_MAX: usize = 10_000;
 /// A hello or a beat names at most so many hand-outs.
 pub const LIVE_MAX: usize = 10_000;
 /// A request has at most so many operations of a worker.

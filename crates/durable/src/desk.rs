@@ -304,19 +304,23 @@ impl<S: Store> Owner<S> {
         self.sessions.begin(session, hello, now);
         let (mut kept, mut stop) = (Vec::new(), Vec::new());
         for (task, fence) in live {
-            match self.live.get_mut(task).filter(|live| live.fence() == Some(*fence)) {
-                Some(live) => {
-                    if let Some(before) = live.session.replace(session) {
-                        self.sessions.drop_task(before, *task);
-                    }
-                    self.sessions.give(session, *task, *fence, now);
-                    self.sessions.spoken_of(session, *task, *fence, now);
-                    kept.push(*task);
-                }
-                None => stop.push(*task),
-            }
+            if self.adopt(session, *task, *fence, now) { &mut kept } else { &mut stop }.push(*task);
         }
         Ok(Welcome { session, kept, stop })
+    }
+
+    /// Notes that a worker has spoken of a hand-out, which is its session's from then on: one before may have been made by a hello
+    /// whose answer was lost. False if the hand-out is over.
+    fn adopt(&mut self, session: SessionId, task: TaskId, fence: Fence, now: Duration) -> bool {
+        let Some(live) = self.live.get_mut(&task).filter(|live| live.fence() == Some(fence)) else { return false };
+        if live.session != Some(session) {
+            if let Some(before) = live.session.replace(session) {
+                self.sessions.drop_task(before, task);
+            }
+            self.sessions.give(session, task, fence, now);
+        }
+        self.sessions.spoken_of(session, task, fence, now);
+        true
     }
 
     /// Ends a session. What it held goes back to its queue, at no cost.
@@ -340,7 +344,9 @@ impl<S: Store> Owner<S> {
     /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
     /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken is at a later beat.
     pub(crate) fn hear_of(&mut self, session: SessionId, live: &[(TaskId, Fence)], now: Duration, now_ms: Millis) {
-        live.iter().for_each(|(task, fence)| self.sessions.spoken_of(session, *task, *fence, now));
+        for (task, fence) in live {
+            self.adopt(session, *task, *fence, now);
+        }
         for (task, fence, known) in self.sessions.forgotten(session, now) {
             let _ = if known { self.lose(task, fence, now_ms) } else { self.release(task, fence, false, now_ms) };
         }

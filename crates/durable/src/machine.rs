@@ -22,12 +22,12 @@
 //! 3. A task that has ended has no open wait, and changes only by `retry` of a failed one.
 //! 4. What is told twice by the same hand-out changes nothing the second time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{Millis, RunId};
 use crate::step::{Again, Outcome, Step, StepId, StepKind};
 use crate::task::{EndedRun, Ending, Failure, Fence, HandedBack, Json, Run, RunStatus, Spec, State, Status, Task};
-use crate::wait::{Target, WAITS_MAX, Wait};
+use crate::wait::{Target, WAITS_MAX, WAITS_OF_ONE_MAX, Wait};
 
 /// A task as it is read.
 #[derive(Clone, Copy, Debug)]
@@ -284,9 +284,7 @@ pub fn may_suspend(task: &Task, fence: Fence, waits: &[Wait]) -> Result<bool, Re
     if waits.is_empty() {
         return Err(Refusal::Invalid("a suspension without anything to wait for"));
     }
-    if waits.len() > WAITS_MAX {
-        return Err(Refusal::Invalid(TOO_MANY_WAITS));
-    }
+    check_count(waits)?;
     let ids: BTreeSet<&StepId> = waits.iter().map(|wait| &wait.id).collect();
     if ids.len() < waits.len() {
         return Err(Refusal::Invalid("two waits of one suspension have the same step id"));
@@ -335,7 +333,21 @@ impl<'a> Won<'a> {
     }
 }
 
-const TOO_MANY_WAITS: &str = "more than 1,000 open waits";
+/// Whether a task may have all these open.
+fn check_count(waits: &[Wait]) -> Result<(), Refusal> {
+    if waits.len() > WAITS_MAX {
+        return Err(Refusal::Invalid("more than 1,000 open waits"));
+    }
+    let mut of_one: BTreeMap<&Target, usize> = BTreeMap::new();
+    for wait in waits.iter().filter(|wait| !matches!(wait.target, Target::Timer(_))) {
+        let count = of_one.entry(&wait.target).or_default();
+        *count += 1;
+        if *count > WAITS_OF_ONE_MAX {
+            return Err(Refusal::Invalid("more than 50 open waits for one event or one task"));
+        }
+    }
+    Ok(())
+}
 
 /// When the clock next makes something of a task, so that [`Command::Tick`] is due.
 pub fn due_ms(record: Record<'_>) -> Option<Millis> {
@@ -459,10 +471,10 @@ impl Turn<'_> {
                 won.by(wait);
             }
         }
-        if self.decision.waits.len() > WAITS_MAX {
-            return Err(Refusal::Invalid(TOO_MANY_WAITS));
+        check_count(&self.decision.waits)?;
+        if !all_read && self.decision.resumed.is_empty() {
+            return Err(Refusal::Invalid("a suspension of which nothing was read"));
         }
-        assert!(all_read || !self.decision.resumed.is_empty(), "a task sleeps on waits that nobody has looked at");
         if self.decision.resumed.is_empty() {
             let since_ms = self.now_ms;
             self.hand_back(fence, Ending::Suspended);

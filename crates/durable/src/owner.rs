@@ -364,12 +364,9 @@ impl<S: Store> Owner<S> {
             Target::Event(event) => key::waiters_for_event(queue, event),
             Target::Task(task) => key::waiters_for_task(*task),
         };
-        let mut waiting = Vec::new();
-        // Each is told the whole of it.
-        let at_once = (TOLD_BYTES / (1 + outcome.bytes())).clamp(1, TOLD_AT_ONCE);
-        let mut more = false;
+        let (mut waiting, mut more) = (Vec::new(), false);
         let listed = self.shelf.visit(&self.shelf.index, &prefix, &[], |key, _| {
-            if waiting.len() == at_once {
+            if waiting.len() == TOLD_AT_ONCE {
                 more = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -383,16 +380,25 @@ impl<S: Store> Owner<S> {
             Err(e) if e.is_unreadable() => more = true,
             listed => listed?,
         }
-        let count = waiting.len();
         if cairn_env::mutant("last-waiter-not-told") {
             waiting.pop();
         }
+        let (mut count, mut bytes) = (0, 0);
         for id in waiting {
+            if bytes >= TOLD_BYTES {
+                more = true;
+                break;
+            }
+            count += 1;
             let command = Command::Resolve { target: target.clone(), outcome: outcome.clone() };
             match self.decide(turn, id, command, now_ms) {
-                Ok(told) if !told.steps.is_empty() => {}
+                // Under each of the ids that it waits at it is told the whole of it.
+                Ok(told) if !told.steps.is_empty() => bytes += told.steps.len() * (1 + outcome.bytes()),
                 Ok(_) => self.wait_no_longer(turn, queue, target, id),
-                Err(e) if e.is_unreadable() => self.leave_untold(turn, queue, target, id, outcome, &e),
+                Err(e) if e.is_unreadable() => {
+                    bytes += outcome.bytes();
+                    self.leave_untold(turn, queue, target, id, outcome, &e);
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -5,6 +5,8 @@ use crate::step::{Outcome, Step, StepId, StepKind};
 
 /// A task has at most so many open waits; beyond it a suspension is refused.
 pub const WAITS_MAX: usize = 1_000;
+/// And so many of one event or task: all of them are told at once, each the whole of it.
+pub const WAITS_OF_ONE_MAX: usize = 50;
 
 /// An open wait: it is there as long as nothing has resolved it. What resolves it becomes the step of this
 /// id. A wait that is told again under its id keeps the deadline that it had at first, so that a

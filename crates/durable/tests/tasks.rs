@@ -609,6 +609,68 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
     });
 }
 
+/// A hello whose answer was lost has moved what is held to a session that nobody has.
+#[test]
+fn a_beat_that_names_a_hand_out_keeps_it() {
+    world(15, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        let work = take(env, &tasks, session);
+        let held = [(work.id, work.fence)];
+        let again = Hello { tasks: names(&["t"]), queues: names(&["default"]), slots: 1, ..Hello::default() };
+        assert_eq!(block_on(env, tasks.hello(again, &held)).unwrap().kept, [work.id]);
+        let waiter = Waiter::new(env);
+        for _ in 0..9 {
+            waiter.wait(LEASE / 3);
+            assert_eq!(block_on(env, tasks.beat(session, &held)).unwrap().len(), 0);
+        }
+        op(env, &tasks, session, &work, OpKind::Finish(b"1".as_slice().into())).unwrap();
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// What one task is told under many ids counts as often; it went into one batch, which was too large for ever.
+#[test]
+fn a_large_event_reaches_tasks_that_wait_for_it_many_times() {
+    const WAITS: usize = 50;
+    world(16, |env, _| {
+        // A batch may have 64 MiB, as with the default options.
+        let options = cairn::Options { memory_budget_bytes: 256 << 20, ..cairn::Options::default() };
+        let db = cairn::Db::open_in(env, "db", options).unwrap();
+        let tasks = Tasks::open(env, db.clone()).unwrap();
+        let session = hello(env, &tasks, &["t"]);
+        let ids: Vec<_> = (0..3).map(|_| spawn(env, &tasks, Spawn::new("t", b"1"))).collect();
+        for _ in &ids {
+            let work = take(env, &tasks, session);
+            let waits = (0..WAITS).map(|n| wait(&format!("w{n}"), event("go"))).collect();
+            op(env, &tasks, session, &work, OpKind::Suspend(waits)).unwrap();
+        }
+        let payload = format!("\"{}\"", "x".repeat(500 << 10));
+        assert!(block_on(env, tasks.emit("default", "go", payload.as_bytes())).unwrap());
+        for id in ids {
+            let waiter = Waiter::new(env);
+            while block_on(env, tasks.get(id)).unwrap().task.status.state() == State::Waiting {
+                waiter.wait(Duration::from_millis(10));
+            }
+            let mut after = None;
+            let mut count = 0;
+            loop {
+                let (steps, more) = block_on(env, tasks.steps(id, after.as_ref(), WAITS)).unwrap();
+                count += steps.len();
+                after = steps.last().map(|(id, _)| id.clone());
+                if !more {
+                    break;
+                }
+            }
+            assert_eq!(count, WAITS);
+        }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
 /// Where workers live in the process that has died, nobody waits a lease for them.
 #[test]
 fn orphans_can_be_released_at_once() {

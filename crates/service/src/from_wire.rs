@@ -44,7 +44,9 @@ pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refus
 pub(crate) fn signs_of(of: &[(TaskId, Fence)], live: Vec<wire::Held>) -> Result<Vec<Sign>, Refused> {
     let sign = |(n, (&(task, fence), held)): (usize, (&(TaskId, Fence), wire::Held))| {
         let step = held.step.as_deref().map(step_id).transpose().map_err(|e| e.at(format!("live[{n}].step")))?;
-        let sign = Sign::new(task, fence, step, held.progress.map(json));
+        let progress = held.progress.map(|progress| json("progress", progress)).transpose();
+        let progress = progress.map_err(|e| e.under(&format!("live[{n}]")))?;
+        let sign = Sign::new(task, fence, step, progress);
         Ok(sign.map_err(|e| e.at(format!("live[{n}].progress")))?)
     };
     of.iter().zip(live).enumerate().map(sign).collect()
@@ -67,8 +69,35 @@ pub(crate) fn step_id(text: &str) -> Result<StepId, Refused> {
     StepId::new(text).map_err(|what| invalid(what).at("key"))
 }
 
-pub(crate) fn json(value: wire::Json) -> cairn_durable::task::Json {
-    Box::<str>::from(value).into_boxed_bytes()
+/// A value as it came. One that is nested deeper than common parsers follow would end whatever worker it is handed to.
+///
+/// # Errors
+/// If it is, naming the field.
+pub(crate) fn json(field: &str, value: wire::Json) -> Result<cairn_durable::task::Json, Refused> {
+    if depth(value.get()) > wire::DEPTH_MAX {
+        let text = format!("{field} is nested deeper than {} levels", wire::DEPTH_MAX);
+        return Err(invalid(text).at(field));
+    }
+    Ok(Box::<str>::from(value).into_boxed_bytes())
+}
+
+/// How deep arrays and objects are nested in what is known to be JSON.
+fn depth(json: &str) -> usize {
+    let (mut open, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match (in_text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b'[' | b'{') => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            (false, b']' | b'}') => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 pub(crate) fn spawn_of(spawn: wire::Spawn, now_ms: u64) -> Result<Spawn, Refused> {
@@ -83,11 +112,11 @@ pub(crate) fn spawn_of(spawn: wire::Spawn, now_ms: u64) -> Result<Spawn, Refused
         (due_at_ms, None) => due_at_ms,
         (None, Some(delay_ms)) => Some(now_ms.saturating_add(delay_ms)),
     };
-    let headers = spawn.headers.map_or_else(|| Box::from(*b"{}"), json);
+    let headers = spawn.headers.map_or_else(|| Ok(Box::from(*b"{}")), |headers| json("headers", headers))?;
     if !headers.starts_with(b"{") {
         return Err(invalid("headers must be an object").at("headers"));
     }
-    let base = Spawn::new(&spawn.name, &json(spawn.input));
+    let base = Spawn::new(&spawn.name, &json("input", spawn.input)?);
     let cancel = spawn.cancel.unwrap_or_default();
     Ok(Spawn {
         id: spawn.id.as_deref().map(task_id).transpose()?,
@@ -114,9 +143,10 @@ pub(crate) fn retry_of(retry: wire::Retry) -> Retry {
     }
 }
 
-pub(crate) fn failure_of(failure: wire::Failure) -> Failure {
+pub(crate) fn failure_of(failure: wire::Failure) -> Result<Failure, Refused> {
     let wire::Failure { kind, message, detail, retryable } = failure;
-    Failure { kind, message, detail: detail.map(json), retryable }
+    let detail = detail.map(|detail| json("detail", detail)).transpose().map_err(|e| e.under("failure"))?;
+    Ok(Failure { kind, message, detail, retryable })
 }
 
 pub(crate) fn wait_of(wait: wire::Wait) -> Result<Wait, Refused> {
@@ -139,8 +169,8 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
         wire::OpKind::Step => OpKind::Step {
             id: key(op.key)?,
             outcome: match (op.value, op.failure) {
-                (Some(value), None) => Outcome::Value(json(value)),
-                (None, Some(failure)) => Outcome::Failed { failure: failure_of(failure), retry_at_ms: op.retry_at_ms },
+                (Some(value), None) => Outcome::Value(json("value", value)?),
+                (None, Some(failure)) => Outcome::Failed { failure: failure_of(failure)?, retry_at_ms: op.retry_at_ms },
                 _ => return Err(invalid("a step has a value or a failure, one of them")),
             },
         },
@@ -151,7 +181,7 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
         wire::OpKind::Emit => OpKind::Emit {
             id: key(op.key)?,
             name: op.name.ok_or_else(|| lacks("name"))?,
-            payload: json(op.payload.ok_or_else(|| lacks("payload"))?),
+            payload: json("payload", op.payload.ok_or_else(|| lacks("payload"))?)?,
         },
         wire::OpKind::Suspend => {
             let waits = op.waits.ok_or_else(|| lacks("waits"))?;
@@ -159,12 +189,38 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
             OpKind::Suspend(waits.into_iter().enumerate().map(wait).collect::<Result<_, Refused>>()?)
         }
         wire::OpKind::Finish => match (op.output, op.failure) {
-            (Some(output), None) => OpKind::Finish(json(output)),
-            (None, Some(failure)) => OpKind::Fail { failure: failure_of(failure), retry_at_ms: op.retry_at_ms },
+            (Some(output), None) => OpKind::Finish(json("output", output)?),
+            (None, Some(failure)) => OpKind::Fail { failure: failure_of(failure)?, retry_at_ms: op.retry_at_ms },
             _ => return Err(invalid("a task ends with an output or a failure, one of them")),
         },
         wire::OpKind::Promise => return Err(not_built("promises").at("op")),
         wire::OpKind::Release => OpKind::Release { due_ms: op.due_at_ms },
     };
     Ok(Op { task, fence, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_nested_so_deep_and_no_deeper() {
+        for (json, levels) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":{}}"#, 3),
+            (r#"["[[[\"[["]"#, 1),
+            (r#"["\\",[]]"#, 2),
+            ("[[],[]]", 2),
+        ] {
+            assert_eq!(depth(json), levels, "{json}");
+        }
+        let nested = |levels: usize| {
+            let text = "[".repeat(levels) + &"]".repeat(levels);
+            json("input", serde_json::value::RawValue::from_string(text).unwrap())
+        };
+        assert!(nested(wire::DEPTH_MAX).is_ok());
+        let refused = nested(wire::DEPTH_MAX + 1).unwrap_err();
+        assert_eq!(refused.message, "input is nested deeper than 100 levels");
+    }
 }

@@ -25,7 +25,7 @@ use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
 
-use from_wire::{at_most, live_of, op_of, run_number, session, signs_of, spawn_of, step_id, task_id};
+use from_wire::{at_most, json, live_of, op_of, run_number, session, signs_of, spawn_of, step_id, task_id};
 use refused::invalid;
 pub use refused::{Refused, not_built};
 use to_wire::{
@@ -293,10 +293,14 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Emits events, each for itself.
     pub async fn emit(&self, queue: &str, request: wire::EmitRequest) -> Result<wire::Results<wire::Emitted>, Refused> {
+        at_most("events", "events", request.events.len(), wire::EVENTS_MAX)?;
         let mut results = Vec::with_capacity(request.events.len());
         for (n, event) in request.events.into_iter().enumerate() {
             let queue = queue.to_owned();
-            let emitted = self.call(move |tasks| tasks.emit(&queue, &event.name, event.payload.get().as_bytes())).await;
+            let emitted = match json("payload", event.payload) {
+                Ok(payload) => self.call(move |tasks| tasks.emit(&queue, &event.name, &payload)).await,
+                Err(refused) => Err(refused),
+            };
             results.push(match emitted {
                 Ok(created) => wire::Each::Done(wire::Emitted { created }),
                 Err(refused) => wire::Each::Refused(refused.under(&format!("events[{n}]")).into_body()),

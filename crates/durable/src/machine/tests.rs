@@ -248,9 +248,15 @@ fn waits_that_nothing_was_read_of_are_not_opened() {
     let third = kept.apply(suspend(vec![None, b, None, None], vec![None, None, Some(value("2")), None])).unwrap();
     assert_eq!(third.resumed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
     assert_eq!(third.waits.iter().map(|wait| wait.id.as_str()).collect::<Vec<_>>(), ["d"]);
-    let many = (0..=WAITS_MAX).map(|n| wait(&format!("{n}"), event("e"))).collect::<Vec<_>>();
-    assert_eq!(may_suspend(&kept.task, fence(2), &many), Err(Refusal::StaleFence));
-    assert_eq!(may_suspend(&kept.task, fence(1), &many), Err(Refusal::Invalid(TOO_MANY_WAITS)));
+    let stale = may_suspend(&kept.task, fence(2), &[wait("e", event("e"))]);
+    assert_eq!(stale, Err(Refusal::StaleFence));
+    let many = |count: usize, of: fn(usize) -> Target| {
+        let waits: Vec<_> = (0..count).map(|n| wait(&format!("{n}"), of(n))).collect();
+        may_suspend(&kept.task, fence(1), &waits).is_ok()
+    };
+    assert!(many(WAITS_MAX, |n| event(&format!("{n}"))) && !many(WAITS_MAX + 1, |n| event(&format!("{n}"))));
+    assert!(many(WAITS_OF_ONE_MAX, |_| event("e")) && !many(WAITS_OF_ONE_MAX + 1, |_| event("e")));
+    assert!(many(WAITS_MAX, |_| Target::Timer(1)));
 }
 
 #[test]
