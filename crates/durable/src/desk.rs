@@ -620,10 +620,11 @@ fn bytes_of(work: &Work) -> usize {
     work.spec.input.len() + work.spec.headers.len() + steps.sum::<usize>()
 }
 
-/// Whether an error is one of a task, its records or what is to become of it; others would meet the next task as well.
+/// Whether an error is one of the records of a task; others would meet the next task as well. That a task stands in a lane and
+/// is not queued comes of no damage, but of a write of which nobody knows whether it happened.
 fn concerns_one_task(e: &Error) -> bool {
-    use ErrorKind::{Conflict, Corrupt, Gone, Invalid, NotFound};
-    matches!(e.kind(), Corrupt | NotFound | Gone | Conflict | Invalid)
+    use ErrorKind::{Corrupt, Gone, Invalid, NotFound};
+    matches!(e.kind(), Corrupt | NotFound | Gone | Invalid)
 }
 
 /// The child that a recorded step spawned.
