@@ -49,6 +49,9 @@ pub(crate) fn keys(input: &[u8]) {
     if let Some((queue, target)) = key::unfinished(input) {
         assert_eq!(key::of_unfinished(&queue, &target).as_deref(), Some(input));
     }
+    if let Some((task, target)) = key::untold(input) {
+        assert_eq!(key::of_untold(task, &target).as_deref(), Some(input));
+    }
     if let (Some(task), Some(step), [tag, ..]) =
         (input.get(1..17).and_then(|id| <[u8; 16]>::try_from(id).ok()), key::step_id(input), input)
     {
@@ -85,7 +88,7 @@ pub(crate) fn rows_seeds() -> Vec<Vec<u8>> {
         created_ms: 1_763_800_000_000,
         parent,
     };
-    let task = |status, handed_back| Task {
+    let task = |status, handed_back: Option<HandedBack>| Task {
         status,
         run,
         max_attempts: 5,
@@ -93,6 +96,7 @@ pub(crate) fn rows_seeds() -> Vec<Vec<u8>> {
         runs_ended: 1,
         steps: 300,
         first_started_ms: Some(1_763_800_000_300),
+        version: handed_back.map(|_| "2.1".to_owned()),
         handed_back,
     };
     let step = |kind, outcome| Step { seq: 1, kind, attempt: 2, at_ms: 1_763_800_000_400, outcome };

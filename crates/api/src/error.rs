@@ -1,12 +1,13 @@
 //! What can go wrong over HTTP: the kinds, their names, their statuses, and the JSON that carries them.
 //!
 //! ```text
-//! {"error":{"kind":"conflict","message":"...","key":"..."}}
+//! {"error":{"kind":"conflict","message":"...","key":"...","field":"..."}}
 //! ```
 //!
 //! `kind` is what a program acts on, `message` what a person reads; `key` (`key_base64` where it is
-//! not UTF-8) names the key of a conflict. Kinds are ordered by who must act. A kind a client does
-//! not know is judged by its status ([`ErrorKind::from_status`]).
+//! not UTF-8) names the key of a conflict; `field` the one field of the request that is at fault, where
+//! that is known, as `tasks[3].name`. Kinds are ordered by who must act. A kind a client does not know is
+//! judged by its status ([`ErrorKind::from_status`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +161,8 @@ pub struct ErrorDetail {
     key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_base64: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
 }
 
 impl From<ErrorBody> for ErrorDetail {
@@ -183,8 +186,14 @@ impl ErrorDetail {
 impl ErrorBody {
     /// An error of this kind, with a text for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> ErrorBody {
-        let detail = ErrorDetail { kind: kind.name().to_owned(), message: message.into(), key: None, key_base64: None };
-        ErrorBody { error: detail }
+        let (kind, message) = (kind.name().to_owned(), message.into());
+        ErrorBody { error: ErrorDetail { kind, message, key: None, key_base64: None, field: None } }
+    }
+
+    /// Names the field of the request that is at fault.
+    pub fn with_field(mut self, field: Option<String>) -> ErrorBody {
+        self.error.field = field;
+        self
     }
 
     /// Names the key that a conflict is about.
@@ -201,6 +210,11 @@ impl ErrorBody {
     /// The text for people.
     pub fn message(&self) -> &str {
         &self.error.message
+    }
+
+    /// The field of the request that is at fault, if the server named one.
+    pub fn field(&self) -> Option<&str> {
+        self.error.field.as_deref()
     }
 
     /// The key of a conflict, if the server named one.
@@ -239,6 +253,11 @@ mod tests {
     fn bytes_on_the_wire() {
         let plain = ErrorBody::new(ErrorKind::Busy, "too many scans");
         assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"error":{"kind":"busy","message":"too many scans"}}"#);
+        let wrong = ErrorBody::new(ErrorKind::Invalid, "empty").with_field(Some("tasks[3].name".to_owned()));
+        assert_eq!(
+            serde_json::to_string(&wrong).unwrap(),
+            r#"{"error":{"kind":"invalid","message":"empty","field":"tasks[3].name"}}"#
+        );
         let conflict = ErrorBody::new(ErrorKind::Conflict, "changed");
         assert_eq!(
             serde_json::to_string(&conflict.clone().with_key(b"a/b")).unwrap(),

@@ -238,6 +238,9 @@ pub struct Task {
     /// The task that spawned it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The version of the code that runs it, or ran it last, if its worker said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// When it was spawned.
     pub created_at_ms: u64,
     /// When it is ready, if it is queued.
@@ -252,6 +255,26 @@ pub struct Task {
     /// Why it does not go on.
     #[serde(default)]
     pub waiting: Vec<Reason>,
+    /// Who has it, while it runs. In the answer to `GET /v1/tasks/{id}` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
+}
+
+/// The worker that has a task, and what its beats show of it. Kept in memory: after a restart of the server it is
+/// there again once the worker has made itself heard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Live {
+    /// The name of the worker.
+    pub worker: String,
+    /// The step that its last beat named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The last progress that it has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub progress: Option<Json>,
+    /// How long ago it last spoke of the task, by a beat or an op.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beat_ms_ago: Option<u64>,
 }
 
 /// Why a task does not go on.
@@ -497,7 +520,7 @@ pub struct Hello {
 pub struct Offer {
     /// Its name.
     pub name: String,
-    /// Not looked at yet.
+    /// The version of its code, 1 to 128 bytes. It is recorded in each task that is handed out; nothing is chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -510,10 +533,11 @@ pub struct Held {
     pub task: String,
     /// The fence.
     pub fence: String,
-    /// For people.
+    /// For people: the id of the step that it is at. One that is left out is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// For people.
+    /// For people: how far it is, at most 64 KiB. One that is left out stays as it was, so that a beat need carry only
+    /// what is new. In a hello neither is looked at.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub progress: Option<Json>,
 }
@@ -572,6 +596,9 @@ pub struct Work {
     pub fence: String,
     /// Its name.
     pub name: String,
+    /// The version that the worker said of its code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Its queue.
     pub queue: String,
     /// What it is called with.

@@ -54,9 +54,11 @@ impl From<cairn::Error> for Failure {
 /// A refusal among other results reads like one that is the whole answer.
 impl From<ErrorBody> for Failure {
     fn from(error: ErrorBody) -> Failure {
-        let message = error.message().to_owned();
+        let (message, field) = (error.message().to_owned(), error.field().map(str::to_owned));
         match error.kind() {
-            Some(kind) => Error::Http { status: kind.status(), kind, message, key: None, retry_after: None }.into(),
+            Some(kind) => {
+                Error::Http { status: kind.status(), kind, message, key: None, field, retry_after: None }.into()
+            }
             None => Failure::new(message),
         }
     }

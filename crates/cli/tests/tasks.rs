@@ -167,8 +167,13 @@ fn a_task_is_shown_with_all_that_happened() {
     let work = worker.take();
     worker.op(&work, json!({"op": "step", "key": "charge", "value": {"ok": true}}));
     let running = squeezed(&server.ok(&["task", "show", &id]));
-    assert!(running.iter().any(|line| line.starts_with("worker w1 (hand), heard of ")), "{running:?}");
+    assert!(running.iter().any(|line| line.starts_with("running on w1 (hand); it spoke of it ")), "{running:?}");
     assert!(running.contains(&"status running, attempt 1 of 5".to_owned()), "{running:?}");
+    let held = json!({"task": id, "fence": work["fence"], "step": "pack", "progress": {"percent": 40}});
+    server.post("/v1/workers/beat", &json!({"session": worker.session, "live": [held]}));
+    let running = squeezed(&server.ok(&["task", "show", &id]));
+    let at = "running on w1 (hand), at step \"pack\", 40 %; it spoke of it ";
+    assert!(running.iter().any(|line| line.starts_with(at)), "{running:?}");
     worker.op(&work, json!({"op": "finish", "failure": {"kind": "Oops", "message": "it broke"}, "retry_at_ms": 1}));
     let work = worker.take();
     let other = spawn(&server, &["letter"]);

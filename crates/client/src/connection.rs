@@ -286,6 +286,7 @@ impl Answer {
             kind: error.as_ref().and_then(ErrorBody::kind).unwrap_or_else(|| ErrorKind::from_status(status)),
             message: error.as_ref().map_or_else(|| reason.to_owned(), |error| error.message().to_owned()),
             key: error.as_ref().and_then(ErrorBody::key),
+            field: error.as_ref().and_then(ErrorBody::field).map(str::to_owned),
             retry_after: retry_after.map(Duration::from_secs),
         })
     }

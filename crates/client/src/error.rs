@@ -56,6 +56,8 @@ pub enum Error {
         message: String,
         /// The key of a conflict.
         key: Option<Vec<u8>>,
+        /// The one field of the request that is at fault, where the server knows it, as `tasks[3].name`.
+        field: Option<String>,
         /// After how long the server would try again.
         retry_after: Option<Duration>,
     },

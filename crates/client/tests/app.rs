@@ -9,7 +9,7 @@
 )]
 
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -329,14 +329,14 @@ async fn a_step_in_two_halves_is_a_step(world: World) {
     worker.stop().await.unwrap();
 }
 
-/// Its value is there for the next attempt, after a suspension and after the end, whichever call took it along; only
-/// what was never sent is run again.
+/// Its value is there for the next attempt, after a suspension, after the end and after an orderly stop, whatever took
+/// it along. Until then it is not recorded: only a crash in between makes it run again.
 async fn a_step_that_may_rerun_goes_with_the_next_call(world: World) {
     let bodies = Count::default();
     let (counted, stuck) = (bodies.clone(), Arc::new(Notify::new()));
-    let sticks = stuck.clone();
+    let (sticks, stuck_once) = (stuck.clone(), Arc::new(AtomicBool::new(false)));
     let code = move |ctx: Ctx, next: String| {
-        let (counted, sticks) = (counted.clone(), sticks.clone());
+        let (counted, sticks, stuck_once) = (counted.clone(), sticks.clone(), stuck_once.clone());
         async move {
             let value: usize = ctx.step("a", async || Ok(counted.up())).may_rerun().await?;
             match next.as_str() {
@@ -347,7 +347,7 @@ async fn a_step_that_may_rerun_goes_with_the_next_call(world: World) {
                     Begun::Done(_) => {}
                     Begun::Open(step) => drop(step.may_rerun().complete(&1).await?),
                 },
-                "stick" if value == 1 => {
+                "stick" if !stuck_once.swap(true, SeqCst) => {
                     sticks.notify_one();
                     std::future::pending::<()>().await;
                 }
@@ -372,13 +372,17 @@ async fn a_step_that_may_rerun_goes_with_the_next_call(world: World) {
         assert_eq!(result(&handle).await, json!(before + 1), "{next}");
         assert_eq!(bodies.get(), before + 1, "{next}");
     }
-    // The worker goes before the next call: the price.
-    bodies.0.store(0, SeqCst);
+    let before = bodies.get();
     let handle = world.spawn("stick").await;
     stuck.notified().await;
+    if let Some(server) = &world.server {
+        let client = cairn_client::Client::new(&format!("http://{}", server.address), None).unwrap();
+        assert_eq!(client.task_steps(handle.id(), None).await.unwrap().items.len(), 0);
+    }
     drop(worker);
     let worker = world.app.worker().start().await.unwrap();
-    assert_eq!(result(&handle).await, json!(2));
+    assert_eq!(result(&handle).await, json!(before + 1));
+    assert_eq!(bodies.get(), before + 1);
     worker.stop().await.unwrap();
 }
 
@@ -1076,6 +1080,58 @@ async fn what_does_not_fit_is_told(world: World) {
     worker.stop().await.unwrap();
 }
 
+async fn a_task_knows_the_version_of_its_code(world: World) {
+    let version = async |ctx: Ctx, (): ()| Ok(ctx.version().map(str::to_owned));
+    world.app.task("none", version).unwrap();
+    world.app.task_with("two", Options::new().version("2"), version).unwrap();
+    let worker = world.app.worker().start().await.unwrap();
+    for (name, version) in [("none", None), ("two", Some("2"))] {
+        let handle = world.app.spawn(name, &()).send().await.unwrap();
+        assert_eq!(result(&handle).await, json!(version), "as the task sees it");
+        assert_eq!(handle.info().await.unwrap().version.as_deref(), version, "as it is shown");
+    }
+    worker.stop().await.unwrap();
+    world.app.task_with("long", Options::new().version("x".repeat(129)), version).unwrap();
+    assert_eq!(world.app.worker().start().await.unwrap_err().kind(), Some(ErrorKind::Invalid));
+}
+
+async fn a_running_task_shows_where_it_is(world: World) {
+    let (shown, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let in_task = (shown.clone(), go_on.clone());
+    let code = move |ctx: Ctx, (): ()| {
+        let (shown, go_on) = in_task.clone();
+        async move {
+            let inner = ctx.clone();
+            ctx.step("charge", async || {
+                inner.progress(&json!({"percent": 40})).await?;
+                shown.notify_one();
+                go_on.notified().await;
+                Ok(())
+            })
+            .await?;
+            Ok(())
+        }
+    };
+    let worker = world.worker(code).await;
+    let handle = world.spawn(()).await;
+    shown.notified().await;
+    let live = async {
+        loop {
+            match handle.info().await.unwrap().live {
+                Some(live) if live.progress.is_some() && live.step.is_some() => return live,
+                _ => sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let live = timeout(PATIENCE, live).await.expect("it is shown");
+    assert_eq!((live.step.as_deref(), live.progress.unwrap().get()), (Some("charge"), r#"{"percent":40}"#));
+    assert!(live.worker.starts_with("worker-") && live.beat_ms_ago.is_some(), "{}", live.worker);
+    go_on.notify_one();
+    assert_eq!(result(&handle).await, Value::Null);
+    assert!(handle.info().await.unwrap().live.is_none());
+    worker.stop().await.unwrap();
+}
+
 macro_rules! in_both_worlds {
     ($($scenario:ident)*) => {
         mod embedded {
@@ -1129,6 +1185,8 @@ in_both_worlds! {
     a_panic_anywhere_is_a_failed_attempt
     a_failure_of_any_size_is_told
     what_does_not_fit_is_told
+    a_running_task_shows_where_it_is
+    a_task_knows_the_version_of_its_code
     the_quickstart_runs
 }
 

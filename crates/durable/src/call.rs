@@ -93,6 +93,8 @@ pub struct Work {
     pub attempt: u32,
     /// What to show with every call.
     pub fence: Fence,
+    /// The version that its worker said of the code.
+    pub version: Option<String>,
     /// What was asked for.
     pub spec: Arc<Spec>,
     /// What is recorded already, in the order of ids, without the failures that this attempt tries anew.

@@ -12,7 +12,7 @@ use cairn_store::{Batch, Store, Version};
 use crate::call::{Ack, NAME_BYTES_MAX, Op, OpKind, Spawn, Spawned, TAGS_MAX, VALUE_BYTES_MAX, Welcome, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
-use crate::key::{self, Lane, Part};
+use crate::key::{self, Entry, Lane, Part};
 use crate::machine::{self, Command, Decision, Won};
 use crate::owner::{Due, Live, Owner, Turn, refused};
 use crate::queue::{Event, QUEUE_BYTES_MAX, Queue, QueueStatus};
@@ -20,7 +20,7 @@ use crate::shelf::{Shelf, Stored};
 use crate::step::{Outcome, Step, StepId, StepKind};
 use crate::task::{Ending, Fence, Run, Spec, State, Status, Task};
 use crate::wait::{Target, Wait};
-use crate::worker::{Hello, SessionId, Signal};
+use crate::worker::{Hello, SessionId, Signal, VERSION_BYTES_MAX};
 
 /// The id of a task may be so far ahead of the clock.
 const AHEAD_MS_MAX: Millis = 86_400_000;
@@ -44,58 +44,73 @@ const TURN_BYTES: usize = 1 << 20;
 /// What a spawn is counted as beside its input.
 const SPAWN_BYTES: usize = 256;
 
-/// Checks a name of one to so many bytes.
-fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::invalid(format!("{what} is empty")));
-    }
-    if name.len() > bytes_max {
-        return Err(Error::invalid(format!("{what} has {} bytes; at most {bytes_max} are allowed", name.len())));
-    }
-    if name.contains('\0') {
-        return Err(Error::invalid(format!("{what} has a zero byte in it")));
-    }
-    Ok(())
+/// Checks a name of one to so many bytes, in this field of a call.
+fn check_name(field: &str, what: &str, name: &str, bytes_max: usize) -> Result<()> {
+    let wrong = if name.is_empty() {
+        "is empty".to_owned()
+    } else if name.len() > bytes_max {
+        format!("has {} bytes; at most {bytes_max} are allowed", name.len())
+    } else if name.contains('\0') {
+        "has a zero byte in it".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("{what} {wrong}")).at(field))
 }
 
-fn check_value(what: &str, value: &[u8]) -> Result<()> {
+fn check_value(field: &str, what: &str, value: &[u8]) -> Result<()> {
     if value.len() > VALUE_BYTES_MAX {
         let text = format!("{what} has {} bytes; at most {VALUE_BYTES_MAX} are allowed", value.len());
-        return Err(Error::new(ErrorKind::TooLarge, text));
+        return Err(Error::new(ErrorKind::TooLarge, text).at(field));
     }
     Ok(())
 }
 
 fn check_spawn(spawn: &Spawn, now_ms: Millis) -> Result<()> {
-    check_name("the queue's name", &spawn.queue, QUEUE_BYTES_MAX)?;
-    check_name("the task's name", &spawn.name, NAME_BYTES_MAX)?;
-    check_value("the input", &spawn.input)?;
-    check_value("the headers", &spawn.headers)?;
+    check_name("queue", "the queue's name", &spawn.queue, QUEUE_BYTES_MAX)?;
+    check_name("name", "the task's name", &spawn.name, NAME_BYTES_MAX)?;
+    check_value("input", "the input", &spawn.input)?;
+    check_value("headers", "the headers", &spawn.headers)?;
     if spawn.tags.len() > TAGS_MAX {
-        return Err(Error::invalid(format!("{} tags; at most {TAGS_MAX} are allowed", spawn.tags.len())));
+        return Err(Error::invalid(format!("{} tags; at most {TAGS_MAX} are allowed", spawn.tags.len())).at("tags"));
     }
     for (tag, value) in &spawn.tags {
-        check_name("a tag", tag, NAME_BYTES_MAX)?;
-        check_value("the value of a tag", value.as_bytes())?;
+        check_name("tags", "a tag", tag, NAME_BYTES_MAX)?;
+        check_value("tags", "the value of a tag", value.as_bytes())?;
     }
     if let Some(key) = &spawn.idempotency_key {
-        check_name("the idempotency key", key, NAME_BYTES_MAX)?;
+        check_name("idempotency_key", "the idempotency key", key, NAME_BYTES_MAX)?;
     }
-    spawn.retry.check().map_err(|what| Error::invalid(format!("the retry strategy: {what}")))?;
+    let wrong =
+        |(field, what)| Error::invalid(format!("the retry strategy: {field} {what}")).at(format!("retry.{field}"));
+    spawn.retry.check().map_err(wrong)?;
     if spawn.max_attempts == 0 {
-        return Err(Error::invalid("max_attempts must be at least 1"));
+        return Err(Error::invalid("max_attempts must be at least 1").at("max_attempts"));
     }
     if let Some(id) = spawn.id
         && id.made_ms() > now_ms.saturating_add(AHEAD_MS_MAX)
     {
-        return Err(Error::invalid(format!("the id {id} was made more than a day from now; look at the clock")));
+        let text = format!("the id {id} was made more than a day from now; look at the clock");
+        return Err(Error::invalid(text).at("id"));
     }
     Ok(())
 }
 
+/// What a worker says of itself is kept with every run of its tasks.
+fn check_hello(hello: &Hello) -> Result<()> {
+    for (field, what, text) in [("name", "the worker's name", &hello.name), ("sdk", "sdk", &hello.sdk)] {
+        if !text.is_empty() {
+            check_name(field, what, text, NAME_BYTES_MAX)?;
+        }
+    }
+    hello.tasks.iter().try_for_each(|name| check_name("tasks", "the task's name", name, NAME_BYTES_MAX))?;
+    let check = |version: &String| check_name("tasks", "the version of a task", version, VERSION_BYTES_MAX);
+    hello.versions.values().try_for_each(check)
+}
+
 fn check_outcome(outcome: &Outcome) -> Result<()> {
     match outcome {
-        Outcome::Value(value) => check_value("the value of the step", value),
+        Outcome::Value(value) => check_value("value", "the value of the step", value),
         Outcome::Failed { failure, .. } => check_failure(failure),
         Outcome::Cancelled | Outcome::TimedOut => Ok(()),
     }
@@ -105,7 +120,7 @@ fn check_failure(failure: &crate::task::Failure) -> Result<()> {
     let bytes = failure.bytes();
     if bytes > VALUE_BYTES_MAX {
         let text = format!("the failure has {bytes} bytes; at most {VALUE_BYTES_MAX} are allowed");
-        return Err(Error::new(ErrorKind::TooLarge, text));
+        return Err(Error::new(ErrorKind::TooLarge, text).at("failure"));
     }
     Ok(())
 }
@@ -142,8 +157,11 @@ impl<S: Store> Owner<S> {
     pub(crate) fn spawn_with(&mut self, batch: S::Batch, spawns: &[Spawn], now_ms: Millis) -> Result<Vec<Spawned>> {
         let mut turn = self.turn(now_ms);
         turn.batch = batch;
-        let spawned = spawns.iter().map(|spawn| self.spawn_in(&mut turn, spawn, None, now_ms));
-        let spawned = spawned.collect::<Result<Vec<_>>>()?;
+        let mut spawned = Vec::with_capacity(spawns.len());
+        for (n, spawn) in spawns.iter().enumerate() {
+            let one = self.spawn_in(&mut turn, spawn, None, now_ms);
+            spawned.push(one.map_err(|e| e.under(&format!("tasks[{n}]")))?);
+        }
         self.commit(turn)?;
         Ok(spawned)
     }
@@ -156,7 +174,7 @@ impl<S: Store> Owner<S> {
         now_ms: Millis,
     ) -> Result<Spawned> {
         check_spawn(spawn, now_ms)?;
-        let Queue { retention_days, max_waiting, .. } = *self.queue(&spawn.queue)?;
+        let Queue { retention_days, max_waiting, .. } = *self.queue(&spawn.queue).map_err(|e| e.at("queue"))?;
         let there = |stored: Stored| Spawned {
             id: stored.id,
             run: stored.task.run.id,
@@ -202,6 +220,7 @@ impl<S: Store> Owner<S> {
             steps: 0,
             first_started_ms: None,
             handed_back: None,
+            version: None,
         };
         let bucket = self.shelf.bucket_for(id, retention_days, now_ms);
         let stored = Stored { id, bucket, spec: Arc::new(spec), task, waits: Vec::new() };
@@ -241,8 +260,8 @@ impl<S: Store> Owner<S> {
     /// Emits an event.
     pub(crate) fn emit_event(&mut self, queue: &str, name: &str, payload: &[u8], now_ms: Millis) -> Result<bool> {
         self.queue(queue)?;
-        check_name("the event's name", name, NAME_BYTES_MAX)?;
-        check_value("the payload", payload)?;
+        check_name("name", "the event's name", name, NAME_BYTES_MAX)?;
+        check_value("payload", "the payload", payload)?;
         let mut turn = self.turn(now_ms);
         let created = self.emit(&mut turn, queue, name, &Event { at_ms: now_ms, payload: payload.into() })?;
         if created {
@@ -253,9 +272,9 @@ impl<S: Store> Owner<S> {
 
     /// Sets what is set of a queue, making it if there is none.
     pub(crate) fn set_queue(&mut self, name: &str, queue: Queue, now_ms: Millis) -> Result<()> {
-        check_name("the queue's name", name, QUEUE_BYTES_MAX)?;
+        check_name("queue", "the queue's name", name, QUEUE_BYTES_MAX)?;
         if queue.retention_days == 0 {
-            return Err(Error::invalid("retention_days must be at least 1"));
+            return Err(Error::invalid("retention_days must be at least 1").at("retention_days"));
         }
         self.not_leaving(name)?;
         let mut turn = self.turn(now_ms);
@@ -274,8 +293,9 @@ impl<S: Store> Owner<S> {
 
     /// Begins a session of a worker, which says what it holds.
     pub(crate) fn hello(&mut self, hello: Hello, live: &[(TaskId, Fence)], now: Duration) -> Result<Welcome> {
+        check_hello(&hello)?;
         if let Some(queue) = hello.queues.iter().find(|queue| !self.queues.contains_key(*queue)) {
-            self.queue(queue)?;
+            self.queue(queue).map_err(|e| e.at("queues"))?;
         }
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.env.random_u64().to_le_bytes());
@@ -401,35 +421,45 @@ impl<S: Store> Owner<S> {
         Ok(Handed { work, signals: self.sessions.take_signals(session), shown })
     }
 
-    /// Hands a session the next task that is ready for it. What was written up to `shown` is revealed by that.
+    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed out. What
+    /// was written up to `shown` is revealed by that.
     fn claim(&mut self, session: SessionId, now_ms: Millis, shown: &mut Version) -> Result<Option<Work>> {
-        while let Some((lane, entry)) = self.next_for(session, now_ms)? {
-            match self.claim_task(session, entry.1, now_ms, shown) {
+        while let Some((lane, due)) = self.next_for(session, now_ms)? {
+            match self.claim_one(session, &lane, due, now_ms, shown) {
                 Ok(None) => {}
-                Err(e) if concerns_one_task(&e) => self.set_aside(&lane, entry),
-                done => return done,
+                // Invalid: what it brings about does not go into a batch.
+                Err(e) if e.is_unreadable() || e.kind() == ErrorKind::Invalid => self.pass_over(&lane, due),
+                claimed => return claimed,
             }
         }
         Ok(None)
     }
 
-    /// Hands a session this task, unless its own policy gives it up.
-    fn claim_task(
+    /// Hands a session this task, unless its own policy gives it up, or it is not ready at all.
+    fn claim_one(
         &mut self,
         session: SessionId,
-        id: TaskId,
+        lane: &Lane,
+        (due_ms, id): Due,
         now_ms: Millis,
         shown: &mut Version,
     ) -> Result<Option<Work>> {
         let before = self.load(id)?;
-        // Read before it is claimed: one that cannot be read stays where it is.
-        let begun = before.task.was_begun();
-        let (mut steps, more) =
-            if begun { self.shelf.steps(&before, None, usize::MAX, STEPS_BYTES)? } else { (Vec::new(), false) };
+        let entry = Entry::Ready { lane: lane.clone(), due_ms, task: id };
+        if !before.entries().contains(&entry) {
+            return self.take_away(entry, now_ms).map(|()| None);
+        }
         let fence = self.next_fence();
+        // All that is shown is read before anybody has it.
+        let (mut steps, more) = match before.task.was_begun() {
+            true => self.shelf.steps(&before, None, usize::MAX, STEPS_BYTES)?,
+            false => (Vec::new(), false),
+        };
+        let versions = self.sessions.hello(session).map(|hello| &hello.versions);
+        let version = versions.and_then(|versions| versions.get(&before.spec.name)).cloned();
         let mut turn = self.turn(now_ms);
         turn.tasks.insert(id, before);
-        let decision = self.decide(&mut turn, id, Command::Claim { fence }, now_ms)?;
+        let decision = self.decide(&mut turn, id, Command::Claim { fence, version }, now_ms)?;
         let written = self.commit(turn)?;
         if decision.task.status.state() != State::Running {
             // Who waited for it may be handed out next, with what came of it.
@@ -439,15 +469,14 @@ impl<S: Store> Owner<S> {
         let Some(live) = self.live.get_mut(&id) else { return Ok(None) };
         live.session = Some(session);
         self.sessions.give(session, id, fence, self.env.now());
-        let stored = &live.stored;
-        let attempt = stored.task.run.attempt;
+        let Stored { task, spec, .. } = &live.stored;
+        let (run, attempt, version, spec) = (task.run.id, task.run.attempt, task.version.clone(), spec.clone());
         let steps_next = steps.last().filter(|_| more).map(|(id, _)| id.clone());
         steps.retain(|(_, step)| step.replays_in(attempt));
-        let (run, spec) = (stored.task.run.id, stored.spec.clone());
-        Ok(Some(Work { id, run, attempt, fence, spec, steps, steps_next }))
+        Ok(Some(Work { id, run, attempt, fence, version, spec, steps, steps_next }))
     }
 
-    /// The first task that a session takes and that is due: of the highest priority, then the longest due.
+    /// The first task that a session takes and that is due, and its lane: of the highest priority, then the longest due.
     fn next_for(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<(Lane, Due)>> {
         let Some(hello) = self.sessions.hello(session) else { return Err(unknown_session()) };
         let takes = |lane: &&Lane| {
@@ -456,15 +485,23 @@ impl<S: Store> Owner<S> {
                 && self.queues.get(&lane.queue).is_some_and(|queue| queue.status == QueueStatus::Active)
         };
         let lanes: Vec<Lane> = self.lanes.keys().filter(takes).cloned().collect();
-        let mut best: Option<(Lane, Due)> = None;
+        let (mut best, mut listed) = (None::<(Lane, Due)>, Ok(()));
         for lane in lanes {
-            if let Some(first) = self.first_of(&lane)?.filter(|(due_ms, _)| *due_ms <= now_ms)
-                && best.as_ref().is_none_or(|(best, due)| (lane.rank, first) < (best.rank, *due))
-            {
-                best = Some((lane, first));
+            match self.first_of(&lane) {
+                Ok(Some(first)) if first.0 <= now_ms => {
+                    if best.as_ref().is_none_or(|(of, due)| (lane.rank, first) < (of.rank, *due)) {
+                        best = Some((lane, first));
+                    }
+                }
+                Ok(_) => {}
+                // A lane that cannot be listed holds up no other, and is told of when there is nothing else.
+                Err(e) => listed = Err(e),
             }
         }
-        Ok(best)
+        match best {
+            Some(best) => Ok(Some(best)),
+            None => listed.map(|()| None),
+        }
     }
 
     /// Carries out one call of a worker.
@@ -481,7 +518,7 @@ impl<S: Store> Owner<S> {
             OpKind::Emit { id, name, payload } => self.emit_of(task, fence, id, &name, &payload, now_ms),
             OpKind::Suspend(waits) => self.suspend(task, fence, waits, now_ms),
             OpKind::Finish(output) => {
-                check_value("the output", &output)?;
+                check_value("output", "the output", &output)?;
                 self.run_if_changed(task, Command::Finish { fence, output }, now_ms).map(|_| Ack::Done)
             }
             OpKind::Fail { failure, retry_at_ms } => {
@@ -512,12 +549,13 @@ impl<S: Store> Owner<S> {
         if !may {
             return Ok(Ack::Suspended(Vec::new()));
         }
-        for wait in &waits {
-            match &wait.target {
-                Target::Event(name) => check_name("the event's name", name, NAME_BYTES_MAX)?,
-                Target::Task(id) if *id == task => return Err(Error::invalid("a task cannot wait for its own end")),
-                Target::Task(_) | Target::Timer(_) => {}
-            }
+        for (n, wait) in waits.iter().enumerate() {
+            let checked = match &wait.target {
+                Target::Event(name) => check_name("name", "the event's name", name, NAME_BYTES_MAX),
+                Target::Task(id) if *id == task => Err(Error::invalid("a task cannot wait for its own end").at("id")),
+                Target::Task(_) | Target::Timer(_) => Ok(()),
+            };
+            checked.map_err(|e| e.under(&format!("waits[{n}]")))?;
         }
         let (recorded, come) = self.read_waits(&stored, &waits)?;
         let command = Command::Suspend { fence, waits, recorded, come };
@@ -567,7 +605,7 @@ impl<S: Store> Owner<S> {
             return Ok(Ack::Spawned(Spawned { id: child.id, run, created: false, state }));
         }
         let mut turn = self.turn(now_ms);
-        let spawned = self.spawn_in(&mut turn, spawn, Some(task), now_ms)?;
+        let spawned = self.spawn_in(&mut turn, spawn, Some(task), now_ms).map_err(|e| e.under("spawn"))?;
         let outcome = Outcome::Value(format!("\"{}\"", spawned.id).into_bytes().into());
         let command = Command::Step { fence, id, kind: StepKind::Spawn, outcome, recorded };
         self.decide(&mut turn, task, command, now_ms)?;
@@ -584,8 +622,8 @@ impl<S: Store> Owner<S> {
         payload: &[u8],
         now_ms: Millis,
     ) -> Result<Ack> {
-        check_name("the event's name", name, NAME_BYTES_MAX)?;
-        check_value("the payload", payload)?;
+        check_name("name", "the event's name", name, NAME_BYTES_MAX)?;
+        check_value("payload", "the payload", payload)?;
         let stored = self.load(task)?;
         let recorded = self.shelf.step(&stored, &id)?;
         if let Some(step) = &recorded
@@ -618,13 +656,6 @@ pub(crate) struct Handed {
 fn bytes_of(work: &Work) -> usize {
     let steps = work.steps.iter().map(|(id, step)| id.as_str().len() + step.outcome.bytes());
     work.spec.input.len() + work.spec.headers.len() + steps.sum::<usize>()
-}
-
-/// Whether an error is one of the records of a task; others would meet the next task as well. That a task stands in a lane and
-/// is not queued comes of no damage, but of a write of which nobody knows whether it happened.
-fn concerns_one_task(e: &Error) -> bool {
-    use ErrorKind::{Corrupt, Gone, Invalid, NotFound};
-    matches!(e.kind(), Corrupt | NotFound | Gone | Invalid)
 }
 
 /// The child that a recorded step spawned.

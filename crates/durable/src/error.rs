@@ -38,6 +38,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    field: Option<String>,
 }
 
 /// What a call returns.
@@ -46,12 +47,35 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into() }
+        Error { kind, message: message.into(), field: None }
+    }
+
+    /// The same, with the one field of the call that is at fault, as "tags".
+    #[must_use]
+    pub fn at(self, field: impl Into<String>) -> Error {
+        Error { field: Some(field.into()), ..self }
+    }
+
+    /// The same, where the field is one of a part of the call, as "tasks[3]".
+    #[must_use]
+    pub fn under(mut self, part: &str) -> Error {
+        self.field = self.field.map(|field| format!("{part}.{field}"));
+        self
+    }
+
+    /// The field at fault, where it is one and known.
+    pub fn field(&self) -> Option<&str> {
+        self.field.as_deref()
     }
 
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Whether it is about what was read, and not about the store: it concerns nothing else.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Corrupt | ErrorKind::NotFound)
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Error {

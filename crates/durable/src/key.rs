@@ -20,6 +20,8 @@
 //!   'I' queue 0 key           the task that was spawned with this idempotency key
 //!   'X' due_ms:u64 what       is removed then: 'e' queue 0 event, or 't' task:16 that has outlived its bucket
 //!   'C' target                what has come of it, as not all who wait have been told: 'e' queue 0 event, or 't' task:16
+//!   'A' task:16 target        what a task is to be told that waits and could not be read: of 'e' event, or 't' task:16
+//!   'D' queue                 it is being deleted
 //! ```
 //! Numbers are big-endian, so that they sort; a priority is turned over, so that the largest comes first. Names
 //! hold no zero byte. Rows in capitals are an index: they follow from the records ([`entries`]), are written in
@@ -339,6 +341,39 @@ pub fn unfinished(key: &[u8]) -> Option<(String, Target)> {
 
 /// What the keys of all such marks begin with.
 pub const UNFINISHED: &[u8] = b"C";
+
+/// Where stands what a waiting task is to be told of a target. Of a timer there is nothing to tell.
+pub fn of_untold(task: TaskId, target: &Target) -> Option<Vec<u8>> {
+    let mut key = tagged(b'A', task);
+    key.extend_from_slice(&match target {
+        Target::Timer(_) => return None,
+        Target::Event(event) => named(b'e', &[event]),
+        Target::Task(task) => tagged(b't', *task),
+    });
+    Some(key)
+}
+
+/// The waiting task and the target of such a key.
+pub fn untold(key: &[u8]) -> Option<(TaskId, Target)> {
+    let (task, target) = key.strip_prefix(UNTOLD)?.split_at_checked(16)?;
+    let target = match target.split_first()? {
+        (b'e', event) => Target::Event(text(event)?),
+        (b't', task) => Target::Task(task_id(task)?),
+        _ => return None,
+    };
+    Some((task_id(task)?, target))
+}
+
+/// What all such keys begin with.
+pub const UNTOLD: &[u8] = b"A";
+
+/// The mark that a queue is being deleted.
+pub fn of_leaving(queue: &str) -> Vec<u8> {
+    named(b'D', &[queue])
+}
+
+/// What the keys of all such marks begin with.
+pub const LEAVING: &[u8] = b"D";
 /// What the keys of all queues begin with.
 pub const QUEUES: &[u8] = b"q";
 /// What the keys of all lanes begin with.
@@ -477,11 +512,15 @@ mod tests {
         assert_eq!(parts.iter().collect::<BTreeSet<_>>().len(), 4);
         for target in [Target::Event("packed:1".to_owned()), Target::Task(id(7))] {
             let key = of_unfinished("q", &target).unwrap();
-            assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target));
+            assert_eq!(unfinished(&key).map(|(_, target)| target), Some(target.clone()));
             assert!(key.starts_with(UNFINISHED) && unfinished(&key[..2]).is_none());
+            let key = of_untold(id(3), &target).unwrap();
+            assert_eq!(untold(&key), Some((id(3), target)));
+            assert!(key.starts_with(UNTOLD) && untold(&key[..17]).is_none());
         }
         // A name with a zero byte in it was once taken, and could not be written again.
         assert_eq!((unfinished(b"Ceq\0a\0b"), Entry::parse(b"X\0\0\0\0\0\0\0\x01eq\0a\0b")), (None, None));
+        assert_eq!(untold(&[&tagged(b'A', id(3))[..], b"ea\0b"].concat()), None);
         assert!(of_event("q", "ab").starts_with(&of_event("q", "")));
         assert!(!of_event("qu", "ab").starts_with(&of_event("q", "")));
     }

@@ -7,6 +7,7 @@
 //! Refuses networks and JSON; of the world it knows the clock, randomness and one thread, through `env`, its decisions
 //! not even those.
 
+mod aside;
 pub mod call;
 mod delete;
 mod desk;
@@ -24,6 +25,7 @@ mod shelf;
 pub mod step;
 pub mod task;
 mod tasks;
+mod trust;
 pub mod wait;
 mod window;
 pub mod worker;

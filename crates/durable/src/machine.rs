@@ -56,6 +56,8 @@ pub enum Command {
     Claim {
         /// The fence of this hand-out, never used before.
         fence: Fence,
+        /// The version of the worker's code, if it says one.
+        version: Option<String>,
     },
     /// The worker tells what a step came to.
     Step {
@@ -256,7 +258,7 @@ pub enum Refusal {
 pub fn decide(record: Record<'_>, command: Command, now_ms: Millis, fresh: Fresh) -> Result<Decision, Refusal> {
     let turn = Turn { spec: record.spec, now_ms, fresh, decision: Decision::unchanged(record.task, record.waits) };
     match command {
-        Command::Claim { fence } => turn.claim(fence),
+        Command::Claim { fence, version } => turn.claim(fence, version),
         Command::Step { fence, id, kind, outcome, recorded } => turn.step(fence, id, kind, outcome, recorded),
         Command::Suspend { fence, waits, recorded, come } => turn.suspend(fence, waits, recorded, come),
         Command::Finish { fence, output } => turn.finish(fence, output),
@@ -385,7 +387,7 @@ impl Turn<'_> {
         holds(&self.decision.task, fence, call)
     }
 
-    fn claim(mut self, fence: Fence) -> Result<Decision, Refusal> {
+    fn claim(mut self, fence: Fence, version: Option<String>) -> Result<Decision, Refusal> {
         let now_ms = self.now_ms;
         match self.decision.task.status {
             Status::Queued { due_ms } if due_ms <= now_ms => {}
@@ -399,6 +401,7 @@ impl Turn<'_> {
         task.run.started_ms.get_or_insert(now_ms);
         task.first_started_ms.get_or_insert(now_ms);
         task.status = Status::Running { fence };
+        task.version = version;
         Ok(self.decision)
     }
 

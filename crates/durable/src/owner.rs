@@ -18,6 +18,7 @@ use std::task::Waker;
 use cairn_env::Env;
 use cairn_store::{Batch, Store, Version};
 
+use crate::aside::Aside;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
 use crate::key::{self, Entry, Expiring, Lane};
@@ -68,7 +69,9 @@ pub(crate) struct Turn<S: Store> {
     /// Idempotency keys that it brings.
     pub(crate) keys: BTreeMap<Vec<u8>, TaskId>,
     stopped: Vec<(Fence, Ending)>,
-    unfinished: BTreeMap<(String, Target), Outcome>,
+    unfinished: BTreeSet<(String, Target)>,
+    /// Somebody who waits could not be read, and is told later.
+    pub(crate) untold: bool,
 }
 
 /// All that is kept in memory, and the records.
@@ -84,6 +87,8 @@ pub(crate) struct Owner<S: Store> {
     pub(crate) queues: BTreeMap<String, Queue>,
     /// Those of them that are being deleted: nothing new enters them.
     pub(crate) leaving: BTreeSet<String>,
+    /// Those of these whose deletion was cut short, and that nobody is at.
+    pub(crate) cut_short: Vec<String>,
     pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
     timers: Window<Due>,
     pub(crate) expiries: Expiries,
@@ -93,8 +98,10 @@ pub(crate) struct Owner<S: Store> {
     pub(crate) sessions: Sessions,
     /// Who is woken when a task ends.
     watchers: BTreeMap<TaskId, BTreeMap<u64, Waker>>,
-    /// Targets of which not all waiters have been told, and what: the event or task itself may have gone by then.
-    unfinished: BTreeMap<(String, Target), Outcome>,
+    /// Targets of which not all waiters have been told. What they are told is kept with the mark: the event or task itself
+    /// may have gone by then.
+    unfinished: BTreeSet<(String, Target)>,
+    pub(crate) aside: Aside,
     /// To be woken when the lock is free.
     pub(crate) rung: Vec<Waker>,
     /// When the clock is next needed, as far as its thread knows.
@@ -115,6 +122,7 @@ impl<S: Store> Owner<S> {
             last_made: (0, 0),
             queues: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            cut_short: Vec::new(),
             lanes: BTreeMap::new(),
             timers: Window::new(),
             expiries: Expiries::new(),
@@ -122,12 +130,14 @@ impl<S: Store> Owner<S> {
             live: BTreeMap::new(),
             sessions: Sessions::default(),
             watchers: BTreeMap::new(),
-            unfinished: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+            aside: Aside::new(),
             rung: Vec::new(),
             expected_ms: 0,
             sooner: false,
         };
         owner.read_queues()?;
+        owner.read_unfinished()?;
         owner.read_lanes()?;
         owner.read_live()?;
         let limited = owner.queues.iter().filter(|(_, queue)| queue.max_waiting.is_some());
@@ -138,24 +148,41 @@ impl<S: Store> Owner<S> {
     }
 
     fn read_queues(&mut self) -> Result<()> {
-        let Owner { shelf, queues, unfinished, .. } = self;
+        let Owner { shelf, queues, leaving, cut_short, .. } = self;
+        let name_in = |key: &[u8]| String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
         queues.insert(DEFAULT_QUEUE.to_owned(), Queue::default());
         shelf.visit(&shelf.index, key::QUEUES, &[], |key, row| {
-            let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+            let name = name_in(key);
             let damaged = |e| Error::new(ErrorKind::Corrupt, format!("queue \"{name}\" is damaged: {e}"));
             let queue = Queue::decode(row).map_err(damaged)?;
             queues.insert(name, queue);
             Ok(ControlFlow::Continue(()))
         })?;
-        shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, row| {
-            let damaged =
-                |e| Error::new(ErrorKind::Corrupt, format!("what waiting tasks are to be told is damaged: {e}"));
-            let outcome = Outcome::decode(row).map_err(damaged)?;
+        shelf.visit(&shelf.index, key::LEAVING, &[], |key, _| {
+            leaving.insert(name_in(key));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        cut_short.extend(leaving.iter().cloned());
+        Ok(())
+    }
+
+    fn read_unfinished(&mut self) -> Result<()> {
+        let Owner { shelf, unfinished, .. } = self;
+        shelf.visit(&shelf.index, key::UNFINISHED, &[], |key, _| {
             if !cairn_env::mutant("further-waiters-forgotten-at-open") {
-                unfinished.extend(key::unfinished(key).map(|target| (target, outcome)));
+                unfinished.extend(key::unfinished(key));
             }
             Ok(ControlFlow::Continue(()))
         })
+    }
+
+    /// Reads anew, from their beginning, the lists on which something was passed over. What memory knows of them holds meanwhile.
+    pub(crate) fn read_lists(&mut self) -> Result<()> {
+        self.timers = Window::new();
+        self.expiries = Expiries::new();
+        self.read_unfinished()?;
+        self.read_lanes()?;
+        self.read_live()
     }
 
     fn read_lanes(&mut self) -> Result<()> {
@@ -184,16 +211,27 @@ impl<S: Store> Owner<S> {
             Ok(ControlFlow::Continue(()))
         })?;
         for id in ids {
-            // One that cannot be read is nobody's; calls about it tell of it.
-            let Some(mut stored) = readable(self.shelf.load(id))?.flatten() else { continue };
-            // The row of a running task does not count its steps.
-            if !cairn_env::mutant("steps-not-counted-at-open") {
-                let last_seq = readable(self.shelf.last_seq(&stored))?.unwrap_or_default();
-                stored.task.steps = stored.task.steps.max(last_seq);
+            if self.live.contains_key(&id) {
+                continue;
             }
-            self.live.insert(id, Live { stored, session: None });
+            match self.load_running(id) {
+                Ok(stored) if stored.task.status.state() != State::Running => {}
+                Ok(stored) => drop(self.live.insert(id, Live { stored, session: None })),
+                Err(e) if e.is_unreadable() => self.aside.passed_over(),
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
+    }
+
+    /// A task that a worker has, of which memory knows nothing.
+    fn load_running(&self, id: TaskId) -> Result<Stored> {
+        let mut stored = self.shelf.load(id)?.ok_or_else(|| not_kept(id))?;
+        // The row of a running task does not count its steps.
+        if !cairn_env::mutant("steps-not-counted-at-open") {
+            stored.task.steps = stored.task.steps.max(self.shelf.last_seq(&stored)?);
+        }
+        Ok(stored)
     }
 
     /// Counts the queued tasks of a queue that limits them from now on; costs a look at each of them.
@@ -277,7 +315,8 @@ impl<S: Store> Owner<S> {
             changes: Vec::new(),
             keys: BTreeMap::new(),
             stopped: Vec::new(),
-            unfinished: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+            untold: false,
         }
     }
 
@@ -303,54 +342,77 @@ impl<S: Store> Owner<S> {
         for effect in &decision.effects {
             match effect {
                 Effect::Ended if cairn_env::mutant("end-of-a-child-not-told") => {}
-                Effect::Ended => self.tell(turn, "", &Target::Task(id), &outcome, now_ms)?,
+                Effect::Ended => drop(self.tell(turn, "", &Target::Task(id), &outcome, now_ms)?),
                 Effect::Stop { fence, by } => turn.stopped.push((*fence, *by)),
             }
         }
         Ok(decision)
     }
 
-    /// Resolves the waits for a target of the first who wait; if there are more, that is marked.
-    fn tell(&self, turn: &mut Turn<S>, queue: &str, target: &Target, outcome: &Outcome, now_ms: Millis) -> Result<()> {
+    /// Resolves the waits for a target of the first who wait, and says of how many; if there are more, that is marked. Who cannot
+    /// be read is told later.
+    fn tell(
+        &self,
+        turn: &mut Turn<S>,
+        queue: &str,
+        target: &Target,
+        outcome: &Outcome,
+        now_ms: Millis,
+    ) -> Result<usize> {
         let prefix = match target {
-            Target::Timer(_) => return Ok(()),
+            Target::Timer(_) => return Ok(0),
             Target::Event(event) => key::waiters_for_event(queue, event),
             Target::Task(task) => key::waiters_for_task(*task),
         };
-        let (mut waiting, mut more) = (Vec::new(), false);
+        let mut waiting = Vec::new();
         // Each is told the whole of it.
         let at_once = (TOLD_BYTES / (1 + outcome.bytes())).clamp(1, TOLD_AT_ONCE);
-        self.shelf.visit(&self.shelf.index, &prefix, &[], |key, _| {
+        let mut more = false;
+        let listed = self.shelf.visit(&self.shelf.index, &prefix, &[], |key, _| {
             if waiting.len() == at_once {
                 more = true;
                 return Ok(ControlFlow::Break(()));
             }
-            if let Entry::ForEvent { task, .. } | Entry::ForTask { task, .. } = parse(key)? {
+            if let Some(Entry::ForEvent { task, .. } | Entry::ForTask { task, .. }) = Entry::parse(key) {
                 waiting.push(task);
             }
             Ok(ControlFlow::Continue(()))
-        })?;
+        });
+        match listed {
+            // Whoever else waits is told when the list can be read.
+            Err(e) if e.is_unreadable() => more = true,
+            listed => listed?,
+        }
+        let count = waiting.len();
         if cairn_env::mutant("last-waiter-not-told") {
             waiting.pop();
         }
         for id in waiting {
             let command = Command::Resolve { target: target.clone(), outcome: outcome.clone() };
-            self.decide(turn, id, command, now_ms)?;
+            match self.decide(turn, id, command, now_ms) {
+                Ok(told) if !told.steps.is_empty() => {}
+                Ok(_) => self.wait_no_longer(turn, queue, target, id),
+                Err(e) if e.is_unreadable() => self.leave_untold(turn, queue, target, id, outcome, &e),
+                Err(e) => return Err(e),
+            }
         }
         if more
             && !cairn_env::mutant("further-waiters-forgotten")
             && let Some(key) = key::of_unfinished(queue, target)
         {
             turn.batch.put(&self.shelf.index, &key, &outcome.encode());
-            turn.unfinished.insert((queue.to_owned(), target.clone()), outcome.clone());
+            turn.unfinished.insert((queue.to_owned(), target.clone()));
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Writes a turn, and brings memory to what is written.
     pub(crate) fn commit(&mut self, turn: Turn<S>) -> Result<Version> {
         let version = self.shelf.store.write(turn.batch)?;
         self.unfinished.extend(turn.unfinished);
+        if turn.untold {
+            self.aside.left_untold();
+        }
         for (fence, by) in turn.stopped {
             self.stop(fence, by);
         }
@@ -508,14 +570,12 @@ impl<S: Store> Owner<S> {
         Ok(first)
     }
 
-    /// Leaves out of a lane, until the next start, a task that cannot be handed out: it keeps no other waiting.
-    pub(crate) fn set_aside(&mut self, lane: &Lane, entry: Due) {
+    /// Passes over a task that is not to be read now.
+    pub(crate) fn pass_over(&mut self, lane: &Lane, entry: Due) {
         if let Some(window) = self.lanes.get_mut(lane) {
             window.remove(entry);
-            if window.is_empty() {
-                self.lanes.remove(lane);
-            }
         }
+        self.aside.passed_over();
     }
 
     /// The first timer.
@@ -531,15 +591,36 @@ impl<S: Store> Owner<S> {
                 return Ok(Some(due_ms));
             }
             at_most -= 1;
-            match self.run(id, Command::Tick, now_ms) {
+            match self.tick_one(id, due_ms, now_ms) {
                 // One that cannot be read keeps no other from its time.
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                Err(e) if e.is_unreadable() => {
                     self.timers.remove((due_ms, id));
+                    self.aside.passed_over();
                 }
-                done => drop(done?),
+                ticked => ticked?,
             }
         }
         Ok(None)
+    }
+
+    fn tick_one(&mut self, id: TaskId, due_ms: Millis, now_ms: Millis) -> Result<()> {
+        let stored = self.load(id)?;
+        let entry = Entry::Timer { due_ms, task: id };
+        if !stored.entries().contains(&entry) {
+            return self.take_away(entry, now_ms);
+        }
+        let mut turn = self.turn(now_ms);
+        turn.tasks.insert(id, stored);
+        self.decide(&mut turn, id, Command::Tick, now_ms)?;
+        self.commit(turn).map(drop)
+    }
+
+    /// Takes away an entry that does not follow from the record of its task: a repair may have brought it back.
+    pub(crate) fn take_away(&mut self, entry: Entry, now_ms: Millis) -> Result<()> {
+        let mut turn = self.turn(now_ms);
+        turn.batch.delete(&self.shelf.index, &entry.key());
+        turn.changes.push(Change { removed: vec![entry], added: Vec::new() });
+        self.commit(turn).map(drop)
     }
 
     /// Wakes workers for what has become due.
@@ -547,28 +628,30 @@ impl<S: Store> Owner<S> {
         if !self.sessions.any_waits() {
             return Ok(());
         }
-        let lanes: Vec<Lane> = self.lanes.keys().cloned().collect();
+        let lanes: Vec<Lane> = self.lanes.keys().filter(|lane| self.is_active(&lane.queue)).cloned().collect();
+        let mut listed = Ok(());
         for lane in lanes {
-            if self.is_active(&lane.queue)
-                && self.first_of(&lane)?.is_some_and(|(due_ms, _)| due_ms <= now_ms)
-                && let Some(waker) = self.sessions.waiting_for(&lane)
-            {
-                self.rung.push(waker);
+            match self.first_of(&lane) {
+                Ok(Some((due_ms, _))) if due_ms <= now_ms => self.rung.extend(self.sessions.waiting_for(&lane)),
+                Ok(_) => {}
+                // A lane that cannot be listed holds up no other.
+                Err(e) => listed = Err(e),
             }
         }
-        Ok(())
+        listed
     }
 
-    /// When the clock is next needed: for a timer, or for a task that becomes ready. What is ready already needs
-    /// a worker, not the clock.
-    pub(crate) fn next_due_ms(&mut self, now_ms: Millis) -> Option<Millis> {
+    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time `ends_now_ms`. What
+    /// is ready already needs a worker, not the clock.
+    pub(crate) fn idle_ms(&mut self, now_ms: Millis, ends_now_ms: Millis) -> Millis {
         let behind = (now_ms, TaskId::from_bytes([u8::MAX; 16]));
         let ready = self.lanes.values().filter_map(|window| window.first_behind(behind));
-        let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms);
-        let next_ms = due.chain([self.next_end_ms(now_ms)]).min();
-        self.expected_ms = next_ms.unwrap_or(Millis::MAX);
+        let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms.saturating_sub(now_ms));
+        let end = self.next_end_ms(ends_now_ms).saturating_sub(ends_now_ms);
+        let idle_ms = due.fold(end, Millis::min);
+        self.expected_ms = now_ms.saturating_add(idle_ms);
         self.sooner = false;
-        next_ms
+        idle_ms
     }
 
     /// Whether something is due before the thread of the clock expects it. Asked once.
@@ -578,20 +661,37 @@ impl<S: Store> Owner<S> {
 
     /// Tells the next of those who wait for a target of which not all have been told. Says whether there was one.
     pub(crate) fn tell_more(&mut self, now_ms: Millis) -> Result<bool> {
-        let Some((of, outcome)) = self.unfinished.first_key_value() else { return Ok(false) };
-        let ((queue, target), outcome) = (of.clone(), outcome.clone());
-        let mut turn = self.turn(now_ms);
-        if let Some(key) = key::of_unfinished(&queue, &target) {
-            turn.batch.delete(&self.shelf.index, &key);
-        }
-        // Marks it again if there are still more.
-        self.tell(&mut turn, &queue, &target, &outcome, now_ms)?;
-        let more = turn.unfinished.contains_key(&(queue.clone(), target.clone()));
-        self.commit(turn)?;
-        if !more {
-            self.unfinished.remove(&(queue, target));
+        let Some(first) = self.unfinished.first().cloned() else { return Ok(false) };
+        let (queue, target) = &first;
+        match self.tell_next(queue, target, now_ms) {
+            Ok(true) => {}
+            Ok(false) => drop(self.unfinished.remove(&first)),
+            // The mark or the list cannot be read, and keeps nobody else from being told.
+            Err(e) if e.is_unreadable() => {
+                self.unfinished.remove(&first);
+                self.aside.passed_over();
+            }
+            Err(e) => return Err(e),
         }
         Ok(true)
+    }
+
+    /// Tells the next of those who wait for a target. Says whether there are more.
+    fn tell_next(&mut self, queue: &str, target: &Target, now_ms: Millis) -> Result<bool> {
+        let Some(mark) = key::of_unfinished(queue, target) else { return Ok(false) };
+        let Some(row) = self.shelf.store.get(&self.shelf.index, &mark, Outcome::decode)? else { return Ok(false) };
+        let damaged = |e| Error::new(ErrorKind::Corrupt, format!("what waiting tasks are to be told is damaged: {e}"));
+        let outcome = row.map_err(damaged)?;
+        let mut turn = self.turn(now_ms);
+        turn.batch.delete(&self.shelf.index, &mark);
+        // Marks it again if there are still more.
+        let count = self.tell(&mut turn, queue, target, &outcome, now_ms)?;
+        let more = !turn.unfinished.is_empty();
+        if more && count == 0 {
+            return Err(Error::new(ErrorKind::Corrupt, "who waits cannot be listed"));
+        }
+        self.commit(turn)?;
+        Ok(more)
     }
 
     /// Wakes somebody, known by a number, when a task ends.
@@ -641,14 +741,18 @@ fn fill<S: Store>(shelf: &Shelf<S>, window: &mut Window<Due>, prefix: &[u8]) -> 
             }
         };
         let mut entries = Vec::new();
-        shelf.visit(&shelf.index, prefix, &after, |key, _| {
-            if let Entry::Ready { due_ms, task, .. } | Entry::Timer { due_ms, task } = parse(key)? {
+        let listed = shelf.visit(&shelf.index, prefix, &after, |key, _| {
+            if let Some(Entry::Ready { due_ms, task, .. } | Entry::Timer { due_ms, task }) = Entry::parse(key) {
                 entries.push((due_ms, task));
             }
             let full = entries.len() == Window::<Due>::FILL;
             Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        let all = entries.len() < Window::<Due>::FILL;
+        });
+        // What stands before damage has its turn before it is told of.
+        if entries.is_empty() {
+            listed.clone()?;
+        }
+        let all = listed.is_ok() && entries.len() < Window::<Due>::FILL;
         window.fill(entries, all);
     }
     Ok(())
@@ -657,14 +761,6 @@ fn fill<S: Store>(shelf: &Shelf<S>, window: &mut Window<Due>, prefix: &[u8]) -> 
 pub(crate) fn parse(key: &[u8]) -> Result<Entry> {
     Entry::parse(key)
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("an index of the tasks holds what is none: {key:02x?}")))
-}
-
-/// What was read, if it is not damaged.
-fn readable<T>(read: Result<T>) -> Result<Option<T>> {
-    match read {
-        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(None),
-        read => read.map(Some),
-    }
 }
 
 fn not_kept(id: TaskId) -> Error {

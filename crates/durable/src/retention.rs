@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(crate) struct Expiries {
     /// Nothing expires before.
     pub(crate) next_ms: Millis,
-    /// Up to here all have been removed.
+    /// Up to here all have been removed, or passed over.
     after: Vec<u8>,
 }
 
@@ -227,9 +227,8 @@ impl<S: Store> Owner<S> {
             return Ok(false);
         }
         let (mut due, mut next_ms, mut more) = (Vec::new(), Millis::MAX, false);
-        self.shelf.visit(&self.shelf.index, key::EXPIRIES, &self.expiries.after, |key, _| {
-            let entry = crate::owner::parse(key)?;
-            if let Entry::Expiry { due_ms, of } = entry {
+        let listed = self.shelf.visit(&self.shelf.index, key::EXPIRIES, &self.expiries.after, |key, _| {
+            if let Some(Entry::Expiry { due_ms, of }) = Entry::parse(key) {
                 if due_ms > now_ms || due.len() == at_most {
                     more = due_ms <= now_ms;
                     next_ms = due_ms;
@@ -238,21 +237,31 @@ impl<S: Store> Owner<S> {
                 due.push((key.to_vec(), due_ms, of));
             }
             Ok(ControlFlow::Continue(()))
-        })?;
+        });
         for (key, due_ms, of) in due {
-            let mut turn = self.turn(now_ms);
-            match of {
-                Expiring::Event { queue, event } => {
-                    turn.batch.delete(&self.shelf.index, &key::of_event(&queue, &event));
-                }
-                Expiring::Task(id) => self.remove(&mut turn, id, due_ms)?,
+            match self.expire_one(&key, due_ms, of, now_ms) {
+                // One that cannot be read keeps no other from its end.
+                Err(e) if e.is_unreadable() => self.aside.passed_over(),
+                gone => gone?,
             }
-            turn.batch.delete(&self.shelf.index, &key);
-            self.commit(turn)?;
             self.expiries.after = key;
         }
+        // What stands before damage goes before it is told of.
+        listed?;
         self.expiries.next_ms = next_ms;
         Ok(more)
+    }
+
+    fn expire_one(&mut self, key: &[u8], due_ms: Millis, of: Expiring, now_ms: Millis) -> Result<()> {
+        let mut turn = self.turn(now_ms);
+        match of {
+            Expiring::Event { queue, event } => {
+                turn.batch.delete(&self.shelf.index, &key::of_event(&queue, &event));
+            }
+            Expiring::Task(id) => self.remove(&mut turn, id, due_ms)?,
+        }
+        turn.batch.delete(&self.shelf.index, key);
+        self.commit(turn).map(drop)
     }
 
     /// Removes a task that has outlived its bucket and then ended, if it is still so.

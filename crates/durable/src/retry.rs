@@ -40,18 +40,18 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// What is wrong with it, for who spawned the task with it.
-    pub fn check(&self) -> Result<(), &'static str> {
+    /// Which field of it is wrong and what must hold of it, for who spawned the task with it.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         let (factor, jitter) = match *self {
             Retry::None => (1.0, 0.0),
             Retry::Fixed { jitter, .. } => (1.0, jitter),
             Retry::Exponential { factor, jitter, .. } => (factor, jitter),
         };
         if !(factor.is_finite() && factor >= 1.0) {
-            return Err("factor must be a number from 1 on");
+            return Err(("factor", "must be a number from 1 on"));
         }
         if !(0.0..=1.0).contains(&jitter) {
-            return Err("jitter must be a number from 0 to 1");
+            return Err(("jitter", "must be a number from 0 to 1"));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! spec    := version:u8=0  created_ms  priority:zigzag  max_lost  retry  max_delay:opt  max_duration:opt
 //!            parent:opt16  queue:text  name:text  input:bytes  headers:bytes  tags:count (text text)*
 //! task    := version:u8=0  status  run  max_attempts  lost  runs_ended  steps  first_started_ms:opt
-//!            handed_back:u8 [fence]                     0 none, else 1 + how it ended
+//!            handed_back:u8 [fence]  version:opt text   handed_back: 0 none, else 1 + how it ended
 //! status  := 0 due_ms | 1 fence | 2 since_ms | 3 ended_ms | 4 ended_ms failure | 5 ended_ms reason:text
 //! run     := id:16  attempt  started_ms:opt
 //! fence   := instance:u64  count
@@ -232,6 +232,7 @@ impl Row for Task {
                 put_fence(out, fence);
             }
         }
+        put_opt(out, self.version.as_deref(), put_text);
     }
 
     fn take(from: &mut Reader<'_>) -> Decoded<Task> {
@@ -244,6 +245,7 @@ impl Row for Task {
             steps: take_u32(from)?,
             first_started_ms: take_opt(from, Reader::varint)?,
             handed_back: take_handed_back(from)?,
+            version: take_opt(from, take_text)?,
         })
     }
 }

@@ -66,6 +66,8 @@ pub struct Task {
     pub first_started_ms: Option<Millis>,
     /// How the last hand-out ended: who repeats its last call gets the same answer.
     pub handed_back: Option<HandedBack>,
+    /// The version of the code that has it, or had it last, if its worker said one.
+    pub version: Option<String>,
 }
 
 impl Task {

@@ -20,6 +20,7 @@ use cairn_env::sync::{Condvar, Mutex, Thread};
 use cairn_store::{Store, Version};
 
 use crate::call::{Ack, Op, OpKind, Spawn, Spawned, Told, Welcome, Work};
+use crate::delete::Leaving;
 use crate::desk::{Handed, unknown_session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, TaskId};
@@ -27,15 +28,17 @@ use crate::list::Page;
 use crate::machine::Command;
 use crate::owner::Owner;
 use crate::queue::{Event, Queue};
+use crate::retention::Going;
 use crate::shelf::Stored;
 use crate::step::{Step, StepId};
-use crate::task::{EndedRun, Fence, Json, Spec, State, Task};
+use crate::task::{EndedRun, Fence, Json, Spec, State, Status, Task};
+use crate::trust::Trusted;
 use crate::wait::Wait;
-use crate::worker::{BEAT, Hello, LEASE, SessionId, Signal, WorkerInfo};
+use crate::worker::{BEAT, Hello, LEASE, SessionId, Shown, Sign, Signal, WorkerInfo};
 
 /// Timers are looked at so often at least, since the wall clock may be set.
 const TICK: Duration = Duration::from_secs(1);
-/// A bucket that could not be dropped is tried again after so long.
+/// An errand that failed is tried again after so long.
 const ASIDE: Duration = Duration::from_secs(60);
 /// A page of steps or runs has so many bytes, or one entry.
 const PAGE_BYTES: usize = 1 << 20;
@@ -132,6 +135,8 @@ pub struct View {
     pub no_worker: bool,
     /// Its queue is paused.
     pub paused: bool,
+    /// Who has it and what was shown of it, if it runs and [`Tasks::get`] has made this view.
+    pub shown: Option<Shown>,
 }
 
 impl<S: Store> Tasks<S> {
@@ -169,6 +174,12 @@ impl<S: Store> Tasks<S> {
         if let Some(thread) = thread {
             thread.join();
         }
+    }
+
+    /// Takes back at once what workers held when the store was closed or its process died, instead of after a lease: for
+    /// who knows that none of them is left, since they lived in the same process. It counts as lost.
+    pub fn release_orphans(&self) -> Answer<S, ()> {
+        self.answer(Owner::lose_orphans)
     }
 
     /// The time that the tasks go by.
@@ -227,6 +238,11 @@ impl<S: Store> Tasks<S> {
         turn(&mut self.shared.owner.lock())
     }
 
+    /// The store and the lock, for work that comes in parts.
+    pub(crate) fn in_parts<T>(&self, part: impl FnOnce(&S, &Mutex<Owner<S>>) -> T) -> T {
+        part(&self.shared.store, &self.shared.owner)
+    }
+
     /// Something that was read, to be told when everything that is written now is durable.
     pub(crate) fn reveal<T>(&self, value: Result<T>) -> Answer<S, T> {
         self.shared.revealing(value, self.shared.store.version())
@@ -252,9 +268,14 @@ impl<S: Store> Tasks<S> {
 
     /// A task.
     pub fn get(&self, id: TaskId) -> Answer<S, View> {
+        let now = self.shared.env.now();
         self.answer(|owner, _| {
             let stored = owner.load(id)?;
-            owner.view(stored)
+            let mut view = owner.view(stored)?;
+            if let Status::Running { fence } = view.task.status {
+                view.shown = owner.sessions.shown(id, fence, now);
+            }
+            Ok(view)
         })
     }
 
@@ -335,8 +356,8 @@ impl<S: Store> Tasks<S> {
     }
 
     /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
-    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. A crash
-    /// on the way may leave the queue without some of its events; then it is deleted again.
+    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. Once
+    /// anything of it is deleted all of it will be: what fails on the way, or a crash cuts short, is gone on with by itself.
     ///
     /// # Errors
     /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that is
@@ -363,6 +384,12 @@ impl<S: Store> Tasks<S> {
             owner.hear_of(session, live, now, now_ms);
             Ok(owner.signals(session, live))
         })
+    }
+
+    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out is
+    /// over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
+    pub fn show(&self, session: SessionId, signs: Vec<Sign>) {
+        self.shared.owner.lock().sessions.show(session, signs);
     }
 
     /// Ends a session. What it held goes back, at no cost.
@@ -514,6 +541,24 @@ impl<S: Store> Future for Ended<S> {
     }
 }
 
+/// Long work of the thread of the clock, done in parts between which time passes.
+enum Errand<S: Store> {
+    /// Dropping a bucket.
+    Bucket(Going<S>),
+    /// Deleting a queue.
+    Queue(Leaving),
+}
+
+impl<S: Store> Errand<S> {
+    /// Does a part of it. Says whether it is done. What has failed is tried again.
+    fn part(&mut self, store: &S, owner: &Mutex<Owner<S>>, now_ms: Millis) -> Result<bool> {
+        match self {
+            Errand::Bucket(going) => going.part(store, owner, now_ms),
+            Errand::Queue(leaving) => leaving.part(store, owner, now_ms),
+        }
+    }
+}
+
 /// Who waits no longer. It is noted beside the lock, since that may be held by who waits for a disk.
 #[derive(Debug)]
 enum Dropped {
@@ -559,35 +604,39 @@ impl<S: Store> Shared<S> {
     /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, and wakes workers
     /// for what has become due.
     fn run(&self) {
-        let orphans_until = self.env.now() + LEASE;
-        let (mut orphans, mut not_yet) = (true, false);
-        // A bucket that is on its way out, and those with which that failed.
-        let (mut going, mut aside) = (None, VecDeque::new());
+        // What is being done in parts, and what of that has failed.
+        let (mut errand, mut aside) = (None, VecDeque::new());
         let mut turned = self.env.now();
+        let mut trusted = Trusted::new(turned, self.env.unix_time_ms());
         let mut owner = self.owner.lock();
+        owner.sessions.expect_orphans(turned + LEASE);
         while !self.closing.load(Ordering::Acquire) {
             let gone = self.forget_dropped(&mut owner);
-            let (now, now_ms) = (self.env.now(), self.now_ms());
+            let (now, wall_ms, ahead_ms) =
+                (self.env.now(), self.env.unix_time_ms(), self.ahead_ms.load(Ordering::Relaxed));
+            let now_ms = wall_ms.saturating_add_signed(ahead_ms);
+            let ends_now_ms = trusted.look(now, wall_ms).saturating_add_signed(ahead_ms);
             // While this stood still, nobody could be heard.
             owner.sessions.forgive(now.saturating_sub(turned).saturating_sub(BEAT), now);
             turned = now;
-            let of_a_killed_server = if now >= orphans_until { &mut orphans } else { &mut not_yet };
-            let passed = owner.pass_time(now, now_ms, of_a_killed_server, TICKS_AT_ONCE);
-            if going.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
-                going = aside.pop_front().map(|(_, bucket)| bucket);
+            let passed = owner.pass_time(now, now_ms, ends_now_ms);
+            if errand.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
+                errand = aside.pop_front().map(|(_, errand)| errand);
             }
-            going = going.or_else(|| owner.close_past(now_ms));
+            errand = errand
+                .or_else(|| owner.cut_short.pop().map(|queue| Errand::Queue(Leaving::new(queue))))
+                .or_else(|| owner.close_past(ends_now_ms).map(Errand::Bucket));
             let rung = std::mem::take(&mut owner.rung);
-            if going.is_some() || !rung.is_empty() || !gone.is_empty() {
+            if errand.is_some() || !rung.is_empty() || !gone.is_empty() {
                 drop(owner);
                 drop(gone);
                 rung.into_iter().for_each(Waker::wake);
-                if let Some(mut bucket) = going.take() {
-                    match bucket.part(&self.store, &self.owner, now_ms) {
+                if let Some(mut under_way) = errand.take() {
+                    match under_way.part(&self.store, &self.owner, now_ms) {
                         Ok(true) => {}
-                        Ok(false) => going = Some(bucket),
+                        Ok(false) => errand = Some(under_way),
                         // The disk is full, perhaps, or a record is damaged: some time later again.
-                        Err(_) => aside.push_back((now + ASIDE, bucket)),
+                        Err(_) => aside.push_back((now + ASIDE, under_way)),
                     }
                 }
                 owner = self.owner.lock();
@@ -596,10 +645,8 @@ impl<S: Store> Shared<S> {
             let wait = match passed {
                 // The others get their turn.
                 Ok(at_once) if at_once => Duration::from_millis(1),
-                Ok(_) => owner
-                    .next_due_ms(now_ms)
-                    .map_or(TICK, |due_ms| Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)).min(TICK)),
-                // The store takes no more writes, or a record is damaged: calls tell of it.
+                Ok(_) => Duration::from_millis(owner.idle_ms(now_ms, ends_now_ms).max(1)).min(TICK),
+                // The store takes no more writes, or a list is damaged: calls tell of it.
                 Err(_) => TICK,
             };
             if !self.closing.load(Ordering::Acquire) {
@@ -610,23 +657,31 @@ impl<S: Store> Shared<S> {
 }
 
 impl<S: Store> Owner<S> {
-    /// What time alone brings about. Says whether there is more of it at once. What fails keeps nothing else from
-    /// being done.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, orphans: &mut bool, at_most: usize) -> Result<bool> {
+    /// What time alone brings about; what has its end, by the time `ends_now_ms`. Says whether there is more of it at once. What
+    /// fails keeps nothing else from being done.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Result<bool> {
         let mut lost = Ok(());
-        if *orphans && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
+        if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
             lost = self.lose_orphans(now_ms);
-            *orphans = lost.is_err();
+            if lost.is_err() {
+                self.sessions.expect_orphans(now);
+            }
         }
         if !cairn_env::mutant("silent-worker-kept") {
             lost = lost.and(self.lose_silent(now, now_ms));
         }
+        let lived = self.live.len();
+        let again = self.try_again(now, now_ms);
+        // What could not be read until now has no worker any more.
+        if self.live.len() > lived {
+            self.sessions.expect_orphans(now);
+        }
         let told = self.tell_more(now_ms);
-        let next = self.tick(now_ms, at_most);
-        let expired = self.expire(now_ms, at_most);
+        let next = self.tick(now_ms, TICKS_AT_ONCE);
+        let expired = self.expire(ends_now_ms, TICKS_AT_ONCE);
         let woken = self.wake_due(now_ms);
         lost.and(woken)?;
-        Ok(told? | expired? | next?.is_some_and(|due_ms| due_ms <= now_ms))
+        Ok(again? | told? | expired? | next?.is_some_and(|due_ms| due_ms <= now_ms))
     }
 
     pub(crate) fn view(&self, stored: Stored) -> Result<View> {
@@ -638,6 +693,40 @@ impl<S: Store> Owner<S> {
         let no_worker = queued && !self.sessions.offers(&stored.spec.queue, &stored.spec.name);
         let paused = !self.is_active(&stored.spec.queue);
         let Stored { id, spec, task, waits, .. } = stored;
-        Ok(View { id, spec, task, waits, output, no_worker, paused })
+        Ok(View { id, spec, task, waits, output, no_worker, paused, shown: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_env::SimDisk;
+
+    use super::*;
+    use crate::task::Cancellation;
+
+    /// The clock has jumped by forty days, which is not believed yet.
+    #[test]
+    fn what_is_due_goes_by_the_clock_and_what_ends_by_what_is_believed_of_it() {
+        let env = Env::simulated(1, SimDisk::with_seed(1));
+        let run = env.run(|| {
+            let options = cairn::Options { memory_budget_bytes: 8 << 20, ..cairn::Options::default() };
+            let db = cairn::Db::open_in(&env, "db", options).unwrap();
+            let mut owner = Owner::open(env.clone(), db.clone()).unwrap();
+            let begun_ms = env.unix_time_ms();
+            let jumped_ms = begun_ms + 40 * 86_400_000;
+            owner.emit_event("default", "e", b"1", begun_ms).unwrap();
+            let cancellation = Cancellation { max_delay_ms: Some(1_000), max_duration_ms: None };
+            let spawned = owner.spawn(&[Spawn { cancellation, ..Spawn::new("t", b"1") }], begun_ms).remove(0).unwrap();
+            let after = |owner: &mut Owner<cairn::Db>, ends_now_ms: Millis| {
+                owner.pass_time(env.now(), jumped_ms, ends_now_ms).unwrap();
+                let state = owner.load(spawned.id).unwrap().task.status.state();
+                (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, ends_now_ms) > 0)
+            };
+            assert_eq!(after(&mut owner, begun_ms), (State::Cancelled, true, true));
+            assert_eq!(after(&mut owner, jumped_ms), (State::Cancelled, false, false), "its day is to go");
+            drop(owner);
+            db.close().unwrap();
+        });
+        assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
     }
 }

@@ -4,20 +4,33 @@
 //! lease is gone, and every task that it held is lost. A server that was killed knows of no session: its
 //! workers say hello again, with the hand-outs that they hold, within one lease.
 //!
+//! What a worker shows of a task (its step, its progress) is kept with the hand-out, for people, and goes with it.
+//!
 //! Leases go by the monotonic clock, which no test and no operator sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::TaskId;
 use crate::key::Lane;
-use crate::task::{Ending, Fence};
+use crate::step::StepId;
+use crate::task::{Ending, Fence, Json};
 
 /// A worker that is silent for so long is gone.
 pub const LEASE: Duration = Duration::from_secs(30);
 /// How often a worker should make itself heard.
 pub const BEAT: Duration = Duration::from_secs(10);
+
+/// The progress of one task has at most so many bytes.
+pub const PROGRESS_BYTES_MAX: usize = 64 << 10;
+/// That of all tasks of one session. Beyond it no more is kept.
+const SESSION_PROGRESS_BYTES_MAX: usize = 16 << 20;
+
+/// The version of the code of a task has at most so many bytes: enough for the hash of a commit, a name and a date. Every
+/// row of the task has it.
+pub const VERSION_BYTES_MAX: usize = 128;
 
 /// A session of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +45,8 @@ pub struct Hello {
     pub sdk: String,
     /// The names of the tasks that it knows.
     pub tasks: BTreeSet<String>,
+    /// The versions of their code, of those that have one. Recorded in each task that is handed out; nothing is chosen by it.
+    pub versions: BTreeMap<String, String>,
     /// The queues that it takes them from.
     pub queues: BTreeSet<String>,
     /// How many it takes at once.
@@ -49,6 +64,43 @@ pub struct Signal {
     pub by: Ending,
 }
 
+/// What a worker shows of a task that it has.
+#[derive(Clone, Debug)]
+pub struct Sign {
+    task: TaskId,
+    fence: Fence,
+    step: Option<StepId>,
+    progress: Option<Json>,
+}
+
+impl Sign {
+    /// The step that it is at, and how far it is, if it says so.
+    ///
+    /// # Errors
+    /// `TooLarge` if the progress has more than [`PROGRESS_BYTES_MAX`].
+    pub fn new(task: TaskId, fence: Fence, step: Option<StepId>, progress: Option<Json>) -> Result<Sign> {
+        let bytes = progress.as_ref().map_or(0, |progress| progress.len());
+        if bytes > PROGRESS_BYTES_MAX {
+            let text = format!("the progress has {bytes} bytes; at most {PROGRESS_BYTES_MAX} are allowed");
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
+        Ok(Sign { task, fence, step, progress })
+    }
+}
+
+/// Who has a task, and what it has shown of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The name of the worker.
+    pub worker: String,
+    /// The step that its last beat named.
+    pub step: Option<StepId>,
+    /// The last progress that it showed in this hand-out.
+    pub progress: Option<Json>,
+    /// How long ago it last spoke of the task, if it ever has.
+    pub spoken: Option<Duration>,
+}
+
 #[derive(Debug)]
 struct Session {
     hello: Hello,
@@ -60,7 +112,7 @@ struct Session {
 }
 
 /// A task in the hands of a session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     fence: Fence,
     /// When the worker last spoke of it, or it was handed out.
@@ -69,12 +121,22 @@ struct Held {
     missed: u32,
     /// The worker has spoken of it: the hand-out has arrived.
     known: bool,
+    step: Option<StepId>,
+    progress: Option<Json>,
+}
+
+impl Held {
+    fn progress_bytes(&self) -> usize {
+        self.progress.as_ref().map_or(0, |progress| progress.len())
+    }
 }
 
 /// All sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
+    /// Until then the workers of an earlier life of the store may come back for what they hold.
+    orphans_until: Option<Duration>,
 }
 
 /// A worker, for people.
@@ -131,7 +193,8 @@ impl Sessions {
     /// Gives a session a task to hold.
     pub(crate) fn give(&mut self, id: SessionId, task: TaskId, fence: Fence, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.held.insert(task, Held { fence, spoken: now, missed: 0, known: false });
+            let held = Held { fence, spoken: now, missed: 0, known: false, step: None, progress: None };
+            session.held.insert(task, held);
         }
     }
 
@@ -155,6 +218,34 @@ impl Sessions {
             }
         }
         forgotten
+    }
+
+    /// Keeps what a worker shows of its hand-outs: the step as it is said now, the progress until another is said.
+    pub(crate) fn show(&mut self, id: SessionId, signs: Vec<Sign>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let mut bytes: usize = session.held.values().map(Held::progress_bytes).sum();
+        for Sign { task, fence, step, progress } in signs {
+            let Some(held) = session.held.get_mut(&task).filter(|held| held.fence == fence) else { continue };
+            held.step = step;
+            if let Some(progress) = progress {
+                bytes -= held.progress_bytes();
+                held.progress = Some(progress).filter(|progress| bytes + progress.len() <= SESSION_PROGRESS_BYTES_MAX);
+                bytes += held.progress_bytes();
+            }
+        }
+    }
+
+    /// Who has a task under this fence, and what it has shown of it.
+    pub(crate) fn shown(&self, task: TaskId, fence: Fence, now: Duration) -> Option<Shown> {
+        self.sessions.values().find_map(|session| {
+            let held = session.held.get(&task).filter(|held| held.fence == fence)?;
+            Some(Shown {
+                worker: session.hello.name.clone(),
+                step: held.step.clone(),
+                progress: held.progress.clone(),
+                spoken: held.known.then(|| now.saturating_sub(held.spoken)),
+            })
+        })
     }
 
     /// Takes a task from a session.
@@ -195,9 +286,20 @@ impl Sessions {
         self.sessions.get_mut(&id)?.parked.take_if(|parked| parked.will_wake(waker))
     }
 
+    /// There are tasks in the hands of workers that have not said hello: they have until then, or longer if they had.
+    pub(crate) fn expect_orphans(&mut self, until: Duration) {
+        self.orphans_until = self.orphans_until.max(Some(until));
+    }
+
+    /// Whether what nobody has come back for is lost now. True once.
+    pub(crate) fn orphans_are_lost(&mut self, now: Duration) -> bool {
+        self.orphans_until.take_if(|until| *until <= now).is_some()
+    }
+
     /// Counts no silence during which nobody was listened to.
     pub(crate) fn forgive(&mut self, gap: Duration, now: Duration) {
         if gap > Duration::ZERO {
+            self.orphans_until = self.orphans_until.map(|until| until + gap);
             for session in self.sessions.values_mut() {
                 session.heard = (session.heard + gap).min(now).max(session.heard);
             }
@@ -234,5 +336,25 @@ impl Sessions {
             silent: now.saturating_sub(session.heard),
         };
         self.sessions.values().map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_could_not_be_heard_was_not_silent() {
+        let mut sessions = Sessions::default();
+        sessions.begin(SessionId(1), Hello::default(), Duration::ZERO);
+        sessions.expect_orphans(LEASE);
+        // Nobody was listened to for a minute.
+        let minute = Duration::from_secs(60);
+        sessions.forgive(minute - BEAT, minute);
+        assert_eq!(sessions.silent(minute), []);
+        assert!(!sessions.orphans_are_lost(minute), "they have had no time to say hello");
+        let later = LEASE + minute;
+        assert_eq!(sessions.silent(later), [SessionId(1)]);
+        assert!(sessions.orphans_are_lost(later) && !sessions.orphans_are_lost(later));
     }
 }

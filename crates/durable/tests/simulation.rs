@@ -17,6 +17,7 @@ use std::time::Duration;
 use cairn::{Db, Env};
 use cairn_durable::call::{Ack, Op, OpKind, Spawn, Work};
 use cairn_durable::id::TaskId;
+use cairn_durable::key;
 use cairn_durable::queue::Queue;
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Failure, State};
@@ -422,6 +423,7 @@ fn live(seed: u64, era: u64, disk: &SimDisk, witness: &Arc<Mutex<Witness>>, last
         }
         if last {
             check(&env, &tasks, &witness.lock().unwrap(), seed);
+            check_index(&db, seed);
         }
         tasks.close();
         drop(tasks);
@@ -457,6 +459,15 @@ fn check(env: &Env, tasks: &Tasks<Db>, witness: &Witness, seed: u64) {
         for ((_, step), outcome) in of_it {
             assert_eq!(steps.get(step), Some(outcome), "CAIRN_SEED={seed}: step {} of {id}", step.as_str());
         }
+    }
+}
+
+/// What has ended has no entry in any index but that by which it expires.
+fn check_index(db: &Db, seed: u64) {
+    let index = db.keyspace("tasks").unwrap();
+    for tag in [key::LANES, key::LIVE, key::TIMERS, key::UNFINISHED, key::UNTOLD, b"V", b"U"] {
+        let left = index.prefix(tag).next();
+        assert!(left.is_none(), "CAIRN_SEED={seed}: {left:?}");
     }
 }
 

@@ -5,13 +5,13 @@ mod common;
 
 use std::time::Duration;
 
-use cairn_durable::ErrorKind;
 use cairn_durable::call::{Ack, OpKind, Spawn};
 use cairn_durable::queue::{Queue, QueueStatus};
-use cairn_durable::step::Outcome;
-use cairn_durable::task::{Ending, Failure, State, Status};
+use cairn_durable::step::{Outcome, StepId};
+use cairn_durable::task::{Ending, Failure, Fence, State, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::{BEAT, LEASE};
+use cairn_durable::worker::{BEAT, Hello, LEASE, PROGRESS_BYTES_MAX, Sign, VERSION_BYTES_MAX};
+use cairn_durable::{ErrorKind, Tasks};
 use common::*;
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -481,6 +481,95 @@ fn a_hand_out_that_never_arrived_goes_back_at_no_cost() {
 }
 
 #[test]
+fn a_task_says_which_version_of_its_code_had_it() {
+    let (disk, id) = world(15, |env, disk| {
+        let (_db, tasks) = open(env);
+        let versions = [("t".to_owned(), "2.1".to_owned())].into();
+        let offer =
+            |versions| Hello { tasks: names(&["t"]), queues: names(&["default"]), versions, ..Hello::default() };
+        let session = block_on(env, tasks.hello(offer(versions), &[])).unwrap().session;
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        assert_eq!(block_on(env, tasks.get(id)).unwrap().task.version, None);
+        let work = take(env, &tasks, session);
+        assert_eq!(work.version.as_deref(), Some("2.1"));
+        op(env, &tasks, session, &work, OpKind::Finish(b"1".as_slice().into())).unwrap();
+        for wrong in [String::new(), "x".repeat(VERSION_BYTES_MAX + 1)] {
+            let refused = block_on(env, tasks.hello(offer([("t".to_owned(), wrong)].into()), &[])).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        }
+        let image = disk.crash(cairn_env::CrashPolicy::DropAll);
+        tasks.close();
+        (image, id)
+    });
+    let env = cairn::Env::simulated(15, disk);
+    let run = env.run(|| {
+        let (db, tasks) = open(&env);
+        assert_eq!(block_on(&env, tasks.get(id)).unwrap().task.version.as_deref(), Some("2.1"));
+        tasks.close();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn what_a_worker_shows_of_a_task_is_seen_while_it_has_it() {
+    world(14, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let shown = || {
+            let view = block_on(env, tasks.get(id)).unwrap();
+            view.shown.map(|shown| {
+                let progress = shown.progress.map(|progress| String::from_utf8(progress.into_vec()).unwrap());
+                let step = shown.step.map(|step| step.as_str().to_owned());
+                (shown.worker, step, progress, shown.spoken.map(|ago| ago.as_secs()))
+            })
+        };
+        let says = |step: Option<&str>, progress: Option<&str>, spoken| {
+            Some(("w1".to_owned(), step.map(str::to_owned), progress.map(str::to_owned), spoken))
+        };
+        assert_eq!(shown(), None, "it is queued");
+        let work = take(env, &tasks, session);
+        assert_eq!(shown(), says(None, None, None), "it has not been spoken of");
+        let show = |fence, step: Option<&str>, progress: Option<&str>| {
+            let step = step.map(|step| StepId::new(step).unwrap());
+            let sign = Sign::new(id, fence, step, progress.map(|progress| progress.as_bytes().into()));
+            tasks.show(session, vec![sign.unwrap()]);
+            block_on(env, tasks.beat(session, &[(id, work.fence)])).unwrap();
+        };
+        show(work.fence, Some("charge"), Some("40"));
+        Waiter::new(env).wait(BEAT / 2);
+        assert_eq!(shown(), says(Some("charge"), Some("40"), Some(BEAT.as_secs() / 2)));
+        // A beat without progress leaves it as it was; a step is where the task is now.
+        show(work.fence, None, None);
+        assert_eq!(shown(), says(None, Some("40"), Some(0)));
+        let other = Fence { count: work.fence.count + 1, ..work.fence };
+        show(other, Some("late"), Some("0"));
+        assert_eq!(shown(), says(None, Some("40"), Some(0)));
+        // All that is kept for a session has a bound.
+        let large = "1".repeat(PROGRESS_BYTES_MAX);
+        assert_eq!(Sign::new(id, other, None, Some((large.clone() + "1").into_bytes().into())).unwrap_err().kind(), {
+            ErrorKind::TooLarge
+        });
+        for n in 0..256_u32 {
+            spawn(env, &tasks, Spawn::new("t", b"1"));
+            let more = take(env, &tasks, session);
+            let sign = Sign::new(more.id, more.fence, None, Some(large.as_bytes().into())).unwrap();
+            tasks.show(session, vec![sign]);
+            let kept = block_on(env, tasks.get(more.id)).unwrap().shown.unwrap().progress;
+            assert_eq!(kept.is_some(), n < 255, "{n}");
+        }
+        // It goes with the hand-out.
+        op(env, &tasks, session, &work, OpKind::Release { due_ms: None }).unwrap();
+        assert_eq!(shown(), None);
+        let again = take(env, &tasks, session);
+        assert_eq!((again.id, shown()), (id, says(None, None, None)));
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
 fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() {
     world(12, |env, _| {
         let (db, tasks) = open(env);
@@ -515,6 +604,27 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
         for _ in 0..2 {
             assert_eq!(fences(&[held]), [(again.fence, Ending::Cancelled)]);
         }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// Where workers live in the process that has died, nobody waits a lease for them.
+#[test]
+fn orphans_can_be_released_at_once() {
+    world(14, |env, _| {
+        let (db, tasks) = open(env);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        take(env, &tasks, hello(env, &tasks, &["t"]));
+        tasks.close();
+        let tasks = Tasks::open(env, db.clone()).unwrap();
+        let session = hello(env, &tasks, &["t"]);
+        assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0, "its worker may come back");
+        block_on(env, tasks.release_orphans()).unwrap();
+        let taken = block_on(env, tasks.take(session, 1)).unwrap().0;
+        assert_eq!(taken.iter().map(|work| work.id).collect::<Vec<_>>(), [id]);
+        let task = block_on(env, tasks.get(id)).unwrap().task;
+        assert_eq!((task.lost, task.status.state()), (1, State::Running));
         tasks.close();
         db.close().unwrap();
     });

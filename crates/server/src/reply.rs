@@ -96,6 +96,12 @@ impl Refusal {
         Refusal::new(ErrorKind::MethodNotAllowed, message).with_header(ALLOW, HeaderValue::from_static(allowed))
     }
 
+    /// The field of the request that is at fault.
+    pub(crate) fn with_field(mut self, field: Option<String>) -> Refusal {
+        self.body = Box::new(self.body.with_field(field));
+        self
+    }
+
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Refusal {
         self.headers.insert(name, value);
         self
@@ -127,7 +133,7 @@ impl From<TargetError> for Refusal {
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Refusal {
-        Refusal::new(refused.kind, refused.message)
+        Refusal::new(refused.kind, refused.message).with_field(refused.field)
     }
 }
 

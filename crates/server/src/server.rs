@@ -32,6 +32,9 @@ use crate::metrics::Metrics;
 /// again at once would spin until one is closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Threads for workers that say that they are there; each holds one for a sync at most.
+const HEARING_JOBS_MAX: usize = 4;
+
 /// Connections being told that they are one too many; beyond these they are closed without a word.
 const REFUSALS_MAX: usize = 64;
 
@@ -83,7 +86,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let blocking = Blocking::new(limits.blocking_jobs_max);
         let app = App {
-            tasks: Service::new(tasks, blocking.clone(), config.test_clock),
+            tasks: Service::new(tasks, blocking.clone(), Blocking::new(HEARING_JOBS_MAX), config.test_clock),
             stopping,
             keyspace: db.default_keyspace(),
             db,

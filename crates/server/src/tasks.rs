@@ -11,6 +11,7 @@ use cairn_api::{ErrorKind, Route};
 use cairn_service::{Refused, not_built};
 use hyper::{HeaderMap, Method};
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use tokio::time::sleep;
 
 use crate::body::Upload;
@@ -19,6 +20,9 @@ use crate::reply::{Refusal, Reply};
 
 /// A body has at most so many bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// A field that is named in an error has at most so many bytes: the names in it are the client's.
+const FIELD_BYTES_MAX: usize = 512;
 
 /// Answers a request about tasks.
 pub(crate) async fn route(
@@ -104,7 +108,29 @@ fn json(answer: Result<impl serde::Serialize, Refused>) -> Result<Reply, Refusal
 async fn body<T: DeserializeOwned>(app: &App, upload: &mut Upload) -> Result<T, Refusal> {
     let body = upload.read(BODY_BYTES_MAX.min(app.limits.body_bytes_max), &app.budget).await?;
     let bytes: &[u8] = if body.bytes.is_empty() { b"{}" } else { &body.bytes };
-    serde_json::from_slice(bytes).map_err(|e| Refusal::new(ErrorKind::Invalid, format!("the body cannot be read: {e}")))
+    serde_json::from_slice(bytes).map_err(|e| {
+        let field = field_of::<T>(bytes, &e);
+        Refusal::new(ErrorKind::Invalid, format!("the body cannot be read: {e}")).with_field(field)
+    })
+}
+
+/// The field where a body that is JSON does not read as what it should be. Looked for only then, in a second reading.
+fn field_of<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> Option<String> {
+    if error.classify() != Category::Data {
+        return None;
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let error = serde_path_to_error::deserialize::<_, T>(&mut json).err()?;
+    let path = error.path().to_string();
+    let path = Some(path).filter(|path| path != ".");
+    // One that is missing stands in no path.
+    let words = error.inner().to_string();
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let field = match (path, missing) {
+        (Some(path), Some(missing)) => Some(format!("{path}.{missing}")),
+        (path, missing) => path.or_else(|| missing.map(str::to_owned)),
+    };
+    field.filter(|field| field.len() <= FIELD_BYTES_MAX)
 }
 
 /// How long a call may wait: as long as it says, but not beyond the bound of the protocol nor the server's end.

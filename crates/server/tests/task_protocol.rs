@@ -156,6 +156,180 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn a_task_has_the_version_that_its_worker_said() {
+    let server = Running::new().await;
+    let task = post(&server, "/v1/tasks", json!({"tasks": [{"name": "t", "input": 1}]})).await["results"][0].take();
+    let of_task = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+    let hello = |version: &str| {
+        let offer = json!({"name": "t", "version": version});
+        json!({"name": "w", "sdk": "test", "tasks": [offer], "queues": ["default"], "slots": 9})
+    };
+    let long = send(&server, "POST", "/v1/workers/hello", "", &hello(&"x".repeat(129)).to_string()).await;
+    assert_eq!((long.status, long.kind().as_str()), (400, "invalid"), "{}", long.text());
+    let session = post(&server, "/v1/workers/hello", hello("2.1")).await["session"].take();
+    assert_eq!(get(&server, &of_task).await["version"], Value::Null);
+    let polled = post(&server, "/v1/workers/poll", json!({"session": session, "free": 1, "wait_ms": 1_000})).await;
+    assert_eq!(polled["work"][0]["version"], "2.1");
+    assert_eq!(get(&server, &of_task).await["version"], "2.1");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_running_task_shows_what_its_worker_says_of_it() {
+    let server = Running::new().await;
+    let (session, task, fence) = handed(&server).await;
+    let beat = |held: Value| json!({"session": session, "live": [held]});
+    let live = async || {
+        let mut live = get(&server, &format!("/v1/tasks/{task}")).await["live"].take();
+        (live.as_object_mut().and_then(|live| live.remove("beat_ms_ago")).is_some_and(|ago| ago.is_u64()), live)
+    };
+    assert_eq!(live().await, (false, json!({"worker": "w"})));
+    let held = json!({"task": task, "fence": fence, "step": "charge", "progress": {"percent": 40}});
+    post(&server, "/v1/workers/beat", beat(held)).await;
+    let charging = json!({"worker": "w", "step": "charge", "progress": {"percent": 40}});
+    assert_eq!(live().await, (true, charging));
+    for (held, status, kind) in [
+        (json!({"task": task, "fence": fence, "progress": "x".repeat(65_535)}), 413, "too_large"),
+        (json!({"task": task, "fence": fence, "step": ""}), 400, "invalid"),
+    ] {
+        let answer = send(&server, "POST", "/v1/workers/beat", "", &beat(held).to_string()).await;
+        assert_eq!((answer.status, answer.kind().as_str()), (status, kind));
+    }
+    post(&server, "/v1/workers/beat", beat(json!({"task": task, "fence": fence, "progress": null}))).await;
+    assert_eq!(live().await, (true, json!({"worker": "w", "progress": null})));
+    assert_eq!(get(&server, "/v1/tasks").await["items"][0]["live"], Value::Null, "not in a list");
+    op(&server, &session, json!({"op": "finish", "task": task, "fence": fence, "output": 1})).await;
+    assert_eq!(live().await, (false, Value::Null));
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn an_error_names_the_field_that_is_at_fault() {
+    let server = Running::new().await;
+    let (session, task, fence) = handed(&server).await;
+    let (large, long) = ("x".repeat((1 << 20) + 1), "x".repeat(513));
+    let good = json!({"name": "t", "input": {"a": [1]}});
+    let spawn = |more: Value| {
+        let mut wrong = good.clone();
+        wrong.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        wrong
+    };
+    let tags: serde_json::Map<_, _> = (0..65).map(|n| (n.to_string(), json!(""))).collect();
+    // What the second of two tasks is refused for: on its own, and by a request for all or none.
+    for (more, kind, field) in [
+        (json!({"name": ""}), "invalid", "name"),
+        (json!({"name": long}), "invalid", "name"),
+        (json!({"queue": "none"}), "not_found", "queue"),
+        (json!({"input": large}), "too_large", "input"),
+        (json!({"headers": [1]}), "invalid", "headers"),
+        (json!({"tags": tags}), "invalid", "tags"),
+        (json!({"tags": {"": "x"}}), "invalid", "tags"),
+        (json!({"idempotency_key": long}), "invalid", "idempotency_key"),
+        (json!({"retry": {"kind": "fixed", "jitter": 2}}), "invalid", "retry.jitter"),
+        (json!({"retry": {"kind": "exponential", "factor": 0.5}}), "invalid", "retry.factor"),
+        (json!({"max_attempts": 0}), "invalid", "max_attempts"),
+        (json!({"id": "x"}), "invalid", "id"),
+        (json!({"limit_key": "k"}), "not_built", "limit_key"),
+    ] {
+        let field = format!("tasks[1].{field}");
+        let body = json!({"tasks": [good, spawn(more.clone())]});
+        let error = post(&server, "/v1/tasks", body.clone()).await["results"][1]["error"].take();
+        assert_eq!((&error["kind"], &error["field"]), (&json!(kind), &json!(field)), "{error}");
+        let atomic = json!({"tasks": body["tasks"], "atomic": true});
+        let answer = send(&server, "POST", "/v1/tasks", "", &atomic.to_string()).await;
+        let error = answer.error();
+        assert_eq!((&error["kind"], &error["field"]), (&json!(kind), &json!(field)), "{error}");
+    }
+    for (more, kind, field) in [
+        (json!({"op": "step", "value": 1}), "invalid", "key"),
+        (json!({"op": "step", "key": "", "value": 1}), "invalid", "key"),
+        (json!({"op": "step", "key": "a", "value": large}), "too_large", "value"),
+        (json!({"op": "finish", "output": large}), "too_large", "output"),
+        (json!({"op": "finish", "failure": {"kind": "k", "message": large}}), "too_large", "failure"),
+        (json!({"op": "emit", "key": "e", "name": "", "payload": 1}), "invalid", "name"),
+        (json!({"op": "emit", "key": "e", "name": "e"}), "invalid", "payload"),
+        (json!({"op": "spawn", "key": "s", "spawn": spawn(json!({"queue": "none"}))}), "not_found", "spawn.queue"),
+        (json!({"op": "spawn", "key": "s", "spawn": spawn(json!({"id": "x"}))}), "invalid", "spawn.id"),
+        (json!({"op": "suspend", "waits": [{"key": "w", "kind": "moon"}]}), "invalid", "waits[0].kind"),
+        (json!({"op": "suspend", "waits": [{"key": "w", "kind": "timer"}]}), "invalid", "waits[0].until_ms"),
+        (json!({"op": "suspend", "waits": [{"key": "w", "kind": "event", "name": ""}]}), "invalid", "waits[0].name"),
+        (json!({"op": "step", "fence": "x", "key": "a", "value": 1}), "invalid", "fence"),
+        (json!({"op": "step", "task": "x", "key": "a", "value": 1}), "invalid", "task"),
+    ] {
+        let mut wrong = json!({"task": task, "fence": fence});
+        wrong.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let error = op(&server, &session, wrong).await["error"].take();
+        assert_eq!((&error["kind"], &error["field"]), (&json!(kind), &json!(format!("ops[0].{field}"))), "{error}");
+    }
+    let hello = |more: Value| {
+        let mut hello = json!({"name": "w", "sdk": "x", "tasks": [{"name": "t"}], "queues": ["default"], "slots": 1});
+        hello.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        hello
+    };
+    let beat = |held: Value| json!({"session": session, "live": [held]});
+    let progress = json!({"task": task, "fence": fence, "progress": "x".repeat(65_535)});
+    for (target, body, kind, field) in [
+        // What does not read as a request: where, and its neighbours' payloads are none of it.
+        ("POST /v1/tasks", json!({"tasks": [], "colour": 1}), "invalid", Some("colour")),
+        ("POST /v1/tasks", json!({"tasks": [good, spawn(json!({"colour": 1}))]}), "invalid", Some("tasks[1].colour")),
+        ("POST /v1/tasks", json!({"tasks": [good, {"name": "t"}]}), "invalid", Some("tasks[1].input")),
+        ("POST /v1/tasks", json!({"tasks": [spawn(json!({"tags": {"a": 1}}))]}), "invalid", Some("tasks[0].tags.a")),
+        (
+            "POST /v1/tasks",
+            json!({"tasks": [spawn(json!({"priority": "high"}))]}),
+            "invalid",
+            Some("tasks[0].priority"),
+        ),
+        (
+            "POST /v1/tasks",
+            json!({"tasks": [spawn(json!({"retry": {"kind": "sometimes"}}))]}),
+            "invalid",
+            Some("tasks[0].retry.kind"),
+        ),
+        ("POST /v1/tasks", json!({}), "invalid", Some("tasks")),
+        ("POST /v1/tasks", json!([1]), "invalid", Some("[0]")),
+        ("POST /v1/queues/q/events", json!({"events": [{"name": "e"}]}), "invalid", Some("events[0].payload")),
+        ("PUT /v1/queues/q", json!({"retention_days": 0}), "invalid", Some("retention_days")),
+        ("PUT /v1/queues/q", json!({"rate": {"n": 1}}), "not_built", Some("rate")),
+        ("POST /v1/workers/hello", hello(json!({"queues": ["none"]})), "not_found", Some("queues")),
+        ("POST /v1/workers/hello", hello(json!({"name": long})), "invalid", Some("name")),
+        ("POST /v1/workers/hello", hello(json!({"tasks": [{"name": "t", "version": ""}]})), "invalid", Some("tasks")),
+        ("POST /v1/workers/beat", beat(json!({"task": "x", "fence": fence})), "invalid", Some("live[0].task")),
+        (
+            "POST /v1/workers/beat",
+            beat(json!({"task": task, "fence": fence, "step": ""})),
+            "invalid",
+            Some("live[0].step"),
+        ),
+        ("POST /v1/workers/beat", beat(progress), "too_large", Some("live[0].progress")),
+        ("GET /v1/tasks/x", json!({}), "invalid", Some("id")),
+        ("GET /v1/tasks?status=done", json!({}), "invalid", Some("status")),
+        ("GET /v1/tasks?after=17", json!({}), "invalid", Some("after")),
+        // Where it is no field, or more than one, none is named.
+        ("POST /v1/workers/poll", json!({"session": "0", "free": 1}), "gone", None),
+        (
+            "POST /v1/tasks",
+            json!({"atomic": true, "tasks": [spawn(json!({"due_at_ms": 1, "delay_ms": 1}))]}),
+            "invalid",
+            None,
+        ),
+    ] {
+        let (method, path) = target.split_once(' ').unwrap();
+        let error = send(&server, method, path, "", &body.to_string()).await.error();
+        assert_eq!((&error["kind"], error["field"].as_str()), (&json!(kind), field), "{target}: {error}");
+    }
+    let endless = json!({"x".repeat(600): 1}).to_string();
+    let endless = send(&server, "POST", "/v1/tasks", "", &endless).await.error();
+    assert_eq!((&endless["kind"], &endless["field"]), (&json!("invalid"), &Value::Null));
+    let broken = send(&server, "POST", "/v1/tasks", "", r#"{"tasks":["#).await.error();
+    assert_eq!((&broken["kind"], &broken["field"]), (&json!("invalid"), &Value::Null));
+    // Each of them was refused alone.
+    let step = json!({"op": "step", "task": task, "fence": fence, "key": "a", "value": 1});
+    assert_eq!(op(&server, &session, step).await, json!({"ok": true}));
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn spawns_are_all_there_or_none_if_that_is_asked() {
     let server = Running::new().await;
     let spawns = |atomic: bool| {

@@ -1,5 +1,5 @@
 //! From the wire: what clients and workers say, as the tasks take it. Ids, fences and sessions are parsed here and
-//! nowhere else.
+//! nowhere else. What is refused names its field within the part of the request that is read here.
 
 use cairn_api::ErrorKind;
 use cairn_api::tasks as wire;
@@ -9,19 +9,19 @@ use cairn_durable::retry::Retry;
 use cairn_durable::step::{Outcome, StepId};
 use cairn_durable::task::{Cancellation, Failure, Fence};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::SessionId;
+use cairn_durable::worker::{SessionId, Sign};
 
 use crate::Refused;
 use crate::refused::{invalid, not_built};
 
 pub(crate) fn task_id(text: &str) -> Result<TaskId, Refused> {
-    text.parse().map_err(|what| invalid(format!("the task's id \"{}\": {what}", text.escape_debug())))
+    text.parse().map_err(|what| invalid(format!("the task's id \"{}\": {what}", text.escape_debug())).at("id"))
 }
 
 /// Refuses a request that has more of something than it may: all of it is one turn at the lock.
-pub(crate) fn at_most(what: &str, count: usize, max: usize) -> Result<(), Refused> {
+pub(crate) fn at_most(field: &str, what: &str, count: usize, max: usize) -> Result<(), Refused> {
     if count > max {
-        return Err(invalid(format!("{count} {what} in one request; at most {max} are allowed")));
+        return Err(invalid(format!("{count} {what} in one request; at most {max} are allowed")).at(field));
     }
     Ok(())
 }
@@ -34,8 +34,20 @@ pub(crate) fn run_number(text: &str) -> Result<u32, Refused> {
 
 /// The hand-outs that a worker says it has.
 pub(crate) fn live_of(live: &[wire::Held]) -> Result<Vec<(TaskId, Fence)>, Refused> {
-    at_most("live hand-outs", live.len(), wire::LIVE_MAX)?;
-    live.iter().map(|held| Ok((task_id(&held.task)?, fence(&held.fence)?))).collect()
+    at_most("live", "live hand-outs", live.len(), wire::LIVE_MAX)?;
+    let held = |held: &wire::Held| Ok((task_id(&held.task).map_err(|e| e.at("task"))?, fence(&held.fence)?));
+    let each = live.iter().enumerate().map(|(n, one)| held(one).map_err(|e: Refused| e.under(&format!("live[{n}]"))));
+    each.collect()
+}
+
+/// What it shows of these.
+pub(crate) fn signs_of(of: &[(TaskId, Fence)], live: Vec<wire::Held>) -> Result<Vec<Sign>, Refused> {
+    let sign = |(n, (&(task, fence), held)): (usize, (&(TaskId, Fence), wire::Held))| {
+        let step = held.step.as_deref().map(step_id).transpose().map_err(|e| e.at(format!("live[{n}].step")))?;
+        let sign = Sign::new(task, fence, step, held.progress.map(json));
+        Ok(sign.map_err(|e| e.at(format!("live[{n}].progress")))?)
+    };
+    of.iter().zip(live).enumerate().map(sign).collect()
 }
 
 fn fence(text: &str) -> Result<Fence, Refused> {
@@ -43,7 +55,7 @@ fn fence(text: &str) -> Result<Fence, Refused> {
         let (instance, count) = text.split_once('-')?;
         Some(Fence { instance: u64::from_str_radix(instance, 16).ok()?, count: u64::from_str_radix(count, 16).ok()? })
     };
-    parse().ok_or_else(|| invalid("the fence is none that a server gave"))
+    parse().ok_or_else(|| invalid("the fence is none that a server gave").at("fence"))
 }
 
 pub(crate) fn session(text: &str) -> Result<SessionId, Refused> {
@@ -52,7 +64,7 @@ pub(crate) fn session(text: &str) -> Result<SessionId, Refused> {
 }
 
 pub(crate) fn step_id(text: &str) -> Result<StepId, Refused> {
-    StepId::new(text).map_err(invalid)
+    StepId::new(text).map_err(|what| invalid(what).at("key"))
 }
 
 pub(crate) fn json(value: wire::Json) -> cairn_durable::task::Json {
@@ -61,10 +73,10 @@ pub(crate) fn json(value: wire::Json) -> cairn_durable::task::Json {
 
 pub(crate) fn spawn_of(spawn: wire::Spawn, now_ms: u64) -> Result<Spawn, Refused> {
     if spawn.limit_key.is_some() {
-        return Err(not_built("limits"));
+        return Err(not_built("limits").at("limit_key"));
     }
     if spawn.pin.is_some() {
-        return Err(not_built("pins"));
+        return Err(not_built("pins").at("pin"));
     }
     let due_ms = match (spawn.due_at_ms, spawn.delay_ms) {
         (Some(_), Some(_)) => return Err(invalid("due_at_ms and delay_ms say the same in two ways; give one")),
@@ -73,7 +85,7 @@ pub(crate) fn spawn_of(spawn: wire::Spawn, now_ms: u64) -> Result<Spawn, Refused
     };
     let headers = spawn.headers.map_or_else(|| Box::from(*b"{}"), json);
     if !headers.starts_with(b"{") {
-        return Err(invalid("headers must be an object"));
+        return Err(invalid("headers must be an object").at("headers"));
     }
     let base = Spawn::new(&spawn.name, &json(spawn.input));
     let cancel = spawn.cancel.unwrap_or_default();
@@ -108,24 +120,21 @@ pub(crate) fn failure_of(failure: wire::Failure) -> Failure {
 }
 
 pub(crate) fn wait_of(wait: wire::Wait) -> Result<Wait, Refused> {
-    let lacks = |field: &str| invalid(format!("a wait of kind {} needs {field}", wait.kind));
+    let lacks = |field: &str| invalid(format!("a wait of kind {} needs {field}", wait.kind)).at(field);
     let target = match wait.kind.as_str() {
         "timer" => Target::Timer(wait.until_ms.ok_or_else(|| lacks("until_ms"))?),
         "event" => Target::Event(wait.name.clone().ok_or_else(|| lacks("name"))?),
         "task" => Target::Task(task_id(wait.id.as_deref().ok_or_else(|| lacks("id"))?)?),
-        "promise" => return Err(not_built("promises")),
-        _ => return Err(invalid(format!("\"{}\" is no kind of wait", wait.kind.escape_debug()))),
+        "promise" => return Err(not_built("promises").at("kind")),
+        kind => return Err(invalid(format!("\"{}\" is no kind of wait", kind.escape_debug())).at("kind")),
     };
     Ok(Wait { id: step_id(&wait.key)?, group: wait.group, target, timeout_at_ms: wait.timeout_at_ms })
 }
 
 pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
-    let (task, fence) = (task_id(&op.task)?, fence(&op.fence)?);
-    let key = |key: Option<String>| {
-        let key = key.ok_or_else(|| invalid("this op needs key"))?;
-        step_id(&key)
-    };
-    let lacks = |field: &str| invalid(format!("this op needs {field}"));
+    let (task, fence) = (task_id(&op.task).map_err(|e| e.at("task"))?, fence(&op.fence)?);
+    let lacks = |field: &str| invalid(format!("this op needs {field}")).at(field);
+    let key = |key: Option<String>| step_id(&key.ok_or_else(|| lacks("key"))?);
     let what = match op.op {
         wire::OpKind::Step => OpKind::Step {
             id: key(op.key)?,
@@ -137,7 +146,7 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
         },
         wire::OpKind::Spawn => {
             let spawn = op.spawn.ok_or_else(|| lacks("spawn"))?;
-            OpKind::Spawn { id: key(op.key)?, spawn: Box::new(spawn_of(*spawn, now_ms)?) }
+            OpKind::Spawn { id: key(op.key)?, spawn: Box::new(spawn_of(*spawn, now_ms).map_err(|e| e.under("spawn"))?) }
         }
         wire::OpKind::Emit => OpKind::Emit {
             id: key(op.key)?,
@@ -146,14 +155,15 @@ pub(crate) fn op_of(op: wire::Op, now_ms: u64) -> Result<Op, Refused> {
         },
         wire::OpKind::Suspend => {
             let waits = op.waits.ok_or_else(|| lacks("waits"))?;
-            OpKind::Suspend(waits.into_iter().map(wait_of).collect::<Result<_, Refused>>()?)
+            let wait = |(n, wait)| wait_of(wait).map_err(|e| e.under(&format!("waits[{n}]")));
+            OpKind::Suspend(waits.into_iter().enumerate().map(wait).collect::<Result<_, Refused>>()?)
         }
         wire::OpKind::Finish => match (op.output, op.failure) {
             (Some(output), None) => OpKind::Finish(json(output)),
             (None, Some(failure)) => OpKind::Fail { failure: failure_of(failure), retry_at_ms: op.retry_at_ms },
             _ => return Err(invalid("a task ends with an output or a failure, one of them")),
         },
-        wire::OpKind::Promise => return Err(not_built("promises")),
+        wire::OpKind::Promise => return Err(not_built("promises").at("op")),
         wire::OpKind::Release => OpKind::Release { due_ms: op.due_at_ms },
     };
     Ok(Op { task, fence, what })

@@ -25,7 +25,7 @@ use cairn_durable::{Answer, Tasks, View};
 use cairn_store::Store;
 use tokio::sync::Notify;
 
-use from_wire::{at_most, live_of, op_of, run_number, session, spawn_of, step_id, task_id};
+use from_wire::{at_most, live_of, op_of, run_number, session, signs_of, spawn_of, step_id, task_id};
 use refused::invalid;
 pub use refused::{Refused, not_built};
 use to_wire::{
@@ -56,14 +56,17 @@ pub trait Place: Send + Sync + 'static {
 pub struct Service<S: Store, P> {
     tasks: Tasks<S>,
     place: P,
+    /// Where workers are heard: whatever else is asked must not make them look dead.
+    hearing: P,
     /// The clock of the tasks may be set.
     test_clock: bool,
 }
 
 impl<S: Store, P: Place> Service<S, P> {
-    /// Answers for these tasks; `test_clock` lets [`Service::clock`] set their clock.
-    pub fn new(tasks: Tasks<S>, place: P, test_clock: bool) -> Service<S, P> {
-        Service { tasks, place, test_clock }
+    /// Answers for these tasks. Hellos, beats and goodbyes run at `hearing`, all else at `place`, so that they wait for
+    /// nothing else if these are two. `test_clock` lets [`Service::clock`] set the clock of the tasks.
+    pub fn new(tasks: Tasks<S>, place: P, hearing: P, test_clock: bool) -> Service<S, P> {
+        Service { tasks, place, hearing, test_clock }
     }
 
     /// The tasks that it answers for.
@@ -76,14 +79,22 @@ impl<S: Store, P: Place> Service<S, P> {
         &self,
         call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
     ) -> Result<T, Refused> {
+        self.call_at(&self.place, call).await
+    }
+
+    async fn call_at<T: Send + Unpin + 'static>(
+        &self,
+        place: &P,
+        call: impl FnOnce(&Tasks<S>) -> Answer<S, T> + Send + 'static,
+    ) -> Result<T, Refused> {
         let tasks = self.tasks.clone();
-        let answer = self.place.run(move || call(&tasks).help()).await?;
+        let answer = place.run(move || call(&tasks).help()).await?;
         Ok(answer.await?)
     }
 
     /// Spawns tasks: each for itself, or, if that is asked, all or none; then the first that is refused refuses them.
     pub async fn spawn(&self, request: wire::SpawnRequest) -> Result<wire::Results<wire::Spawned>, Refused> {
-        at_most("tasks", request.tasks.len(), wire::SPAWNS_MAX)?;
+        at_most("tasks", "tasks", request.tasks.len(), wire::SPAWNS_MAX)?;
         if request.atomic {
             let spawned = self.spawn_with(self.tasks.batch(), request.tasks).await?;
             return Ok(wire::Results { results: spawned.into_iter().map(wire::Each::Done).collect() });
@@ -101,20 +112,24 @@ impl<S: Store, P: Place> Service<S, P> {
             }
         }
         let mut spawned = self.call(move |tasks| tasks.spawn(&spawns)).await?.into_iter();
-        let each = |place: Option<Refused>| match place {
-            Some(refused) => Some(wire::Each::Refused(refused.into_body())),
-            None => spawned.next().map(|spawned| match spawned {
+        let each = |(n, place): (usize, Option<Refused>)| {
+            let one = match place {
+                Some(refused) => Err(refused),
+                None => spawned.next()?.map_err(Refused::from),
+            };
+            Some(match one {
                 Ok(spawned) => wire::Each::Done(spawned_to(spawned)),
-                Err(e) => wire::Each::Refused(Refused::from(e).into_body()),
-            }),
+                Err(refused) => wire::Each::Refused(refused.under(&format!("tasks[{n}]")).into_body()),
+            })
         };
-        Ok(wire::Results { results: places.into_iter().filter_map(each).collect() })
+        Ok(wire::Results { results: places.into_iter().enumerate().filter_map(each).collect() })
     }
 
     /// Writes a batch and spawns tasks, all of it or nothing.
     pub async fn spawn_with(&self, batch: S::Batch, tasks: Vec<wire::Spawn>) -> Result<Vec<wire::Spawned>, Refused> {
         let now_ms = self.tasks.now_ms();
-        let spawns = tasks.into_iter().map(|spawn| spawn_of(spawn, now_ms)).collect::<Result<Vec<_>, Refused>>()?;
+        let spawn = |(n, spawn)| spawn_of(spawn, now_ms).map_err(|e| e.under(&format!("tasks[{n}]")));
+        let spawns = tasks.into_iter().enumerate().map(spawn).collect::<Result<Vec<_>, Refused>>()?;
         let spawned = self.call(move |tasks| tasks.spawn_with(batch, &spawns)).await?;
         Ok(spawned.into_iter().map(spawned_to).collect())
     }
@@ -158,7 +173,7 @@ impl<S: Store, P: Place> Service<S, P> {
     /// A page of the recorded steps of a task, in the order of their ids.
     pub async fn steps(&self, id: &str, paging: Paging) -> Result<wire::Page<wire::Step>, Refused> {
         let id = task_id(id)?;
-        let after = paging.after.as_deref().map(step_id).transpose()?;
+        let after = paging.after.as_deref().map(step_id).transpose().map_err(|e| e.at("after"))?;
         let limit = paging.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
         let (steps, more) = self.call(move |tasks| tasks.steps(id, after.as_ref(), limit)).await?;
         let next = steps.last().filter(|_| more).map(|(id, _)| id.as_str().to_owned());
@@ -211,7 +226,8 @@ impl<S: Store, P: Place> Service<S, P> {
                 };
                 let spawned = self.call(move |tasks| tasks.spawn(&[spawn])).await?;
                 match spawned.into_iter().next() {
-                    Some(spawned) => self.show(spawned?.id).await,
+                    // What is wrong with it stands in no field of this request.
+                    Some(spawned) => self.show(spawned.map_err(|e| Refused { field: None, ..e.into() })?.id).await,
                     None => Err(Refused::new(ErrorKind::Internal, "a spawn without a result")),
                 }
             }
@@ -237,8 +253,10 @@ impl<S: Store, P: Place> Service<S, P> {
 
     /// Sets what is set of a queue, making it if there is none. What is not said stays as it is.
     pub async fn set_queue(&self, name: &str, request: wire::QueueRequest) -> Result<wire::Queue, Refused> {
-        if request.limit.is_some() || request.rate.is_some() {
-            return Err(not_built("limits"));
+        for (field, said) in [("limit", request.limit.is_some()), ("rate", request.rate.is_some())] {
+            if said {
+                return Err(not_built("limits").at(field));
+            }
         }
         let change = move |before: Option<Queue>| {
             let before = before.unwrap_or_default();
@@ -276,12 +294,12 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Emits events, each for itself.
     pub async fn emit(&self, queue: &str, request: wire::EmitRequest) -> Result<wire::Results<wire::Emitted>, Refused> {
         let mut results = Vec::with_capacity(request.events.len());
-        for event in request.events {
+        for (n, event) in request.events.into_iter().enumerate() {
             let queue = queue.to_owned();
             let emitted = self.call(move |tasks| tasks.emit(&queue, &event.name, event.payload.get().as_bytes())).await;
             results.push(match emitted {
                 Ok(created) => wire::Each::Done(wire::Emitted { created }),
-                Err(refused) => wire::Each::Refused(refused.into_body()),
+                Err(refused) => wire::Each::Refused(refused.under(&format!("events[{n}]")).into_body()),
             });
         }
         Ok(wire::Results { results })
@@ -310,14 +328,17 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Begins a session of a worker.
     pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
         let live = live_of(&request.live)?;
+        let offers = || request.tasks.iter();
+        let version = |offer: &wire::Offer| Some((offer.name.clone(), offer.version.clone()?));
         let hello = Hello {
             name: request.name,
             sdk: request.sdk,
-            tasks: request.tasks.into_iter().map(|offer| offer.name).collect(),
+            tasks: offers().map(|offer| offer.name.clone()).collect(),
+            versions: offers().filter_map(version).collect(),
             queues: request.queues.into_iter().collect(),
             slots: request.slots,
         };
-        let welcome = self.call(move |tasks| tasks.hello(hello, &live)).await?;
+        let welcome = self.call_at(&self.hearing, move |tasks| tasks.hello(hello, &live)).await?;
         Ok(wire::Welcome {
             session: format!("{:032x}", welcome.session.0),
             lease_ms: millis(LEASE),
@@ -360,25 +381,30 @@ impl<S: Store, P: Place> Service<S, P> {
         }
     }
 
-    /// Makes a worker heard of.
+    /// Makes a worker heard of, and keeps what it shows of its tasks.
     pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
         let session = session(&request.session)?;
         let live = live_of(&request.live)?;
-        let signals = self.call(move |tasks| tasks.beat(session, &live)).await?;
+        let signs = signs_of(&live, request.live)?;
+        let beat = move |tasks: &Tasks<S>| {
+            tasks.show(session, signs);
+            tasks.beat(session, &live)
+        };
+        let signals = self.call_at(&self.hearing, beat).await?;
         Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
     }
 
     /// Ends a session; what it held goes back at no cost.
     pub async fn bye(&self, request: wire::Bye) -> Result<(), Refused> {
         let session = session(&request.session)?;
-        self.call(move |tasks| tasks.bye(session)).await
+        self.call_at(&self.hearing, move |tasks| tasks.bye(session)).await
     }
 
     /// What a worker says of its tasks, in one commit, and the next tasks for it. A call that cannot be read is refused
     /// like one that is refused otherwise: in its place, and later ones of its task with it.
     pub async fn ops(&self, request: wire::OpsRequest) -> Result<wire::OpsResponse, Refused> {
         let session = session(&request.session)?;
-        at_most("operations", request.ops.len(), wire::OPS_MAX)?;
+        at_most("ops", "operations", request.ops.len(), wire::OPS_MAX)?;
         let now_ms = self.tasks.now_ms();
         let (mut ops, mut places, mut unread) = (Vec::new(), Vec::new(), BTreeSet::new());
         for op in request.ops {
@@ -395,15 +421,22 @@ impl<S: Store, P: Place> Service<S, P> {
                 }
                 Err(refused) => {
                     unread.insert(task);
-                    places.push(Some(refused_to(refused)));
+                    places.push(Some(refused));
                 }
             }
         }
         let claim = usize::try_from(request.claim).unwrap_or(usize::MAX);
         let Told { acks, work, signals } = self.call(move |tasks| tasks.ops(session, ops, claim)).await?;
-        let mut acks = acks.into_iter().map(ack_to);
+        let mut acks = acks.into_iter();
+        let each = |(n, place): (usize, Option<Refused>)| {
+            let ack = match place {
+                Some(refused) => Err(refused),
+                None => acks.next()?.map_err(Refused::from),
+            };
+            Some(ack.map_or_else(|refused| refused_to(refused.under(&format!("ops[{n}]"))), ack_to))
+        };
         Ok(wire::OpsResponse {
-            acks: places.into_iter().filter_map(|place| place.or_else(|| acks.next())).collect(),
+            acks: places.into_iter().enumerate().filter_map(each).collect(),
             work: work.iter().map(work_to).collect(),
             signals: signals.iter().map(signal_to).collect(),
             now_ms: self.tasks.now_ms(),
@@ -420,7 +453,7 @@ impl<S: Store, P: Place> Service<S, P> {
             (Some(by_ms), None) => by_ms,
             (None, Some(to_ms)) => {
                 let now_ms = self.tasks.now_ms();
-                let behind = || invalid(format!("the clock only goes forward; it says {now_ms}"));
+                let behind = || invalid(format!("the clock only goes forward; it says {now_ms}")).at("set_ms");
                 to_ms.checked_sub(now_ms).ok_or_else(behind)?
             }
             _ => return Err(invalid("give advance_ms or set_ms, one of them")),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cairn_api::{ErrorKind, EventListing, Listing, tasks as wire};
+use cairn_api::{EventListing, Listing, tasks as wire};
 use cairn_durable::Filter;
 use cairn_durable::id::TaskId;
 use cairn_durable::queue::Event;
@@ -49,7 +49,8 @@ fn states(list: Option<&str>) -> Result<BTreeSet<State>, Refused> {
     let state = |name: &str| {
         let state = State::ALL.into_iter().find(|state| state.name() == name);
         let all = State::ALL.map(State::name).join(", ");
-        state.ok_or_else(|| invalid(format!("\"{}\" is no status of a task; there are {all}", name.escape_debug())))
+        let text = || format!("\"{}\" is no status of a task; there are {all}", name.escape_debug());
+        state.ok_or_else(|| invalid(text()).at("status"))
     };
     list.map_or_else(|| Ok(BTreeSet::new()), |list| list.split(',').map(state).collect())
 }
@@ -57,7 +58,7 @@ fn states(list: Option<&str>) -> Result<BTreeSet<State>, Refused> {
 fn cursor(text: &str) -> Result<TaskId, Refused> {
     let none = |_| {
         let text = format!("after: \"{}\" is no cursor that a list of tasks gave", text.escape_debug());
-        Refused::new(ErrorKind::Invalid, text)
+        invalid(text).at("after")
     };
     text.parse().map_err(none)
 }

@@ -11,17 +11,32 @@ pub struct Refused {
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
+    /// The one field of the request that is at fault, where it is known, as "tasks[3].name".
+    pub field: Option<String>,
 }
 
 impl Refused {
     /// A refusal of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Refused {
-        Refused { kind, message: message.into() }
+        Refused { kind, message: message.into(), field: None }
+    }
+
+    /// The same, for this field of the request.
+    #[must_use]
+    pub fn at(self, field: impl Into<String>) -> Refused {
+        Refused { field: Some(field.into()), ..self }
+    }
+
+    /// The same, where the field is one of a part of the request, as "tasks[3]".
+    #[must_use]
+    pub fn under(mut self, part: &str) -> Refused {
+        self.field = self.field.map(|field| format!("{part}.{field}"));
+        self
     }
 
     /// As it stands among other results.
     pub fn into_body(self) -> ErrorBody {
-        ErrorBody::new(self.kind, self.message)
+        ErrorBody::new(self.kind, self.message).with_field(self.field)
     }
 }
 
@@ -51,7 +66,7 @@ impl From<cairn_durable::Error> for Refused {
             Kind::Corrupt => ErrorKind::Corrupt,
             Kind::Io => ErrorKind::Io,
         };
-        Refused::new(kind, error.to_string())
+        Refused { kind, message: error.to_string(), field: error.field().map(str::to_owned) }
     }
 }
 

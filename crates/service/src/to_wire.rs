@@ -9,7 +9,7 @@ use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::{Outcome, Step, StepId, StepKind};
 use cairn_durable::task::{EndedRun, Ending, Failure, Fence, RunStatus, Status};
 use cairn_durable::wait::{Target, Wait};
-use cairn_durable::worker::{LEASE, Signal, WorkerInfo};
+use cairn_durable::worker::{LEASE, Shown, Signal, WorkerInfo};
 
 use crate::Refused;
 
@@ -154,11 +154,23 @@ pub(crate) fn task_to(view: &View, now_ms: u64) -> wire::Task {
         headers: raw(&spec.headers),
         tags: spec.tags.iter().cloned().collect(),
         parent: spec.parent.map(|parent| parent.to_string()),
+        version: task.version.clone(),
         created_at_ms: spec.created_ms,
         due_at_ms,
         started_at_ms: task.first_started_ms,
         ended_at_ms,
         waiting: reasons(view, now_ms),
+        live: view.shown.as_ref().map(live_to),
+    }
+}
+
+fn live_to(shown: &Shown) -> wire::Live {
+    let Shown { worker, step, progress, spoken } = shown;
+    wire::Live {
+        worker: worker.clone(),
+        step: step.as_ref().map(|step| step.as_str().to_owned()),
+        progress: progress.as_deref().map(raw),
+        beat_ms_ago: spoken.map(millis),
     }
 }
 
@@ -183,6 +195,7 @@ pub(crate) fn work_to(work: &Work) -> wire::Work {
         attempt: work.attempt,
         fence: fence_text(work.fence),
         name: work.spec.name.clone(),
+        version: work.version.clone(),
         queue: work.spec.queue.clone(),
         input: raw(&work.spec.input),
         headers: raw(&work.spec.headers),
@@ -216,15 +229,14 @@ pub(crate) fn worker_to(info: WorkerInfo) -> wire::Worker {
     }
 }
 
-pub(crate) fn ack_to(ack: cairn_durable::Result<Ack>) -> wire::Ack {
+pub(crate) fn ack_to(ack: Ack) -> wire::Ack {
     match ack {
-        Ok(Ack::Done) => wire::Ack { ok: true, ..Default::default() },
-        Ok(Ack::Spawned(Spawned { id, created, .. })) => {
+        Ack::Done => wire::Ack { ok: true, ..Default::default() },
+        Ack::Spawned(Spawned { id, created, .. }) => {
             wire::Ack { ok: true, id: Some(id.to_string()), created: Some(created), ..Default::default() }
         }
-        Ok(Ack::Emitted { created }) => wire::Ack { ok: true, created: Some(created), ..Default::default() },
-        Ok(Ack::Suspended(resumed)) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
-        Err(e) => refused_to(e.into()),
+        Ack::Emitted { created } => wire::Ack { ok: true, created: Some(created), ..Default::default() },
+        Ack::Suspended(resumed) => wire::Ack { ok: true, resumed: Some(steps_to(&resumed)), ..Default::default() },
     }
 }
 

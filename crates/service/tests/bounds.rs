@@ -44,7 +44,7 @@ fn a_request_has_so_many_of_anything_at_most() {
     let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tasks.md")).unwrap();
     world(41, |env, _| {
         let (db, tasks) = open(env);
-        let service = Service::new(tasks.clone(), Here, false);
+        let service = Service::new(tasks.clone(), Here, Here, false);
         let beat = |count| wire::Beat { session: "0".repeat(32), live: live(count) };
         let hello = |count| wire::Hello {
             name: "w".to_owned(),

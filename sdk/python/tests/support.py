@@ -116,6 +116,9 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
     async def put(self, path: str, body: dict[str, Any]) -> Any:
         return await self._ask("PUT", path, body)
 
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._ask("POST", path, body)
+
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         async with httpx.AsyncClient(base_url=self.server.url) as client:
             answer = await client.request(method, path, json=body, headers={"cairn-protocol": "1"})
@@ -124,13 +127,15 @@ class ServerCase(unittest.IsolatedAsyncioTestCase):
 
     def start_worker(self) -> Any:
         """A worker in a process of its own; it says when it holds the task "hold"."""
-        command = [sys.executable, "-c", HOLDING_WORKER, self.app.queue]
+        return self.spawn_process(HOLDING_WORKER, self.app.queue)
+
+    def spawn_process(self, program: str, *arguments: str) -> Any:
         environment = {**os.environ, "CAIRN_URL": self.server.url}
-        worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-        assert worker.stdout is not None
-        for close in (worker.wait, worker.stdout.close, worker.kill):
+        process = subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for close in (process.wait, process.stdout.close, process.kill):
             self.addCleanup(close)
-        return worker
+        return process
 
 
 def patient_tests(suite: unittest.TestSuite) -> Iterator[str]:

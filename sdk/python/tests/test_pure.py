@@ -6,10 +6,11 @@ import asyncio
 import datetime
 import json
 import os
+import threading
 import unittest
 import unittest.mock
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from cairn import App, Context, Retry, errors, wire
 from cairn.ids import Scope, TaskIds, extend, segment
 from cairn.lane import Lane
 from cairn.policy import moment_ms, span_ms
+from cairn.pulse import Pulse
 from cairn.run import Run, Unwind
-from cairn.values import VALUE_BYTES_MAX, Json, decode, encode
-from cairn.wire import Ack, Op, Step, Work
+from cairn.values import VALUE_BYTES_MAX, Json, Unreadable, decode, encode
+from cairn.wire import Ack, Live, Op, Step, Work
 
 
 class Names(unittest.TestCase):
@@ -94,6 +96,21 @@ class Values(unittest.TestCase):
             with self.assertRaises(errors.Invalid) as refused:
                 encode(value, "it")
             self.assertIn(words, str(refused.exception))
+
+    def test_what_python_does_not_read_costs_only_itself(self) -> None:
+        """An input nested too deeply, or a number that is too long, ended every worker that it was handed to."""
+        deep = b"[" * 100_000 + b"]" * 100_000
+        for bad in (deep, b'{"a":' * 5000 + deep + b"}" * 5000, b"-" + b"1" * 5000):
+            good, found, more = decode(b'["]\\"[",' + bad + b',{"a":[1]}]')
+            self.assertEqual((good, more), (']"[', {"a": [1]}))
+            while isinstance(found, (list, dict)):
+                found = found[0] if isinstance(found, list) else found["a"]
+            self.assertIsInstance(found, Unreadable)
+            with self.assertRaises(errors.Invalid):
+                encode([found], "it")
+        for broken in (b"[" * 100_000, b"[1", b"[" + b"1" * 5000, b""):
+            with self.assertRaises(ValueError):
+                decode(broken)
 
     def test_the_limit_is_of_the_encoded_bytes(self) -> None:
         encode("x" * (VALUE_BYTES_MAX - 2), "it")
@@ -174,16 +191,20 @@ class Recorder:
     def __init__(self) -> None:
         self.executor: Executor = ThreadPoolExecutor(2)
         self.sent: list[dict[str, Any]] = []
+        self.units: list[list[str]] = []
         self.answers: dict[str, list[Ack]] = {}
 
-    async def send(self, op: Op) -> Ack:
-        sent = json.loads(op.body)
-        self.sent.append(sent)
+    async def send(self, ops: Sequence[Op]) -> Ack:
+        unit = [json.loads(op.body) for op in ops]
+        self.sent += unit
+        self.units.append([sent["op"] for sent in unit])
         await asyncio.sleep(0)
-        answers = self.answers.get(sent["op"])
-        ack = answers.pop(0) if answers else Ack(None)
-        if ack.error is not None:
-            raise ack.error
+        ack = Ack(None)
+        for sent in unit:
+            answers = self.answers.get(sent["op"])
+            ack = answers.pop(0) if answers else Ack(None)
+            if ack.error is not None:
+                raise ack.error
         return ack
 
     def now_ms(self) -> int:
@@ -211,7 +232,7 @@ class RunCase(unittest.IsolatedAsyncioTestCase):
 
     async def play(self, code: Callable[[Context], Awaitable[Any]], *recorded: Step) -> Any:
         """What ``code`` returns, or Unwind if it was taken off."""
-        work = Work("t1", 1, "f1", "code", "default", None, {}, [], None)
+        work = Work("t1", 1, "f1", "code", None, "default", None, {}, [], None)
         self.run_of_task = Run(self.host, work, recorded)
         running = asyncio.ensure_future(code(Context(App("http://unused.invalid"), self.run_of_task)))
         return await asyncio.wait_for(running, 5)
@@ -460,6 +481,87 @@ class Suspending(RunCase):
         self.assertEqual(await self.play(code), "went on")
 
 
+class MayRerun(RunCase):
+    """What is held back goes with the next operation."""
+
+    async def test_it_goes_in_order_with_whatever_is_next(self) -> None:
+        async def code(ctx: Context) -> None:
+            await ctx.step("a", lambda: 1, may_rerun=True)
+            turn = await ctx.begin_step("b")
+            self.assertEqual(await ctx.complete_step(turn, (2,), may_rerun=True), [2])
+            self.assertEqual(self.host.sent, [])
+            await ctx.step("c", lambda: 3)
+            await ctx.step("d", lambda: 4, may_rerun=True)
+            await ctx.spawn("sub")
+            await ctx.step("e", lambda: 5, may_rerun=True)
+            await ctx.emit("soon")
+            await ctx.step("f", lambda: 6, may_rerun=True)
+            await ctx.sleep(60)
+
+        with self.assertRaises(Unwind):
+            await self.play(code)
+        wanted = [["step"] * 3, ["step", "spawn"], ["step", "emit"], ["step", "suspend"]]
+        self.assertEqual((self.host.units, self.host.keys()), (wanted, ["a", "b", "c", "d", "e", "f"]))
+
+    async def test_beyond_16_or_1_mib_it_is_recorded_at_once(self) -> None:
+        async def many(ctx: Context) -> None:
+            for n in range(18):
+                await ctx.step("s", lambda n=n: n, may_rerun=True)
+
+        await self.play(many)
+        self.assertEqual(self.host.units, [["step"] * 17])
+        self.assertTrue(self.run_of_task.holds_back)
+        self.host.units.clear()
+
+        async def large(ctx: Context) -> None:
+            for size in (VALUE_BYTES_MAX - 102, 98, 1):  # and their quotes: 1 MiB, and 3 bytes more
+                await ctx.step("s", lambda size=size: "x" * size, may_rerun=True)
+
+        await self.play(large)
+        self.assertEqual(self.host.units, [["step"] * 3])
+        self.host.units.clear()
+
+        async def exactly(ctx: Context) -> None:
+            await ctx.step("s", lambda: "x" * (VALUE_BYTES_MAX - 2), may_rerun=True)
+
+        await self.play(exactly)
+        self.assertEqual(self.host.units, [])
+
+    async def test_what_cannot_be_recorded_and_what_has_failed_says_so_at_once(self) -> None:
+        async def code(ctx: Context) -> None:
+            with self.assertRaises(errors.Invalid):
+                await ctx.step("a", lambda: float("nan"), may_rerun=True)
+            with self.assertRaises(errors.TooLarge):
+                await ctx.step("b", lambda: "x" * VALUE_BYTES_MAX, may_rerun=True)
+            with self.assertRaises(errors.StepFailed):
+                await ctx.step("c", int, "x", max_attempts=1, may_rerun=True)
+
+        await self.play(code)
+        self.assertEqual(self.host.keys(), ["c"])
+
+    async def test_a_refusal_is_told_by_the_call_that_carried_it_and_then_it_is_dropped(self) -> None:
+        self.host.answers["step"] = [Ack(errors.Conflict("recorded with another value"))]
+
+        async def code(ctx: Context) -> None:
+            await ctx.step("a", lambda: 1, may_rerun=True)
+            with self.assertRaises(errors.Conflict):
+                await ctx.sleep(60)
+            await ctx.step("b", lambda: 2)
+
+        await self.play(code)
+        self.assertEqual(self.host.units, [["step", "suspend"], ["step"]])
+
+    async def test_a_call_that_is_cancelled_takes_it_along(self) -> None:
+        async def code(ctx: Context) -> None:
+            await ctx.step("a", lambda: 1, may_rerun=True)
+            emitting = asyncio.ensure_future(ctx.emit("soon"))
+            await asyncio.sleep(0)
+            emitting.cancel()
+
+        await self.play(code)
+        self.assertEqual(self.host.units, [["step", "emit"]])
+
+
 class Sending(unittest.IsolatedAsyncioTestCase):
     """The lane of operations."""
 
@@ -479,7 +581,7 @@ class Sending(unittest.IsolatedAsyncioTestCase):
 
     async def send(self, *names: str) -> list[Any]:
         ops = [Op(name[0], Json(name.encode())) for name in names]
-        return await asyncio.gather(*(self.lane.send(op) for op in ops), return_exceptions=True)
+        return await asyncio.gather(*(self.lane.send([op]) for op in ops), return_exceptions=True)
 
     async def test_what_comes_together_goes_together(self) -> None:
         await self.send("a1", "b1", "a2")
@@ -504,6 +606,77 @@ class Sending(unittest.IsolatedAsyncioTestCase):
     async def test_busy_is_tried_again(self) -> None:
         self.answers = [lambda body: Ack(errors.Busy("later"))]
         self.assertEqual(await self.send("a1"), [Ack(None)])
+
+    async def test_an_operation_waits_for_an_earlier_one_that_is_to_be_sent_again(self) -> None:
+        """It overtook it in the pause, so that a suspension could leave a step behind."""
+        self.answers = [lambda body: Ack(errors.Busy(body)) if body[0] == "a" else Ack(None)]
+        first = asyncio.ensure_future(self.send("a1", "a2", "b1"))
+        await asyncio.sleep(0.02)
+        self.assertEqual(await self.send("a3", "b2"), [Ack(None)] * 2)
+        self.assertEqual(await first, [Ack(None)] * 3)
+        self.assertEqual(self.posted, [["a1", "a2", "b1"], ["b2"], ["a1", "a2", "a3"]])
+
+    async def test_what_is_given_together_has_one_answer(self) -> None:
+        unit = [Op("a", Json(name)) for name in (b"a1", b"a2", b"a3")]
+        refused = lambda body: Ack(errors.Conflict(body)) if body > "a1" else Ack(None, id=body)  # noqa: E731
+        self.answers = [errors.Unreachable("reset"), lambda body: Ack(errors.Busy("later"))]
+        self.answers += [lambda body: Ack(None, id=body), refused]
+        self.assertEqual(await self.lane.send(unit), Ack(None, id="a3"))
+        with self.assertRaises(errors.Conflict) as conflict:
+            await self.lane.send(unit)
+        self.assertEqual((str(conflict.exception), self.posted), ("a2", [["a1", "a2", "a3"]] * 4))
+
+    async def test_a_request_has_its_bounds(self) -> None:
+        units = [[Op(f"{task}", Json(b"x"))] * 17 for task in range(16)]
+        units += [[Op(f"large {task}", Json(b"x" * (5 << 20)))] for task in range(3)]
+        await asyncio.gather(*(self.lane.send(unit) for unit in units))
+        self.assertEqual([len(ops) for ops in self.posted], [255, 17 + 1, 1, 1])
+
+    async def test_after_its_close_nothing_is_sent(self) -> None:
+        """An operation in its pause began to be sent again for ever."""
+        self.answers = [lambda body: Ack(errors.Busy("later"))]
+        sending = asyncio.ensure_future(self.send("a1"))
+        await asyncio.sleep(0.05)
+        self.lane.close()
+        (ended,) = await sending
+        self.assertIsInstance(ended, asyncio.CancelledError)
+        with self.assertRaises(asyncio.CancelledError):
+            await self.lane.send([Op("a", Json(b"a2"))])
+        await asyncio.sleep(0.2)
+        self.assertEqual(self.posted, [["a1"]])
+
+
+class Saying(unittest.TestCase):
+    """What a worker says of itself and of what it holds."""
+
+    def test_a_beat_that_would_be_too_large_leaves_out_progress(self) -> None:
+        shown = encode("x" * ((64 << 10) - 2), "progress")
+        live = {f"task {n}": Live(f"fence {n}", "a step", shown) for n in range(300)}
+        body = wire.beat("s", live).body
+        assert body is not None
+        self.assertLess(len(body), 16 << 20)
+        said = json.loads(body)["live"]
+        self.assertEqual([(each["task"], each["step"]) for each in said], [(task, "a step") for task in live])
+        self.assertEqual(sum("progress" in each for each in said), 239)
+
+    def test_a_version_is_told_where_there_is_one(self) -> None:
+        app = App("http://localhost:1")
+
+        @app.task(version="2026-11")
+        async def new(ctx: Context, _: None) -> None: ...
+
+        @app.task()
+        async def plain(ctx: Context, _: None) -> None: ...
+
+        versions = {task.name: task.version for task in app.tasks.values()}
+        body = wire.hello("w", "sdk", versions, ["q"], 1, {}).body
+        assert body is not None
+        self.assertEqual(json.loads(body)["tasks"], [{"name": "new", "version": "2026-11"}, {"name": "plain"}])
+        with self.assertRaises(errors.Invalid):
+            app.task(version=2)  # type: ignore[arg-type]
+        raw = {"task": "t", "attempt": 1, "fence": "f", "name": "new", "queue": "q"}
+        found = [Work.read({**raw, **more}).version for more in ({}, {"version": None}, {"version": "2026-11"})]
+        self.assertEqual(found, [None, None, "2026-11"])
 
 
 class Apps(unittest.IsolatedAsyncioTestCase):
@@ -557,6 +730,28 @@ class Apps(unittest.IsolatedAsyncioTestCase):
             return {**options, "headers": {"trace": name}}
 
         self.assertEqual(self.spawned(app, "x")["headers"], {"trace": "x"})
+
+    async def test_a_worker_that_nobody_answers_gives_up(self) -> None:
+        """It waited for ever, and its heartbeat with it."""
+        with unittest.mock.patch("cairn.pulse._ATTACH_S", 0.5):
+            with self.assertRaises(errors.Unreachable):
+                await App("http://127.0.0.1:9").worker().run()
+            with self.assertRaises(errors.Unreachable):
+                async with App("http://127.0.0.1:9").worker():
+                    self.fail("nobody has answered")
+        for thread in threading.enumerate():
+            if isinstance(thread, Pulse):
+                await asyncio.to_thread(thread.join, 5)
+                self.assertFalse(thread.is_alive())
+
+    async def test_a_worker_that_is_not_waited_for_leaves_nothing_behind(self) -> None:
+        others = asyncio.all_tasks()
+        entering = asyncio.ensure_future(App("http://127.0.0.1:9").worker().__aenter__())
+        await asyncio.sleep(0.1)
+        entering.cancel()
+        await asyncio.wait({entering}, timeout=5)
+        self.assertTrue(entering.cancelled())
+        self.assertEqual(asyncio.all_tasks() - others, set())
 
     async def test_a_server_out_of_reach_is_said_so(self) -> None:
         async with App("http://127.0.0.1:9") as app:

@@ -4,15 +4,20 @@ that goes away costs no task. CAIRN_BIN names the binary."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import unittest
+import unittest.mock
 from typing import Any
 
 import cairn
+import cairn.wire
 from cairn import Context, Retry
+from cairn.pulse import Pulse
 
 from support import ServerCase, needs_patience, needs_server
 
@@ -51,6 +56,21 @@ class Spawning(ServerCase):
         self.assertIn(full, str(busy.exception))
         steps = (await self.get(f"/v1/tasks/{handle.id}/steps"))["items"]
         self.assertEqual([step["key"] for step in steps], ["spawn:small", "spawn:small#2"])
+
+    async def test_many_results_are_waited_for_beside_other_calls(self) -> None:
+        """A hundred of them had all connections, and an emit waited for two minutes."""
+
+        @self.app.task()
+        async def wait(ctx: Context, _: None) -> Any:
+            return await ctx.event("go")
+
+        async with self.app.worker(slots=100):
+            spawns: list[Any] = [(wait, None, {}) for _ in range(300)]
+            handles: list[Any] = await self.app.spawn_many(spawns)
+            results = [asyncio.ensure_future(handle.result(timeout=30)) for handle in handles]
+            await asyncio.sleep(1)
+            await asyncio.wait_for(self.app.emit("go", 7), 5)
+            self.assertEqual(await asyncio.gather(*results), [7] * 300)
 
 
 @needs_server
@@ -140,9 +160,195 @@ class Steps(ServerCase):
             self.assertEqual(await handle.result(timeout=10), "event")
 
 
+# Says its session once its step has returned, and does nothing durable after it.
+LATE_WORKER = """
+import asyncio, sys
+from cairn import App
+app = App(queue=sys.argv[1])
+@app.task()
+async def late(ctx, _):
+    value = await ctx.step("a", lambda: "of the first worker", may_rerun=True)
+    print(worker._session.id, flush=True)
+    await asyncio.sleep(3600)
+worker = app.worker()
+asyncio.run(worker.run())
+"""
+
+
+@needs_server
+class Beats(ServerCase):
+    async def test_a_beat_names_the_step_that_runs_and_the_last_progress(self) -> None:
+        said: list[tuple[str | None, Any]] = []
+        beat = cairn.wire.beat
+
+        def watched(session: str, live: Any) -> Any:
+            said.extend((each.step, each.progress and json.loads(each.progress)) for each in live.values())
+            return beat(session, live)
+
+        async def shown(ctx: Context, wanted: tuple[str | None, Any], *progress: Any) -> None:
+            await ctx.heartbeat(*progress)
+            await self.until(lambda: asyncio.sleep(0, wanted in said), True, 5)
+
+        @self.app.task(max_attempts=1)
+        async def load(ctx: Context, _: None) -> None:
+            await shown(ctx, (None, None))
+            await ctx.step("outer", shown, ctx, ("outer", {"done": 1}), {"done": 1})
+            end = asyncio.Event()
+            slow = asyncio.ensure_future(ctx.step("slow", end.wait))
+            await shown(ctx, ("slow", {"done": 1}))
+            await ctx.step("quick", shown, ctx, ("quick", 2), 2)
+            await shown(ctx, ("slow", 2))
+            end.set()
+            await slow
+            await shown(ctx, (None, 2))
+            turn = await ctx.begin_step("turn")
+            await shown(ctx, ("turn", 2))
+            await ctx.complete_step(turn, None)
+            await shown(ctx, (None, "end"), "end")
+
+        with unittest.mock.patch("cairn.wire.beat", watched):
+            async with self.app.worker():
+                await (await self.app.spawn(load, None)).result(timeout=20)
+
+
+@needs_server
+class MayRerun(ServerCase):
+    """A step whose value goes with what the task does next."""
+
+    def watch(self, worker: cairn.Worker) -> list[list[tuple[str, str | None]]]:
+        """What each request with operations carries: the operation, and the id of its step."""
+        requests: list[list[tuple[str, str | None]]] = []
+        send = worker._transport.send
+
+        async def watched(call: Any) -> Any:
+            if call.path.endswith("/ops"):
+                requests.append([(op["op"], op.get("key")) for op in json.loads(call.body)["ops"]])
+            return await send(call)
+
+        worker._transport.send = watched  # type: ignore[method-assign]
+        return requests
+
+    async def steps(self, handle: cairn.Handle[Any]) -> dict[str, Any]:
+        return {step["key"]: step["value"] for step in (await self.get(f"/v1/tasks/{handle.id}/steps"))["items"]}
+
+    async def test_the_last_step_goes_with_the_end(self) -> None:
+        @self.app.task()
+        async def order(ctx: Context, item: str) -> str:
+            paid = await ctx.step("charge", lambda: f"paid {item}")
+            return await ctx.step("pack", lambda: f"{paid}, packed", may_rerun=True)
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, "a lamp")
+            self.assertEqual(await handle.result(timeout=10), "paid a lamp, packed")
+        self.assertEqual(requests, [[("step", "charge")], [("step", "pack"), ("finish", None)]])
+        self.assertEqual(await self.steps(handle), {"charge": "paid a lamp", "pack": "paid a lamp, packed"})
+
+    async def test_a_failure_and_a_suspension_carry_it(self) -> None:
+        ran: list[str] = []
+
+        @self.app.task(retry=Retry.none())
+        async def order(ctx: Context, _: None) -> int:
+            await ctx.step("a", ran.append, "a", may_rerun=True)
+            if ctx.attempt == 1:
+                raise ValueError
+            await ctx.step("b", ran.append, "b", may_rerun=True)
+            await ctx.sleep("nap", 60)
+            return ctx.attempt
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, None)
+            await self.until(handle.status, "waiting")
+            self.assertEqual(await self.steps(handle), {"a": None, "b": None})
+            await self.clock.advance(61)
+            self.assertEqual(await handle.result(timeout=10), 2)
+        wanted = [[("step", "a"), ("finish", None)], [("step", "b"), ("suspend", None)], [("finish", None)]]
+        self.assertEqual((ran, requests), (["a", "b"], wanted))
+
+    async def test_a_lost_answer_is_asked_for_again(self) -> None:
+        """The step is told again after the end of its task, and is answered as before."""
+
+        @self.app.task(max_attempts=1)
+        async def order(ctx: Context, _: None) -> int:
+            return await ctx.step("a", lambda: 7, may_rerun=True)
+
+        async with self.app.worker() as worker:
+            send, bodies = worker._transport.send, list[Any]()
+
+            async def lossy(call: Any) -> Any:
+                answer = await send(call)
+                if call.path.endswith("/ops"):
+                    bodies.append(json.loads(call.body)["ops"])
+                    if len(bodies) == 1:
+                        raise cairn.Unreachable("the answer is lost")
+                return answer
+
+            worker._transport.send = lossy  # type: ignore[method-assign]
+            handle = await self.app.spawn(order, None)
+            self.assertEqual(await handle.result(timeout=10), 7)
+            await self.until(lambda: asyncio.sleep(0, len(bodies)), 2)
+            await self.until(lambda: asyncio.sleep(0, len(worker._runs)), 0)
+        self.assertEqual(bodies[0], bodies[1])
+        self.assertEqual((await handle.info())["attempt"], 1)
+
+    async def test_a_crash_before_it_is_recorded_runs_the_step_again(self) -> None:
+        first = self.spawn_process(LATE_WORKER, self.app.queue)
+        handle = await self.app.spawn("late", None)
+        session = (await asyncio.to_thread(first.stdout.readline)).decode().strip()
+        first.kill()
+        self.assertEqual(await self.steps(handle), {})
+        await self.post("/v1/workers/bye", {"session": session})  # rather than wait for its lease to end
+
+        @self.app.task()
+        async def late(ctx: Context, _: None) -> str:
+            return await ctx.step("a", lambda: "of the second worker", may_rerun=True)
+
+        async with self.app.worker():
+            self.assertEqual(await handle.result(timeout=10), "of the second worker")
+
+    async def test_a_worker_that_is_stopped_records_it(self) -> None:
+        returned = asyncio.Event()
+
+        @self.app.task()
+        async def hold(ctx: Context, _: None) -> None:
+            await ctx.step("a", lambda: 1, may_rerun=True)
+            returned.set()
+            await asyncio.sleep(3600)
+
+        async with self.app.worker(drain=0.1):
+            handle = await self.app.spawn(hold, None)
+            await returned.wait()
+        self.assertEqual((await self.steps(handle), await handle.status()), ({"a": 1}, "queued"))
+        self.assertEqual((await handle.info())["lost"], 0)
+
+    async def test_a_value_that_is_refused_fails_the_attempt(self) -> None:
+        """Somebody else has recorded another one under its id: nothing that came after it counts."""
+
+        @self.app.task(max_attempts=1)
+        async def order(ctx: Context, _: None) -> str:
+            work = ctx._run.work
+            await ctx.step("a", lambda: "ours", may_rerun=True)
+            theirs = {"op": "step", "task": work.task, "fence": work.fence, "key": "a", "value": "theirs"}
+            session = await worker._current_session()
+            await self.post("/v1/workers/ops", {"session": session, "ops": [theirs], "claim": 0})
+            return "done"
+
+        async with self.app.worker() as worker:
+            requests = self.watch(worker)
+            handle = await self.app.spawn(order, None)
+            with self.assertRaises(cairn.TaskFailed) as failed:
+                await handle.result(timeout=10)
+        self.assertEqual(failed.exception.failure.kind, "Conflict")
+        self.assertEqual(requests, [[("step", "a"), ("finish", None)], [("finish", None)]])
+        self.assertEqual(await self.steps(handle), {"a": "theirs"})
+
+
 @needs_server
 class Restarts(ServerCase):
+    @unittest.mock.patch("cairn.pulse._ATTACH_S", 0.0)
     async def test_a_restart_of_the_server_costs_no_task(self) -> None:
+        """Whoever was answered once does not give up, however long it takes."""
         ran: list[str] = []
         go = asyncio.Event()
 
@@ -153,11 +359,12 @@ class Restarts(ServerCase):
             await ctx.step("after", ran.append, "after")
             return ctx.attempt
 
-        async with self.app.worker():
+        async with self.app.worker() as worker:
             handle = await self.app.spawn(survive, None)
             await self.until(lambda: asyncio.sleep(0, list(ran)), ["before"])
             await asyncio.sleep(0.2)
             self.server.kill()
+            worker.progress(worker._runs[handle.id].work, None)  # a beat, now
             go.set()
             await asyncio.sleep(0.5)
             self.server.start()
@@ -192,6 +399,26 @@ class Restarts(ServerCase):
         self.server.start()
         await self.clock.advance(0)
         self.assertIn(await handle.status(), ("running", "queued"), "missed for a lease, then another's")
+
+    async def test_a_loop_that_is_closed_ends_the_heartbeat(self) -> None:
+        """It beat on for tasks that nobody ran any more, and so they stayed running."""
+
+        def left() -> None:
+            async def enter() -> None:
+                await cairn.App(self.server.url, queue=self.app.queue).worker(name="left").__aenter__()
+
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda loop, context: None)
+            loop.run_until_complete(enter())
+            loop.close()
+
+        before = set(threading.enumerate())
+        await asyncio.to_thread(left)
+        (beating,) = [each for each in set(threading.enumerate()) - before if isinstance(each, Pulse)]
+        assert beating._session is not None
+        beating.hello_again(beating._session.id)  # rather than wait for its next beat
+        await asyncio.to_thread(beating.join, 10)
+        self.assertFalse(beating.is_alive())
 
     async def test_a_task_that_is_given_back_is_named_until_the_server_knows(self) -> None:
         """It left the heartbeats when its release was sent, so that the server would have counted it as lost."""

@@ -86,10 +86,6 @@ impl Embedded {
         work.pop().ok_or_else(|| "there is no work".to_owned())
     }
 
-    pub(crate) fn op(&self, session: SessionId, work: &Work, what: OpKind) -> Result<()> {
-        self.ops(session, work, vec![what])
-    }
-
     fn ops(&self, session: SessionId, work: &Work, what: Vec<OpKind>) -> Result<()> {
         let ops = what.into_iter().map(|what| Op { task: work.id, fence: work.fence, what }).collect();
         let answer = block_on(self.tasks.ops(session, ops, 0).help()).map_err(told)?;

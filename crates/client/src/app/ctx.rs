@@ -71,6 +71,11 @@ impl Ctx {
         self.run.attempt
     }
 
+    /// The version that its code was registered with ([`Options::version`](crate::Options::version)).
+    pub fn version(&self) -> Option<&str> {
+        self.run.worker.tasks.get(&self.run.name)?.defaults.get_version()
+    }
+
     /// What its spawn sent along for hooks.
     pub fn headers(&self) -> &Map<String, Value> {
         &self.run.headers
@@ -249,7 +254,8 @@ impl Ctx {
         self.show(None).await
     }
 
-    /// Shows `progress` to who looks at the task: at most 64 KiB as JSON, because every beat carries it.
+    /// Shows `progress` to who looks at the task while it runs: at most 64 KiB as JSON. `cairn task show` says a text as it
+    /// is, `{"percent": 40}` and `{"done": 3, "total": 8}` as people say them.
     ///
     /// # Errors
     /// [`AppError::Value`] if it is not JSON; [`AppError::Refused`] of kind `TooLarge`; [`AppError::Over`].

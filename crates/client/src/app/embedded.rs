@@ -73,7 +73,10 @@ impl Embedded {
         let on = db.clone();
         let opened = Threads.run(move || Tasks::open(&Env::real(), on)).await?;
         let tasks = opened.map_err(Refused::from)?;
-        let service = Service::new(tasks, Threads, self.test_clock);
+        // Whoever held a task was in the process that had this database before.
+        let orphans = tasks.clone();
+        Threads.run(move || orphans.release_orphans().help()).await?.await.map_err(Refused::from)?;
+        let service = Service::new(tasks, Threads, Threads, self.test_clock);
         let local = Local { service, db: owned.then_some(db) };
         Ok(App::new(Link::Embedded(std::sync::Arc::new(local))))
     }

@@ -1,8 +1,9 @@
 //! The operations of all tasks of a worker, on their way to who answers them.
 //!
-//! One request is under way at a time; what comes meanwhile goes together in the next, and so shares its sync. The
-//! order of a task's operations is kept, and what is sent as one goes in one request. What got no answer is sent again,
-//! the same bytes: that is safe by the protocol. The queue is bounded by the durable calls that are awaited at a time.
+//! One request is under way at a time; what comes meanwhile goes together in the next, and so shares its sync. What is
+//! sent as one goes in one request. The order of a task's operations is kept, but for what has to be tried again. What
+//! got no answer is sent again, the same bytes: that is safe by the protocol. The queue is bounded by the durable calls
+//! that are awaited at a time.
 
 use std::collections::BTreeSet;
 use std::future::Future;

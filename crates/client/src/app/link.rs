@@ -156,7 +156,13 @@ impl Link {
     }
 }
 
-/// The clock of the tasks as it was last told, which waits go by.
+/// An answer that sets the clock back by less was longer on its way than the one before.
+const SET_BACK_MIN_MS: i64 = 5_000;
+/// Nothing was heard yet.
+const UNHEARD: i64 = i64::MIN;
+
+/// The clock of the tasks as it was told, which waits go by. An answer tells less than it is by then, by the time that it
+/// took; so the most that was told counts, lest a sleep end early.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
     env: Env,
@@ -167,7 +173,7 @@ pub(crate) struct ServerClock {
 
 impl ServerClock {
     pub(crate) fn new(env: Env) -> ServerClock {
-        ServerClock { env, ahead_ms: AtomicI64::new(0), set_ms: AtomicU64::new(0) }
+        ServerClock { env, ahead_ms: AtomicI64::new(UNHEARD), set_ms: AtomicU64::new(0) }
     }
 
     pub(crate) fn env(&self) -> &Env {
@@ -175,7 +181,8 @@ impl ServerClock {
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
-        self.env.unix_time_ms().saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed))
+        let ahead_ms = Some(self.ahead_ms.load(Ordering::Relaxed)).filter(|ahead_ms| *ahead_ms != UNHEARD);
+        self.env.unix_time_ms().saturating_add_signed(ahead_ms.unwrap_or(0))
     }
 
     /// Takes over what an answer says.
@@ -183,7 +190,10 @@ impl ServerClock {
         if now_ms < self.set_ms.load(Ordering::Relaxed) {
             return;
         }
-        self.ahead_ms.store(now_ms.wrapping_sub(self.env.unix_time_ms()).cast_signed(), Ordering::Relaxed);
+        let told_ms = now_ms.wrapping_sub(self.env.unix_time_ms()).cast_signed();
+        let counts = |ahead_ms: i64| told_ms > ahead_ms || ahead_ms.saturating_sub(told_ms) > SET_BACK_MIN_MS;
+        let take = |ahead_ms| counts(ahead_ms).then_some(told_ms);
+        let _ = self.ahead_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
     }
 
     /// This program has set it.
@@ -214,5 +224,19 @@ mod tests {
         assert!(clock.now_ms() >= before + 86_400_000);
         clock.hear(before + 2 * 86_400_000);
         assert!(clock.now_ms() >= before + 2 * 86_400_000);
+    }
+
+    /// An answer that was long on its way made a sleep end that much early. A clock that is really set back is followed.
+    #[test]
+    fn an_answer_that_was_long_on_its_way_does_not_set_the_clock_back() {
+        let clock = ServerClock::new(Env::memory());
+        let here = clock.now_ms();
+        clock.hear(here - 60_000);
+        assert!(clock.now_ms() < here - 50_000, "the server's clock counts, not this machine's");
+        clock.hear(here + 60_000);
+        clock.hear(here + 58_000);
+        assert!(clock.now_ms() >= here + 60_000);
+        clock.hear(here + 50_000);
+        assert!(clock.now_ms() < here + 58_000);
     }
 }

@@ -21,6 +21,8 @@ pub struct Spawning<By> {
     pub(crate) by: By,
     spawn: Spawn,
     headers: Map<String, Value>,
+    /// Of what is registered; a spawn has none.
+    version: Option<String>,
     problem: Option<AppError>,
 }
 
@@ -43,6 +45,18 @@ impl Options {
     /// The name of the task; empty where they are defaults.
     pub fn name(&self) -> &str {
         &self.spawn.name
+    }
+
+    /// Where a task is registered: the version of its code, as a number of a release or the hash of a commit, of 1 to 128
+    /// bytes. It is recorded in each task that this code is handed and shown with it; nothing is chosen by it. Workers
+    /// say none unless this does. Of a spawn it says nothing.
+    pub fn version(mut self, version: impl Into<String>) -> Options {
+        self.version = Some(version.into());
+        self
+    }
+
+    pub(crate) fn get_version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// A header that was set.
@@ -75,7 +89,7 @@ impl<By> Spawning<By> {
             cancel: None,
             pin: None,
         };
-        Spawning { by, spawn, headers: Map::new(), problem }
+        Spawning { by, spawn, headers: Map::new(), version: None, problem }
     }
 
     /// The id that it will have, a UUIDv7. Made here if it is not given; whatever is sent twice happens once.
@@ -162,8 +176,8 @@ impl<By> Spawning<By> {
 
     /// Who spawns it, and what is said.
     pub(crate) fn split(self) -> (By, Options) {
-        let Spawning { by, spawn, headers, problem } = self;
-        (by, Spawning { by: (), spawn, headers, problem })
+        let Spawning { by, spawn, headers, version, problem } = self;
+        (by, Spawning { by: (), spawn, headers, version, problem })
     }
 }
 

@@ -338,6 +338,7 @@ async fn work(
     shared.stage(Stage::Ending);
     let runs: Vec<_> = shared.desk().runs.values().cloned().collect();
     runs.iter().for_each(|run| run.end("the worker has stopped"));
+    shared.record_held(runs).await;
     drop(beating);
     if outcome.is_ok() {
         let _ = timeout(END_TIMEOUT, over).await;
@@ -379,9 +380,14 @@ impl Shared {
     /// A hello was answered.
     pub(crate) fn attached(&self, welcome: Welcome) {
         self.app.clock_of_server().hear(welcome.now_ms);
-        for run in self.desk().runs.values().filter(|run| welcome.stop.contains(&run.task)) {
-            run.end("lost");
-        }
+        let stop: BTreeSet<_> = welcome.stop.iter().collect();
+        let mut desk = self.desk();
+        desk.runs.values().filter(|run| stop.contains(&run.task)).for_each(|run| run.end("lost"));
+        let handed_out = std::mem::take(&mut desk.handed_out).into_iter();
+        let (lost, kept): (VecDeque<_>, _) = handed_out.partition(|work| stop.contains(&work.task));
+        desk.handed_out = kept;
+        drop(desk);
+        lost.iter().for_each(|work| self.pulse.let_go(&work.task, &work.fence));
         let session = Session { id: welcome.session, beat: Duration::from_millis(welcome.beat_ms) };
         self.session.send_replace(Some(session));
     }
@@ -494,6 +500,22 @@ impl Shared {
         // Refused it is not ours any more.
         let _ = self.lane.send(before, op).await;
         self.pulse.let_go(task, fence);
+    }
+
+    /// Of runs that are cut short, records what they kept for their next operation, and gives their tasks back.
+    async fn record_held(self: &Arc<Self>, runs: Vec<Arc<Run>>) {
+        let giving = runs.into_iter().map(|run| (run.held(), run)).filter(|(held, _)| !held.is_empty());
+        let giving = giving.map(|(held, run)| {
+            let shared = self.clone();
+            tokio::spawn(async move { shared.give_back(held, &run.task, &run.fence, None).await })
+        });
+        let given = async {
+            for giving in giving.collect::<Vec<_>>() {
+                let _ = giving.await;
+            }
+        };
+        // What does not arrive is run again, as it may be.
+        let _ = timeout(END_TIMEOUT, given).await;
     }
 
     /// Begins what was handed out, as slots allow.

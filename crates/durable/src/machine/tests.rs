@@ -72,6 +72,7 @@ impl Kept {
             steps: 0,
             first_started_ms: None,
             handed_back: None,
+            version: None,
         };
         Kept {
             now_ms: spec.created_ms,
@@ -135,9 +136,27 @@ fn value(text: &str) -> Outcome {
 }
 
 #[test]
+fn a_task_has_the_version_of_the_code_that_had_it_last() {
+    let mut kept = Kept::new(spec());
+    let version = |version: &str| Some(version.to_owned());
+    kept.apply(Command::Claim { fence: fence(1), version: version("1") }).unwrap();
+    assert_eq!(kept.task.version, version("1"));
+    kept.apply(Command::Release { fence: fence(1), due_ms: None, asked: true }).unwrap();
+    assert_eq!(kept.task.version, version("1"));
+    kept.apply(Command::Claim { fence: fence(2), version: version("2") }).unwrap();
+    let failed = Command::Fail { fence: fence(2), failure: failure(true), retry_at_ms: Some(0) };
+    kept.apply(failed).unwrap();
+    assert_eq!((kept.state(), &kept.task.version), (State::Queued, &version("2")));
+    // Who says none is told from who said one.
+    kept.apply(Command::Claim { fence: fence(3), version: None }).unwrap();
+    kept.apply(Command::Finish { fence: fence(3), output: json("1") }).unwrap();
+    assert_eq!((kept.state(), &kept.task.version), (State::Completed, &None));
+}
+
+#[test]
 fn a_task_runs_sleeps_and_returns_in_one_run() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     kept.apply(kept.step(1, "charge", value("1"))).unwrap();
     let until_ms = kept.now_ms + 500;
     let decision = kept.apply(kept.suspend(1, vec![wait("nap", Target::Timer(until_ms))], vec![None])).unwrap();
@@ -148,7 +167,7 @@ fn a_task_runs_sleeps_and_returns_in_one_run() {
     kept.now_ms = until_ms;
     kept.apply(Command::Tick).unwrap();
     assert_eq!((kept.state(), due_ms(kept.record())), (State::Queued, None));
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     // The replay: what is recorded is there, and the same sleep is over.
     let again = kept.apply(kept.suspend(2, vec![wait("nap", Target::Timer(until_ms + 400))], vec![None])).unwrap();
     assert_eq!((kept.state(), again.resumed.len()), (State::Running, 1));
@@ -163,12 +182,12 @@ fn a_task_runs_sleeps_and_returns_in_one_run() {
 #[test]
 fn a_wait_that_is_told_again_keeps_its_deadline() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     let first = Wait { timeout_at_ms: Some(START_MS + 50), ..wait("packed", event("packed")) };
     kept.apply(kept.suspend(1, vec![first.clone(), wait("x", event("x"))], vec![None, None])).unwrap();
     kept.apply(Command::Resolve { target: event("x"), outcome: value("1") }).unwrap();
     kept.now_ms += 10;
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     let later = Wait { timeout_at_ms: Some(START_MS + 60), ..first.clone() };
     kept.apply(kept.suspend(2, vec![later], vec![None])).unwrap();
     assert_eq!(kept.waits, [first]);
@@ -183,13 +202,13 @@ fn a_wait_that_is_told_again_keeps_its_deadline() {
 fn the_first_of_a_group_takes_the_others_with_it() {
     let group = |step: &str| Wait { group: Some("any".to_owned()), ..wait(step, event(step)) };
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     let waits = || vec![group("a"), group("b"), group("c"), wait("d", event("d"))];
     kept.apply(kept.suspend(1, waits(), vec![None; 4])).unwrap();
     kept.apply(Command::Resolve { target: event("b"), outcome: value("1") }).unwrap();
     assert_eq!(kept.waits, [wait("d", event("d"))]);
     kept.apply(Command::Resolve { target: event("a"), outcome: value("2") }).unwrap();
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     // Told again in a replay, with events that have come since: the winner stays the winner.
     let again = kept.apply(kept.suspend(2, waits(), vec![Some(value("2")), None, None, None])).unwrap();
     assert_eq!(again.resumed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -207,7 +226,7 @@ fn the_first_of_a_group_takes_the_others_with_it() {
 #[test]
 fn waits_that_nothing_was_read_of_are_not_opened() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     let waits = || {
         let of_group = |step: &str| Wait { group: Some("g".to_owned()), ..wait(step, event(step)) };
         vec![of_group("a"), wait("b", event("b")), of_group("c"), wait("d", event("d"))]
@@ -237,9 +256,9 @@ fn waits_that_nothing_was_read_of_are_not_opened() {
 #[test]
 fn a_late_worker_changes_nothing() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     kept.apply(Command::Lose { fence: fence(1) }).unwrap();
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     let late = [
         kept.step(1, "s", value("1")),
         kept.suspend(1, vec![wait("e", event("e"))], vec![None]),
@@ -259,10 +278,10 @@ fn a_late_worker_changes_nothing() {
 #[test]
 fn a_lost_run_costs_no_attempt_and_has_its_own_bound() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     kept.apply(Command::Lose { fence: fence(1) }).unwrap();
     assert_eq!((kept.state(), kept.task.run.attempt), (State::Queued, 1));
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     kept.apply(Command::Lose { fence: fence(2) }).unwrap();
     let Status::Failed { failure, .. } = &kept.task.status else { panic!("{:?}", kept.task) };
     assert_eq!((failure.kind.as_str(), kept.runs.len()), ("lost", 2));
@@ -274,7 +293,7 @@ fn a_lost_run_costs_no_attempt_and_has_its_own_bound() {
 #[test]
 fn a_failed_step_is_replayed_within_its_attempt_only() {
     let mut kept = Kept::new(spec());
-    kept.apply(Command::Claim { fence: fence(1) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     let failed = Outcome::Failed { failure: failure(true), retry_at_ms: None };
     kept.apply(kept.step(1, "s", failed.clone())).unwrap();
     assert!(kept.steps[&id("s")].replays_in(1) && !kept.steps[&id("s")].replays_in(2));
@@ -282,7 +301,7 @@ fn a_failed_step_is_replayed_within_its_attempt_only() {
     kept.apply(Command::Fail { fence: fence(1), failure: failure(true), retry_at_ms: None }).unwrap();
     assert_eq!(kept.task.status, Status::Queued { due_ms: START_MS + 1_000 });
     kept.now_ms += 1_000;
-    kept.apply(Command::Claim { fence: fence(2) }).unwrap();
+    kept.apply(Command::Claim { fence: fence(2), version: None }).unwrap();
     kept.apply(kept.step(2, "s", value("1"))).unwrap();
     assert_eq!((kept.steps[&id("s")].seq, &kept.steps[&id("s")].outcome), (1, &value("1")));
     // The next failure is the last.
@@ -301,7 +320,7 @@ fn policies_give_a_task_up() {
     assert_eq!(never_begun.state(), State::Cancelled);
     assert_eq!(never_begun.runs, []);
 
-    begun.apply(Command::Claim { fence: fence(1) }).unwrap();
+    begun.apply(Command::Claim { fence: fence(1), version: None }).unwrap();
     assert_eq!(due_ms(begun.record()), Some(START_MS + 1_000));
     // The next attempt would begin when the time is over.
     let decision = begun.apply(Command::Fail { fence: fence(1), failure: failure(true), retry_at_ms: None }).unwrap();
@@ -317,7 +336,7 @@ fn random_command(kept: &Kept, random: &mut Rng) -> Command {
         n => value(&n.to_string()),
     };
     match random.below(13) {
-        0..=2 => Command::Claim { fence: fence(kept.drawn + 10) },
+        0..=2 => Command::Claim { fence: fence(kept.drawn + 10), version: None },
         3 | 4 => kept.step(count, name(random), outcome(random)),
         5 | 6 => {
             let mut waits = Vec::new();

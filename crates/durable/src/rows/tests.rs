@@ -87,6 +87,7 @@ fn task(random: &mut Rng) -> Task {
         steps: small(random),
         first_started_ms: opt(random, ms),
         handed_back: opt(random, |random| HandedBack { fence: fence(random), by: endings[random.index(6)] }),
+        version: opt(random, text),
     }
 }
 
@@ -179,6 +180,7 @@ fn rows_have_these_bytes() {
         steps: 3,
         first_started_ms: None,
         handed_back: Some(HandedBack { fence, by: Ending::Suspended }),
+        version: Some("v2".to_owned()),
     };
     assert_eq!(
         hex(task.encode()),
@@ -187,8 +189,12 @@ fn rows_have_these_bytes() {
          abababababababababababababababab0201ac02\
          05010203\
          00\
-         03080706050403020109"
+         03080706050403020109\
+         01027632"
     );
+    // A task without a version pays a byte for it.
+    let without = Task { version: None, ..task.clone() };
+    assert_eq!(hex(without.encode()), hex(task.encode()).strip_suffix("01027632").unwrap().to_owned() + "00");
     let step =
         Step { seq: 1, kind: StepKind::Event, attempt: 2, at_ms: 300, outcome: Outcome::Value(Box::from(*b"{}")) };
     assert_eq!(hex(step.encode()), "00040102ac0200027b7d");

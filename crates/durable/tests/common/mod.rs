@@ -17,6 +17,7 @@ use cairn_durable::wait::{Target, Wait};
 use cairn_durable::worker::{Hello, SessionId};
 use cairn_durable::{Result, Tasks};
 use cairn_env::SimDisk;
+use cairn_store::Store;
 
 pub type EngineTasks = Tasks<Db>;
 
@@ -94,19 +95,19 @@ pub fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// A worker that takes tasks of these names from the default queue.
-pub fn hello(env: &Env, tasks: &EngineTasks, offers: &[&str]) -> SessionId {
+pub fn hello<S: Store>(env: &Env, tasks: &Tasks<S>, offers: &[&str]) -> SessionId {
     let name = "w1".to_owned();
     let hello = Hello { name, tasks: names(offers), queues: names(&["default"]), slots: 4, ..Hello::default() };
     block_on(env, tasks.hello(hello, &[])).unwrap().session
 }
 
-pub fn spawn(env: &Env, tasks: &EngineTasks, spawn: Spawn) -> TaskId {
+pub fn spawn<S: Store>(env: &Env, tasks: &Tasks<S>, spawn: Spawn) -> TaskId {
     let mut spawned = block_on(env, tasks.spawn(&[spawn])).unwrap();
     spawned.remove(0).unwrap().id
 }
 
 /// The next task for a worker; waits for it.
-pub fn take(env: &Env, tasks: &EngineTasks, session: SessionId) -> Work {
+pub fn take<S: Store>(env: &Env, tasks: &Tasks<S>, session: SessionId) -> Work {
     let waiter = Waiter::new(env);
     for _ in 0..1_000 {
         let answer = tasks.take_or_park(session, 1, Some(&waiter.waker()));
@@ -119,9 +120,9 @@ pub fn take(env: &Env, tasks: &EngineTasks, session: SessionId) -> Work {
     panic!("there is no work");
 }
 
-pub fn op(
+pub fn op<S: Store>(
     env: &Env,
-    tasks: &EngineTasks,
+    tasks: &Tasks<S>,
     session: SessionId,
     work: &Work,
     what: OpKind,

@@ -122,6 +122,13 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
+    /// What a JSON error says.
+    pub(crate) fn error(&self) -> serde_json::Value {
+        let mut body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(body["error"]["kind"], self.kind(), "{}", self.text());
+        body["error"].take()
+    }
+
     /// The kind of a JSON error; its message must not be empty.
     pub(crate) fn kind(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");

@@ -43,7 +43,7 @@ class Task(Generic[I, O]):
     """A registered task. Calling it calls the function, without anything durable about it."""
 
     name: str
-    version: str
+    version: str | None
     fn: Callable[[Context, I], Awaitable[O]]
     defaults: SpawnOptions
 
@@ -164,12 +164,15 @@ class App:
         retry: Retry | None = None,
         max_attempts: int | None = None,
         cancel: Cancel | None = None,
-        version: str = "1",
+        version: str | None = None,
     ) -> Callable[[Callable[[Context, I], Awaitable[O]]], Task[I, O]]:
-        """Registers ``async def fn(ctx, input)`` under ``name``, its own unless given. The rest are its defaults for
-        every spawn that names this object or, with this App, its name."""
+        """Registers ``async def fn(ctx, input)`` under ``name``, its own unless given. ``version`` is told
+        with the name when a worker starts, and is there to see which code ran. The rest are its defaults for every
+        spawn that names this object or, with this App, its name."""
         if callable(name):
             raise Invalid("write @app.task(), with brackets")
+        if not isinstance(version, (str, type(None))):
+            raise Invalid(f"a version is text, not {version!r}")
         given = {"queue": queue, "retry": retry, "max_attempts": max_attempts, "cancel": cancel}
         defaults = cast(SpawnOptions, {option: value for option, value in given.items() if value is not None})
 

@@ -19,7 +19,7 @@ from .errors import AmbiguousStep, Conflict, Failure, Invalid, Recorded, StepFai
 from .ids import Scope, extend
 from .policy import MAX_ATTEMPTS, Moment, Retry, Span, moment_ms, span_ms
 from .run import Run, in_step
-from .values import decode, encode
+from .values import Json, decode, encode
 from .wire import Step, Wait, WaitKind
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class StepPolicy(TypedDict, total=False):
     retry: Retry | None
     max_attempts: int | None
     timeout: Span | None
+    may_rerun: bool
+    """The call returns before its value is recorded: that goes with the task's next durable call or its end, in the
+    same request. A crash before that runs the step again, although it had returned."""
 
 
 class StepHandle(Generic[T]):
@@ -102,6 +105,11 @@ class Context:
         return self._run.work.attempt
 
     @property
+    def version(self) -> str | None:
+        """The version of the task, as the worker that runs it has registered it, if the server says so."""
+        return self._run.work.version
+
+    @property
     def headers(self) -> Mapping[str, Any]:
         return self._run.work.headers
 
@@ -122,7 +130,7 @@ class Context:
         Without ``retry`` and ``max_attempts`` an exception passes through unrecorded, and the task's policy decides.
         With either the step tries again by itself, and the failure of its last try is recorded: StepFailed, in every
         replay of this attempt of the task; the next attempt tries the step anew. ``timeout`` ends one try; a function
-        in a thread then runs on unheeded.
+        in a thread then runs on unheeded. With ``may_rerun`` the value is recorded a little later, and saves a wait.
         """
         await self._run.enter()
         if unknown := policy.keys() - StepPolicy.__annotations__.keys():
@@ -137,11 +145,11 @@ class Context:
             found = self._run.recall(key, "step")
             if found is None:
                 body = functools.partial(_call, self._run.host.executor, key, fn, args, limit_s)
-                found = await self._attempt(key, body, retry, max_attempts or 1)
+                found = await self._attempt(key, body, retry, max_attempts or 1, policy.get("may_rerun", False))
             return _value(found, f'step "{key}"', StepFailed)
 
     async def _attempt(
-        self, key: str, body: Callable[[], Awaitable[Any]], retry: Retry | None, max_attempts: int
+        self, key: str, body: Callable[[], Awaitable[Any]], retry: Retry | None, max_attempts: int, may_rerun: bool
     ) -> Step:
         run = self._run
         # Attempts before a durable pause are remembered by it; those of a worker that died in between are not. The next
@@ -152,7 +160,7 @@ class Context:
             if failed:
                 await self._pause(pauses[failed - 1], retry.delay_ms(failed) if retry else 0)
             with run.working():
-                run.host.note(run.work, key)
+                run.begin_step(key)
                 try:
                     encoded = encode(await body(), f'the value of step "{key}"')
                 except Exception as error:
@@ -164,8 +172,17 @@ class Context:
                         await run.record(wire.op_step_failed(run.work, key, failure))
                         raise StepFailed(f'step "{key}"', failure) from error
                 else:
-                    await run.record(wire.op_step(run.work, key, encoded))
+                    await self._record(key, encoded, may_rerun)
                     return Step(key, "step", "value", decode(encoded))
+                finally:
+                    run.end_step(key)
+
+    async def _record(self, key: str, encoded: Json, may_rerun: bool) -> None:
+        op = wire.op_step(self._run.work, key, encoded)
+        if may_rerun:
+            await self._run.hold_back(op, len(encoded))
+        else:
+            await self._run.record(op)
 
     async def _pause(self, key: str, delay_ms: int) -> None:
         if delay_ms <= _PAUSE_IN_PLACE_MS_MAX and key not in self._run.recorded:
@@ -182,16 +199,19 @@ class Context:
         handle: StepHandle[Any] = StepHandle(self._scope, name, id, self._run.recall(id, "step"))
         if handle.done:
             handle._end()
+        else:
+            self._run.begin_step(id)
         return handle
 
-    async def complete_step(self, handle: StepHandle[Any], value: T) -> T:
-        """Records ``value``, and returns what replays will see of it."""
+    async def complete_step(self, handle: StepHandle[Any], value: T, *, may_rerun: bool = False) -> T:
+        """Records ``value``, and returns what replays will see of it. ``may_rerun`` is that of ``step``."""
         await self._run.enter()
         if handle.done:
             raise Conflict(f'step "{handle.id}" is complete already')
         encoded = encode(value, f'the value of step "{handle.id}"')
-        await self._run.record(wire.op_step(self._run.work, handle.id, encoded))
+        await self._record(handle.id, encoded, may_rerun)
         handle.done, handle.value = True, decode(encoded)
+        self._run.end_step(handle.id)
         handle._end()
         return cast(T, handle.value)
 

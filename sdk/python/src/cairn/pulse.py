@@ -1,8 +1,9 @@
 """The session of a worker, and its heartbeat: one thread that task code cannot block.
 
 It says hello, beats, says hello again when the server does not know the session any more (with what is still held, so
-that a restart of the server costs no task), and says bye. What the event loop must know is handed to it by
-``call_soon_threadsafe``; what the thread must know stands under one lock, which is never held while something is sent.
+that a restart of the server costs no task), and says bye. If nobody answers from its start on it gives up; once it was
+answered it outlasts any outage. What the event loop must know is handed to it by ``call_soon_threadsafe``; what the
+thread must know stands under one lock, which is never held while something is sent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .values import Json
 from .wire import BlockingTransport, Call, Endpoint, Live, Session, Signal, Work
 
 _PAUSE_S_MIN = 0.05
+_ATTACH_S = 10.0
 
 log = logging.getLogger("cairn")
 
@@ -102,13 +104,14 @@ class Pulse(threading.Thread):
             transport.close()
 
     def _beat(self, transport: BlockingTransport) -> None:
-        backoff = Backoff(max_s=2.0)
+        backoff, begun, attached = Backoff(max_s=2.0), time.monotonic(), False
         while not self._stopping:
             with self._changed:
                 session, live = self._session, dict(self._live)
             try:
                 if session is None:
                     session = transport.send(self._hello({task: each.fence for task, each in live.items()}))
+                    attached = True
                     with self._changed:
                         self._session = session
                     self._tell(self._on_session, session)
@@ -121,6 +124,8 @@ class Pulse(threading.Thread):
             except Exception as error:
                 if session is None and not is_transient(error):
                     raise  # no later hello will be answered otherwise
+                if not attached and time.monotonic() - begun >= _ATTACH_S:
+                    raise
                 log.warning("%s: %s", "hello" if session is None else "heartbeat", error)
                 if session is not None and wire.session_is_over(error):
                     with self._changed:
@@ -141,5 +146,7 @@ class Pulse(threading.Thread):
         self._changed.notify()
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        try:
             self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # the loop is closed: nobody works on what is held
+            self.stop()

@@ -5,7 +5,8 @@ Invariants:
 1. An id that is recorded is never run again and never sent again.
 2. A run suspends only when nothing durable is under way in it and no branch has had anything to do for a few turns of
    the loop; then all its open waits go in one operation, and the first that ends wakes the task.
-3. Once ``ended`` is set it stays, and every later durable call raises ``Unwind``, whatever task code has caught. The
+3. What is held back goes, in its order, before whatever the run sends next, in the same request.
+4. Once ``ended`` is set it stays, and every later durable call raises ``Unwind``, whatever task code has caught. The
    fence is dead by then, or is about to be.
 
 All of it lives on the worker's event loop; there are no locks.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -30,6 +31,10 @@ from .wire import Ack, Op, Step, StepKind, Wait, Work
 # How many turns of the event loop without a durable call make a run quiet: enough for what a finished wait sets off,
 # such as gather, asyncio.wait and the cancelling of a loser.
 QUIET_TURNS = 10
+
+# What is held back at most: of values so many bytes in so many operations, so that a request has room for them all.
+HELD_BYTES_MAX = 1 << 20
+HELD_MAX = 16
 
 # Set while the body of a step runs: what is recorded as one value cannot have durable calls inside.
 in_step: contextvars.ContextVar[str | None] = contextvars.ContextVar("cairn_in_step", default=None)
@@ -45,14 +50,15 @@ class Host(Protocol):
     executor: Executor
     """Where plain functions run."""
 
-    async def send(self, op: Op) -> Ack:
-        """Does ``op``, however long the server is away; raises what it is refused with."""
+    async def send(self, ops: Sequence[Op]) -> Ack:
+        """Does ``ops`` in one request, however long the server is away, and returns the answer to the last; raises
+        what the first refused one is refused with. They are on their way even if the caller is cancelled."""
 
     def now_ms(self) -> int:
         """Wall time, as the server sees it."""
 
     def note(self, work: Work, step: str | None) -> None:
-        """The step that the next heartbeats name."""
+        """The step that the next heartbeats name, or none."""
 
     def progress(self, work: Work, progress: Json | None) -> None:
         """Has the heartbeat sent now, and this with it and the later ones."""
@@ -72,6 +78,9 @@ class Run:
         self._waits: dict[str, tuple[Wait, asyncio.Future[Step]]] = {}
         self._settling: asyncio.Task[None] | None = None
         self._suspending = False
+        self._held: list[Op] = []
+        self._held_bytes = 0
+        self._open_steps: dict[str, None] = {}  # in the order in which they began
 
     def end(self, why: str) -> None:
         """From here on nothing that the task does counts."""
@@ -117,6 +126,15 @@ class Run:
             self._calls += 1
             self._settle()
 
+    def begin_step(self, key: str) -> None:
+        """Its body runs from here on."""
+        self._open_steps[key] = None
+        self.host.note(self.work, key)
+
+    def end_step(self, key: str) -> None:
+        self._open_steps.pop(key, None)
+        self.host.note(self.work, next(reversed(self._open_steps), None))
+
     def after_ms(self, span: Span | None, what: str) -> int | None:
         """The moment after ``span``."""
         return None if span is None else self.host.now_ms() + span_ms(span, what)
@@ -124,11 +142,29 @@ class Run:
     def is_waiting(self, key: str) -> bool:
         return key in self._waits
 
+    async def send(self, op: Op) -> Ack:
+        """Sends ``op``, and before it what was held back. If that is refused, so is ``op``, and it is held no more."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        return await self.host.send([*held, op])
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self._held)
+
+    async def hold_back(self, op: Op, value_bytes: int) -> None:
+        """Leaves ``op`` to the next call of ``send``. What there is no room for is recorded at once."""
+        self.check()
+        if len(self._held) >= HELD_MAX or self._held_bytes + value_bytes > HELD_BYTES_MAX:
+            await self.record(op)
+        else:
+            self._held.append(op)
+            self._held_bytes += value_bytes
+
     async def record(self, op: Op) -> Ack:
         """Sends ``op``. When this returns it is durable."""
         with self.working():
             try:
-                ack = await self.host.send(op)
+                ack = await self.send(op)
             except Exception as error:
                 if wire.run_is_over(error):
                     self.end(f"lost: {error}")
@@ -173,7 +209,7 @@ class Run:
 
     async def _suspend(self) -> None:
         try:
-            ack = await self.host.send(wire.op_suspend(self.work, [wait for wait, _ in self._waits.values()]))
+            ack = await self.send(wire.op_suspend(self.work, [wait for wait, _ in self._waits.values()]))
         except Exception as error:
             if wire.run_is_over(error):
                 self.end(f"lost: {error}")

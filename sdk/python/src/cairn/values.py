@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import Invalid, TooLarge
 
 VALUE_BYTES_MAX = 1 << 20
+
+_DEPTH_MAX = 500  # where decode may be without running out of stack, whoever calls it
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
 
 
 class Json(bytes):
@@ -32,8 +36,42 @@ def encode(value: Any, what: str, bytes_max: int = VALUE_BYTES_MAX) -> Json:
     return encoded
 
 
+class Unreadable:
+    """Stands in a value for what other languages write and Python does not read: what is nested more than 500 deep, and
+    whole numbers of more digits than ``sys.get_int_max_str_digits()``, 4,300."""
+
+
 def decode(encoded: bytes) -> Any:
-    return json.loads(encoded)
+    """Raises ValueError if it is not JSON."""
+    try:
+        return json.loads(encoded)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError):
+        # One such value must not cost the others that came with it, nor the worker.
+        return json.loads(_cut(encoded), parse_int=_int, parse_constant=lambda _: Unreadable())
+
+
+def _cut(encoded: bytes) -> bytes:
+    """With NaN, which JSON does not have, for what is nested too deeply."""
+    kept, copied, depth = [], 0, 0
+    for token in _STRING_OR_BRACKET.finditer(encoded):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            if depth == _DEPTH_MAX:
+                kept += [encoded[copied : token.start()], b"NaN"]
+        elif token[0] in (b"]", b"}"):
+            if depth == _DEPTH_MAX:
+                copied = token.end()
+            depth -= 1
+    return b"".join([*kept, encoded[copied:]])
+
+
+def _int(digits: str) -> int | Unreadable:
+    try:
+        return int(digits)
+    except ValueError:
+        return Unreadable()
 
 
 def join(fields: Mapping[str, Any]) -> Json:

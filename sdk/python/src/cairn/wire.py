@@ -6,7 +6,6 @@ transport: one for the event loop, one for the thread of the heartbeat). Neither
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
@@ -16,11 +15,12 @@ import httpx
 
 from .errors import Failure, Invalid, Refused, Unreachable
 from .policy import Cancel, Moment, Retry, Span, moment_ms, monotonic_ms, span_ms
-from .values import Json, encode, join, join_list
+from .values import Json, decode, encode, join, join_list
 
 PROTOCOL = "1"
 POLL_WAIT_MS_MAX = 25_000
-OPS_BYTES_MAX = 8 << 20  # a body may have 16 MiB; one value more always fits
+OPS_BYTES_MAX = 8 << 20  # of several calls together; a body may have 16 MiB, which is more than one call ever has
+BEAT_BYTES_MAX = 15 << 20
 OPS_MAX = 256
 STEPS_PAGE = 1000
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -75,6 +75,7 @@ class Work:
     attempt: int
     fence: str
     name: str
+    version: str | None
     queue: str
     input: Any
     headers: Mapping[str, Any]
@@ -88,6 +89,7 @@ class Work:
             attempt=raw["attempt"],
             fence=raw["fence"],
             name=raw["name"],
+            version=raw.get("version"),
             queue=raw["queue"],
             input=raw.get("input"),
             headers=raw.get("headers") or {},
@@ -390,13 +392,13 @@ def test_clock(field: Literal["advance_ms", "set_ms"], ms: int) -> Call[int]:
 
 
 def hello(
-    name: str, sdk: str, tasks: Mapping[str, str], queues: Sequence[str], slots: int, live: Mapping[str, str]
+    name: str, sdk: str, tasks: Mapping[str, str | None], queues: Sequence[str], slots: int, live: Mapping[str, str]
 ) -> Call[Session]:
     body = join(
         {
             "name": name,
             "sdk": sdk,
-            "tasks": [{"name": task, "version": version} for task, version in tasks.items()],
+            "tasks": join_list([join({"name": task, "version": version}) for task, version in tasks.items()]),
             "queues": list(queues),
             "slots": slots,
             "live": [{"task": task, "fence": fence} for task, fence in live.items()],
@@ -415,8 +417,14 @@ class Live:
 
 
 def beat(session: str, live: Mapping[str, Live]) -> Call[Delivery]:
-    tasks = join_list([join({"task": task, **vars(each)}) for task, each in live.items()])
-    body = join({"session": session, "live": tasks})
+    tasks, size = [], 0
+    for task, each in live.items():
+        said = join({"task": task, **vars(each)})
+        if size + len(said) > BEAT_BYTES_MAX:  # to be heard matters more than what is shown
+            said = join({"task": task, **vars(each), "progress": None})
+        tasks.append(said)
+        size += len(said)
+    body = join({"session": session, "live": join_list(tasks)})
     return Call("POST", "/v1/workers/beat", Delivery.read, body, answer_s=_BEAT_ANSWER_S)
 
 
@@ -489,7 +497,9 @@ class Transport:
     """For one event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._client = httpx.AsyncClient(base_url=endpoint.url, headers=endpoint.headers())
+        # As many connections as calls, or a hundred that wait for results would keep all others from being made.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._client = httpx.AsyncClient(base_url=endpoint.url, headers=endpoint.headers(), limits=limits)
 
     async def send(self, call: Call[T]) -> T:
         try:
@@ -529,14 +539,14 @@ def _unreachable(call: Call[Any], error: httpx.HTTPError) -> Unreachable:
 def _answer(call: Call[T], response: httpx.Response) -> T:
     if response.is_success:
         try:
-            return call.read(json.loads(response.content or b"null"))
+            return call.read(decode(response.content or b"null"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             text = f"the answer to {call.method} {call.path} is not of protocol {PROTOCOL}: {error!r}"
             raise Refused.of("internal", text) from error
     try:
-        raise read_error(response.json()["error"])
+        raise read_error(decode(response.content)["error"])
     except (KeyError, TypeError, ValueError, AttributeError):
         # Not the server's own words, perhaps those of a proxy before it.
-        kind = "unknown" if response.status_code >= 500 else "invalid"
+        kind = "unknown" if response.status_code >= 500 or response.status_code in (408, 429) else "invalid"
         text = f"{call.method} {call.path}: {response.status_code} {response.text[:200]}"
         raise Refused.of(kind, text) from None

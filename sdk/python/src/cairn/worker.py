@@ -74,7 +74,8 @@ class Worker:
 
     async def run(self) -> None:
         """Works until ``stop()``, SIGTERM or SIGINT; then lets its tasks go on for the time of ``drain`` and gives
-        back what is left, at no cost to it. A second signal gives back at once."""
+        back what is left, at no cost to it. A second signal gives back at once. Raises Unreachable if no server answers
+        for ten seconds from the start; later outages are waited out."""
         with self._os_signals():
             await self._work()
 
@@ -82,8 +83,14 @@ class Worker:
         """Works in the background, from when the server has answered; leaving drains. Signals are left alone."""
         self._background = asyncio.create_task(self._work())
         attaching = asyncio.create_task(self._attached.wait())
-        await asyncio.wait({self._background, attaching}, return_when=asyncio.FIRST_COMPLETED)
-        attaching.cancel()
+        try:
+            await asyncio.wait({self._background, attaching}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # then nobody leaves what was not entered
+            self._background.cancel()
+            await asyncio.wait({self._background})
+            raise
+        finally:
+            attaching.cancel()
         if self._background.done():
             self._background.result()
         return self
@@ -127,13 +134,17 @@ class Worker:
         self._handed_out.clear()
         enough = asyncio.create_task(self._enough.wait())
         deadline = time.monotonic() + self._drain_s
-        while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
-            await asyncio.wait({*self._running, enough}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        enough.cancel()
+        try:
+            while self._running and not enough.done() and (left_s := deadline - time.monotonic()) > 0:
+                await asyncio.wait({*self._running, enough}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            enough.cancel()
 
     async def _end(self) -> None:
         for run in self._runs.values():
             run.end("the worker has stopped")
+        if told := [self._give_back(run.work) for run in self._runs.values() if run.holds_back]:
+            await asyncio.wait(told, timeout=_END_S)
         self._pulse.stop()  # and with it goes what is still held
         await asyncio.wait({self._pulse.over, *self._running}, timeout=_END_S)
         self._lane.close()
@@ -241,7 +252,10 @@ class Worker:
         self._app.ahead_ms = max(self._app.ahead_ms or delivery.ahead_ms, delivery.ahead_ms)
         for work in delivery.work:
             self._pulse.hold(work)
-            self._handed_out.append(work)
+            if self._stopping.is_set():  # it was on its way; others need not wait for the end of the draining
+                self._give_back(work)
+            else:
+                self._handed_out.append(work)
         self._on_signals(delivery.signals)
         self._fill()
 
@@ -268,7 +282,7 @@ class Worker:
                 await self._attempt(run)
             else:
                 log.error('task %s has the name "%s", which this worker did not offer', work.task, work.name)
-                await self._lane.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
+                await run.send(wire.op_release(work, self.now_ms() + _LET_GO_DELAY_MS))
         except Exception as error:
             log.warning('task %s "%s" is let go: %s', work.task, work.name, error)
             if not wire.run_is_over(error):  # or it would be ours, and stay running, for as long as this worker lives
@@ -300,7 +314,7 @@ class Worker:
         output, error = running.result()
         if run.ended is None:
             run.end("finished")
-            await self._finish(run.work, output, error)
+            await self._finish(run, output, error)
 
     async def _call(self, run: Run) -> tuple[Any, BaseException | None]:
         """The task's code inside its hooks: what it returned or raised. Nothing gets out of here."""
@@ -319,17 +333,18 @@ class Worker:
         except BaseException as error:
             return None, error
 
-    async def _finish(self, work: Work, output: Any, error: BaseException | None) -> None:
+    async def _finish(self, run: Run, output: Any, error: BaseException | None) -> None:
+        work = run.work
         if error is None:
             try:
-                await self._lane.send(wire.op_finish(work, encode(output, f'the output of task "{work.name}"')))
+                await run.send(wire.op_finish(work, encode(output, f'the output of task "{work.name}"')))
                 return
             except Refused as refused:
                 if wire.run_is_over(refused):
                     raise
                 error = refused
         log.warning('task %s "%s", attempt %d', work.task, work.name, work.attempt, exc_info=error)
-        await self._lane.send(wire.op_finish_failed(work, Failure.of(error)))
+        await run.send(wire.op_finish_failed(work, Failure.of(error)))
 
     async def _load_rest(self, run: Run) -> None:
         after, backoff = run.work.steps_next, Backoff()
@@ -349,7 +364,7 @@ class Worker:
         if self._runs.get(run.work.task) is run:
             del self._runs[run.work.task]
 
-    def _give_back(self, work: Work, due_at_ms: int | None = None) -> None:
+    def _give_back(self, work: Work, due_at_ms: int | None = None) -> asyncio.Task[Ack]:
         """Held until it is acknowledged, or refused: then it is not ours any more."""
 
         def over(sent: asyncio.Task[Ack]) -> None:
@@ -357,13 +372,16 @@ class Worker:
             if not sent.cancelled():
                 sent.exception()  # heard
 
-        sending = asyncio.create_task(self._lane.send(wire.op_release(work, due_at_ms)))
+        run, op = self._runs.get(work.task), wire.op_release(work, due_at_ms)
+        begun = run is not None and run.work.fence == work.fence  # then it may hold something back
+        sending = asyncio.create_task(run.send(op) if run and begun else self._lane.send([op]))
         sending.add_done_callback(over)
+        return sending
 
     # -- What a run asks of its host
 
-    async def send(self, op: Op) -> Ack:
-        return await self._lane.send(op)
+    async def send(self, ops: Sequence[Op]) -> Ack:
+        return await self._lane.send(ops)
 
     def now_ms(self) -> int:
         return self._app.now_ms()

@@ -93,6 +93,7 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
     let mut say = |what: &str, text: String| rows.push(vec![what.to_owned(), text]);
     say("task", task.id.clone());
     say("name", format!("{} in queue {}", plain(&task.name), plain(&task.queue)));
+    task.version.iter().for_each(|version| say("version", plain(version)));
     let lost = match task.lost {
         0 => String::new(),
         lost => format!("; {} lost to vanished workers", crate::text::counted(u64::from(lost), "run", "runs")),
@@ -119,16 +120,27 @@ fn facts(whole: &Whole, now_ms: u64) -> Vec<String> {
         let step = reason.key.as_ref().map_or_else(String::new, |key| format!("; step {}", plain(key)));
         say("waits", format!("{}{until}{step}", words::waits(task, reason, now_ms)));
     }
-    match (task.status.as_str(), &whole.worker) {
-        ("queued", _) if task.waiting.is_empty() => say("waits", words::why(task, now_ms)),
-        ("running", Some(worker)) => {
-            let silent = when::span(worker.silent_ms);
-            say("worker", format!("{} ({}), heard of {silent} ago", plain(&worker.name), plain(&worker.sdk)));
-        }
-        ("running", None) => say("worker", "none has said hello for it since the server began".to_owned()),
+    match task.status.as_str() {
+        "queued" if task.waiting.is_empty() => say("waits", words::why(task, now_ms)),
+        "running" => say("running", running(whole)),
         _ => {}
     }
     aligned(&rows, &[])
+}
+
+/// On which worker a task runs, how far it is there, and how fresh that is.
+fn running(whole: &Whole) -> String {
+    let Some(live) = &whole.task.live else {
+        return "but no worker has said hello for it since the server began".to_owned();
+    };
+    let sdk = whole.worker.as_ref().map_or_else(String::new, |worker| format!(" ({})", plain(&worker.sdk)));
+    let step = live.step.as_ref().map_or_else(String::new, |step| format!(", at step \"{}\"", plain(step)));
+    let far = live.progress.as_ref().map_or_else(String::new, |far| format!(", {}", words::progress(far.get())));
+    let heard = live.beat_ms_ago.map_or_else(
+        || "; it has not spoken of it yet".to_owned(),
+        |ago_ms| format!("; it spoke of it {} ago", when::span(ago_ms)),
+    );
+    format!("on {}{sdk}{step}{far}{heard}", plain(&live.worker))
 }
 
 /// Something that happened.
@@ -246,9 +258,25 @@ mod tests {
     }
 
     #[test]
+    fn a_running_task_says_where_and_how_far() {
+        for (live, words) in [
+            ("", "but no worker has said hello for it since the server began"),
+            (r#", "live": {"worker": "w1"}"#, "on w1; it has not spoken of it yet"),
+            (
+                r#", "live": {"worker": "w\u001b1", "step": "charge", "progress": {"percent": 40}, "beat_ms_ago": 3290}"#,
+                "on w\\u{1b}1, at step \"charge\", 40 %; it spoke of it 3.2 s ago",
+            ),
+        ] {
+            let whole = whole(&format!(r#""status": "running", "attempt": 1, "lost": 0{live}"#), "[]", "[]");
+            assert_eq!(running(&whole), words);
+        }
+    }
+
+    #[test]
     fn a_waiting_task_is_drawn_from_its_spawn_until_now() {
         let whole = whole(
             r#""status": "waiting", "attempt": 2, "lost": 1, "started_at_ms": 1763842500005, "tags": {"customer": "17"},
+               "version": "2\u001b",
                "waiting": [{"kind": "event", "key": "packed", "name": "packed:1", "until_ms": 1763846100000}]"#,
             r#"[{"key": "charge", "seq": 1, "kind": "step", "status": "done", "outcome": "value", "value": 17, "attempt": 1, "at_ms": 1763842501000},
                 {"key": "nap", "seq": 2, "kind": "timer", "status": "done", "outcome": "value", "value": null, "attempt": 2, "at_ms": 1763842561000},
@@ -257,13 +285,14 @@ mod tests {
                  "failure": {"kind": "Oops", "message": "it broke"}}]"#,
         );
         let expected = "\
-task    T
-name    order in queue default
-status  waiting, attempt 2 of 5; 1 run lost to vanished workers
-made    2025-11-22T20:15:00Z, 2 m ago
-tag     customer=17
-input   {\"n\": 1}
-waits   for the event packed:1; it gives up in 58 m (2025-11-22T21:15:00Z); step packed
+task     T
+name     order in queue default
+version  2\\u{1b}
+status   waiting, attempt 2 of 5; 1 run lost to vanished workers
+made     2025-11-22T20:15:00Z, 2 m ago
+tag      customer=17
+input    {\"n\": 1}
+waits    for the event packed:1; it gives up in 58 m (2025-11-22T21:15:00Z); step packed
 
      AT    AFTER                            WHAT   NAME    TRY  OUTCOME
    0 ms    +0 ms  #.......................  task                spawned

@@ -1,6 +1,7 @@
 //! What a task is about to do, in words: for the commands that show tasks to people.
 
 use cairn_client::wire::{Failure, Reason, Task};
+use serde_json::{Number, Value};
 
 use crate::text::{Escaped, escaped, plain, shortened};
 use crate::when;
@@ -60,6 +61,21 @@ fn said(failure: &Failure, message: Escaped) -> String {
     }
 }
 
+/// How far a task says that it is: a text as it stands, `{"percent": 40}` and `{"done": 3, "total": 8}` as people say
+/// them, anything else as JSON.
+pub(crate) fn progress(json: &str) -> String {
+    let as_json = || format!("progress {}", shortened(json.as_bytes(), MESSAGE_BYTES_MAX));
+    let Ok(value) = serde_json::from_str::<Value>(json) else { return as_json() };
+    let number = |name: &str| value.get(name).and_then(Value::as_number).map(Number::to_string);
+    let fields = value.as_object().map_or(0, serde_json::Map::len);
+    match (&value, number("percent"), number("done"), number("total")) {
+        (Value::String(text), ..) => shortened(text.as_bytes(), MESSAGE_BYTES_MAX).to_string(),
+        (_, Some(percent), ..) if fields == 1 => format!("{percent} %"),
+        (_, _, Some(done), Some(total)) if fields == 2 => format!("{done} of {total}"),
+        _ => as_json(),
+    }
+}
+
 /// Why a task is as it is, on one line: what it waits for, how it failed, how long it took.
 pub(crate) fn why(task: &Task, now_ms: u64) -> String {
     match (task.status.as_str(), task.waiting.as_slice(), &task.failure) {
@@ -85,6 +101,22 @@ mod tests {
             "max_attempts": 5, "lost": 0, "input": 1, "headers": {{}}, "created_at_ms": 1000, "waiting": [{waiting}]}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn progress_is_said_as_people_say_it() {
+        for (json, words) in [
+            ("\"half\\u001b\"", "half\\u{1b}"),
+            (r#"{"percent": 40}"#, "40 %"),
+            (r#"{"percent": 12.5}"#, "12.5 %"),
+            (r#"{"done": 3, "total": 8}"#, "3 of 8"),
+            (r#"{"percent": "40"}"#, r#"progress {"percent": "40"}"#),
+            (r#"{"percent": 40, "eta": "soon"}"#, r#"progress {"percent": 40, "eta": "soon"}"#),
+            ("40", "progress 40"),
+            ("null", "progress null"),
+        ] {
+            assert_eq!(progress(json), words);
+        }
     }
 
     #[test]
