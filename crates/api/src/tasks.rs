@@ -772,7 +772,8 @@ pub struct Ack {
     /// Of a spawn or an emit: whether it is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<bool>,
-    /// Of a suspension: what has come already. Empty: the task waits.
+    /// Of a suspension: what has come already, or as much of it as goes into one answer; it is told again with the others
+    /// then. Empty: the task waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Vec<Step>>,
 }
