@@ -29,6 +29,11 @@ fn spawns(count: usize) -> wire::SpawnRequest {
     wire::SpawnRequest { tasks: vec![spawn; count], atomic: false }
 }
 
+fn events(count: usize) -> wire::EmitRequest {
+    let events = vec![r#"{"name":"e","payload":1}"#; count].join(",");
+    serde_json::from_str(&format!(r#"{{"events":[{events}]}}"#)).unwrap()
+}
+
 fn live(count: usize) -> Vec<wire::Held> {
     let held = || wire::Held { task: ID.to_owned(), fence: "1-1".to_owned(), step: None, progress: None };
     (0..count).map(|_| held()).collect()
@@ -56,7 +61,12 @@ fn a_request_has_so_many_of_anything_at_most() {
         };
         let asked = |what: &str, count: usize| -> Result<(), Refused> {
             match what {
-                "tasks spawned by a request" => block_on(env, service.spawn(spawns(count))).map(drop),
+                "tasks spawned, or events emitted, by a request" => {
+                    let emitted = block_on(env, service.emit("none", events(count))).map(drop);
+                    let spawned = block_on(env, service.spawn(spawns(count))).map(drop);
+                    assert_eq!(emitted.is_ok(), spawned.is_ok());
+                    spawned
+                }
                 "hand-outs that a worker names in a hello or a beat" => {
                     block_on(env, service.hello(hello(count))).map(drop)?;
                     block_on(env, service.beat(beat(count))).map(drop)
@@ -65,7 +75,7 @@ fn a_request_has_so_many_of_anything_at_most() {
             }
         };
         for (what, max, shown) in [
-            ("tasks spawned by a request", wire::SPAWNS_MAX, "10,000"),
+            ("tasks spawned, or events emitted, by a request", wire::SPAWNS_MAX, "10,000"),
             ("hand-outs that a worker names in a hello or a beat", wire::LIVE_MAX, "10,000"),
             ("operations of a worker in a request", wire::OPS_MAX, "1,000"),
         ] {
