@@ -4,7 +4,8 @@
 //! POST /v1/tasks {tasks:[Spawn],atomic:false} -> {results:[{id,run_id,created,status}|{error}]}
 //! GET  /v1/tasks?queue&name&status&tag&after&limit -> {items:[Task],next?}
 //! GET  /v1/tasks/{id} -> Task                  GET /v1/tasks/{id}/result?wait_ms -> {status,output?|failure?}
-//! GET  /v1/tasks/{id}/steps?after&limit -> {items:[Step],next?}       GET /v1/tasks/{id}/runs?after&limit -> {items:[Run],next?}
+//! GET  /v1/tasks/{id}/steps?after&limit -> {items:[Step],next?}
+//! GET  /v1/tasks/{id}/runs?after&limit -> {items:[Run],next?}
 //! POST /v1/tasks/{id}/cancel {reason?} -> Task POST /v1/tasks/{id}/retry {mode,extra_attempts} -> Task
 //! GET  /v1/queues      PUT|GET|DELETE /v1/queues/{q}      POST /v1/queues/{q}/pause|resume
 //! POST /v1/queues/{q}/events {events:[{name,payload}]} -> {results:[{created}]}   GET /v1/queues/{q}/events/{name}
@@ -829,6 +830,25 @@ pub struct Worker {
     pub silent_ms: u64,
 }
 
+/// How deep arrays and objects are nested in what is known to be JSON; see [`DEPTH_MAX`].
+pub fn depth(json: &str) -> usize {
+    let (mut open, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match (in_text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b'[' | b'{') => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            (false, b']' | b'}') => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -875,5 +895,19 @@ mod tests {
         }
         let retry: Retry = serde_json::from_str(r#"{"kind":"none"}"#).unwrap();
         assert_eq!((retry.kind, retry.base_ms), (RetryKind::None, 1_000));
+    }
+
+    #[test]
+    fn depth_counts_what_is_open() {
+        for (json, levels) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":{}}"#, 3),
+            (r#"["[[[\"[["]"#, 1),
+            (r#"["\\",[]]"#, 2),
+            ("[[],[]]", 2),
+        ] {
+            assert_eq!(depth(json), levels, "{json}");
+        }
     }
 }

@@ -1058,6 +1058,12 @@ async fn what_does_not_fit_is_told(world: World) {
             Ok(ctx.progress(&"x".repeat(64 << 10)).await?)
         })
         .unwrap();
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(json!(1), |inner, _| json!([inner]))
+    }
+    world.app.task("deep output", async |_: Ctx, (): ()| Ok(nested(101))).unwrap();
+    let fails = async |_: Ctx, (): ()| Err::<(), _>(TaskError::new("deep", "").detail(&nested(101)));
+    world.app.task("deep detail", fails).unwrap();
     let other = world.app.worker().start().await.unwrap();
     let too_large = [
         ("output", "the output of task \"output\" has 2097154 bytes as JSON; the limit is 1048576"),
@@ -1074,6 +1080,16 @@ async fn what_does_not_fit_is_told(world: World) {
     }
     let input = world.app.spawn("t", &"x".repeat(2 << 20)).send().await;
     assert_eq!(input.unwrap_err().kind(), Some(ErrorKind::TooLarge));
+    // What is nested too deep neither; of a failure it is left out.
+    for (name, kind) in [("deep output", "invalid"), ("deep detail", "deep")] {
+        let handle = world.app.spawn(name, &()).max_attempts(1).send().await.unwrap();
+        match handle.result::<Value>(PATIENCE).await {
+            Err(AppError::TaskFailed { failure, .. }) => {
+                assert_eq!((failure.kind.as_str(), failure.detail.is_none()), (kind, true));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
     other.stop().await.unwrap();
     let unknown = world.app.spawn("t", &1).queue("no such").send().await;
     assert_eq!(unknown.unwrap_err().kind(), Some(ErrorKind::NotFound));

@@ -332,6 +332,7 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Begins a session of a worker.
     pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
         let live = live_of(&request.live)?;
+        at_most("slots", "slots", usize::try_from(request.slots).unwrap_or(usize::MAX), wire::LIVE_MAX)?;
         let offers = || request.tasks.iter();
         let version = |offer: &wire::Offer| Some((offer.name.clone(), offer.version.clone()?));
         let hello = Hello {

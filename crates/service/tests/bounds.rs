@@ -67,7 +67,7 @@ fn a_request_has_so_many_of_anything_at_most() {
                     assert_eq!(emitted.is_ok(), spawned.is_ok());
                     spawned
                 }
-                "hand-outs that a worker names in a hello or a beat" => {
+                "slots of a worker; hand-outs that it names in a hello or a beat" => {
                     block_on(env, service.hello(hello(count))).map(drop)?;
                     block_on(env, service.beat(beat(count))).map(drop)
                 }
@@ -76,7 +76,7 @@ fn a_request_has_so_many_of_anything_at_most() {
         };
         for (what, max, shown) in [
             ("tasks spawned, or events emitted, by a request", wire::SPAWNS_MAX, "10,000"),
-            ("hand-outs that a worker names in a hello or a beat", wire::LIVE_MAX, "10,000"),
+            ("slots of a worker; hand-outs that it names in a hello or a beat", wire::LIVE_MAX, "10,000"),
             ("operations of a worker in a request", wire::OPS_MAX, "1,000"),
         ] {
             // So many are read: the session is none, which is found out only then.

@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use cairn_api::ErrorKind;
-use cairn_api::tasks::{Ack, Failure, Json, Step};
+use cairn_api::tasks::{Ack, DEPTH_MAX, Failure, Json, Step, depth};
 use serde::Serialize;
 
 use crate::Error;
@@ -247,6 +247,9 @@ pub(crate) fn write_within(value: &impl Serialize, bytes_max: usize, what: impl 
             let message = format!("{} has {} bytes as JSON; the limit is {bytes_max}", what(), json.get().len());
             Err(AppError::Refused { kind: ErrorKind::TooLarge, message })
         }
+        Ok(json) if depth(json.get()) > DEPTH_MAX => {
+            Err(AppError::invalid(format!("{} is nested deeper than {DEPTH_MAX} levels", what())))
+        }
         Ok(json) => Ok(json),
     }
 }
@@ -257,7 +260,7 @@ pub(crate) fn write_within(value: &impl Serialize, bytes_max: usize, what: impl 
 /// again as the task's, or the step's, policy says, unless it is [`TaskError::fatal`] or an outcome that is recorded.
 ///
 /// What is recorded of it is bounded: 200 characters of the kind, 16 000 of the message, and the detail if it has at most
-/// 512 KiB.
+/// 512 KiB and 100 levels.
 pub struct TaskError {
     failure: Failure,
 }
@@ -269,11 +272,12 @@ impl TaskError {
         TaskError::of(Failure { kind, message, detail: None, retryable: true })
     }
 
-    /// Every failure comes by here, so that none is refused for its size.
+    /// Every failure comes by here, so that none is refused for its size or its depth.
     fn of(mut failure: Failure) -> TaskError {
         cut(&mut failure.kind, KIND_CHARS_MAX);
         cut(&mut failure.message, MESSAGE_CHARS_MAX);
-        failure.detail = failure.detail.filter(|detail| detail.get().len() <= DETAIL_BYTES_MAX);
+        let fits = |detail: &Json| detail.get().len() <= DETAIL_BYTES_MAX && depth(detail.get()) <= DEPTH_MAX;
+        failure.detail = failure.detail.filter(fits);
         TaskError { failure }
     }
 
@@ -284,8 +288,8 @@ impl TaskError {
         error
     }
 
-    /// Adds anything more, which is shown with the failure. What cannot be written as JSON, or is too large, is left
-    /// out.
+    /// Adds anything more, which is shown with the failure. What cannot be written as JSON, or is too large or
+    /// nested too deep, is left out.
     #[must_use]
     pub fn detail(mut self, detail: &impl Serialize) -> TaskError {
         self.failure.detail = serde_json::value::to_raw_value(detail).ok();

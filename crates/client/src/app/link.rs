@@ -156,13 +156,13 @@ impl Link {
     }
 }
 
-/// An answer that sets the clock back by less was longer on its way than the one before.
+/// Set back by less than this, the clock stands; the answer was only longer on its way.
 const SET_BACK_MIN_MS: i64 = 5_000;
 /// Nothing was heard yet.
 const UNHEARD: i64 = i64::MIN;
 
-/// The clock of the tasks as it was told, which waits go by. An answer tells less than it is by then, by the time that it
-/// took; so the most that was told counts, lest a sleep end early.
+/// The clock of the tasks, which waits go by. An answer is late by its time on the way, so the largest that was told
+/// counts: else a sleep would end early.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
     env: Env,
