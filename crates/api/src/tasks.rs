@@ -37,6 +37,8 @@ pub const DEPTH_MAX: usize = 100;
 pub const SPAWNS_MAX: usize = 10_000;
 /// A request emits at most so many events.
 pub const EVENTS_MAX: usize = 10_000;
+/// A worker has at most so many slots. It may hold some more for a while: what ends, and what came with that.
+pub const SLOTS_MAX: usize = 8_000;
 /// A hello or a beat names at most so many hand-outs.
 pub const LIVE_MAX: usize = 10_000;
 /// A request has at most so many operations of a worker.

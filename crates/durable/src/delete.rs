@@ -28,6 +28,15 @@ const ROWS_AT_ONCE: usize = 1_000;
 /// So many entries by which events of all queues expire are looked at.
 const LOOKED_AT_ONCE: usize = 10_000;
 
+/// How far the deletion of a queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Nothing new enters it while its tasks are looked at; if one has not ended it stays.
+    Asked,
+    /// It goes, whatever happens.
+    Marked,
+}
+
 /// A queue that is marked, on its way out.
 #[derive(Debug)]
 pub(crate) struct Leaving {
@@ -141,10 +150,16 @@ impl<S: Store> Tasks<S> {
 impl<S: Store> Owner<S> {
     /// Nothing is done to a queue that is being deleted.
     pub(crate) fn not_leaving(&self, name: &str) -> Result<()> {
-        if self.leaving.contains(name) {
-            return Err(Error::conflict(format!("queue \"{}\" is being deleted", name.escape_debug())));
+        let name_shown = name.escape_debug();
+        match self.leaving.get(name) {
+            None => Ok(()),
+            // It may stay: who is told so tries again.
+            Some(Leave::Asked) => {
+                let text = format!("whether queue \"{name_shown}\" can be deleted is being looked at; try again");
+                Err(Error::new(ErrorKind::Busy, text))
+            }
+            Some(Leave::Marked) => Err(Error::conflict(format!("queue \"{name_shown}\" is being deleted"))),
         }
-        Ok(())
     }
 
     fn leave(&mut self, name: &str) -> Result<Queue> {
@@ -154,14 +169,16 @@ impl<S: Store> Owner<S> {
         self.not_leaving(name)?;
         let none = || Error::new(ErrorKind::NotFound, format!("there is no queue \"{}\"", name.escape_debug()));
         let queue = *self.queues.get(name).ok_or_else(none)?;
-        self.leaving.insert(name.to_owned());
+        self.leaving.insert(name.to_owned(), Leave::Asked);
         Ok(queue)
     }
 
     fn mark_leaving(&mut self, name: &str, now_ms: Millis) -> Result<()> {
         let mut turn = self.turn(now_ms);
         turn.batch.put(&self.shelf.index, &key::of_leaving(name), &[]);
-        self.commit(turn).map(drop)
+        self.commit(turn)?;
+        self.leaving.insert(name.to_owned(), Leave::Marked);
+        Ok(())
     }
 
     fn end_leaving(&mut self, name: &str, now_ms: Millis) -> Result<()> {

@@ -390,10 +390,10 @@ impl<S: Store> Owner<S> {
         all
     }
 
-    /// Takes what nobody has said hello for since the server began.
-    pub(crate) fn lose_orphans(&mut self, now_ms: Millis) -> Result<()> {
-        let orphan = |(id, live): (&TaskId, &Live)| Some((*id, live.fence()?)).filter(|_| live.session.is_none());
-        let orphans: Vec<(TaskId, Fence)> = self.live.iter().filter_map(orphan).collect();
+    /// Takes what nobody has said hello for since the server began, of the tasks that are asked for.
+    pub(crate) fn lose_orphans(&mut self, now_ms: Millis, of: impl Fn(&Task) -> bool) -> Result<()> {
+        let orphaned = self.live.iter().filter(|(_, live)| live.session.is_none() && of(&live.stored.task));
+        let orphans: Vec<(TaskId, Fence)> = orphaned.filter_map(|(id, live)| Some((*id, live.fence()?))).collect();
         let mut lost = Ok(());
         for (task, fence) in orphans {
             lost = lost.and(self.lose(task, fence, now_ms));

@@ -19,6 +19,7 @@ use cairn_env::Env;
 use cairn_store::{Batch, Store, Version};
 
 use crate::aside::Aside;
+use crate::delete::Leave;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Millis, RunId, TaskId};
 use crate::key::{self, Entry, Expiring, Lane};
@@ -86,7 +87,7 @@ pub(crate) struct Owner<S: Store> {
     last_made: (Millis, u32),
     pub(crate) queues: BTreeMap<String, Queue>,
     /// Those of them that are being deleted: nothing new enters them.
-    pub(crate) leaving: BTreeSet<String>,
+    pub(crate) leaving: BTreeMap<String, Leave>,
     /// Those of these whose deletion was cut short, and that nobody is at.
     pub(crate) cut_short: Vec<String>,
     pub(crate) lanes: BTreeMap<Lane, Window<Due>>,
@@ -121,7 +122,7 @@ impl<S: Store> Owner<S> {
             fences: 0,
             last_made: (0, 0),
             queues: BTreeMap::new(),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             cut_short: Vec::new(),
             lanes: BTreeMap::new(),
             timers: Window::new(),
@@ -159,10 +160,10 @@ impl<S: Store> Owner<S> {
             Ok(ControlFlow::Continue(()))
         })?;
         shelf.visit(&shelf.index, key::LEAVING, &[], |key, _| {
-            leaving.insert(name_in(key));
+            leaving.insert(name_in(key), Leave::Marked);
             Ok(ControlFlow::Continue(()))
         })?;
-        cut_short.extend(leaving.iter().cloned());
+        cut_short.extend(leaving.keys().cloned());
         Ok(())
     }
 

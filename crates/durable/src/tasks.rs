@@ -177,9 +177,10 @@ impl<S: Store> Tasks<S> {
     }
 
     /// Takes back at once what workers held when the store was closed or its process died, instead of after a lease: for
-    /// who knows that none of them is left, since they lived in the same process. It counts as lost.
+    /// who knows that none of them is left, since they lived in the same process. It counts as lost. What was lost before
+    /// stays for the lease, so that a program that dies again and again does not use its tasks up.
     pub fn release_orphans(&self) -> Answer<S, ()> {
-        self.answer(Owner::lose_orphans)
+        self.answer(|owner, now_ms| owner.lose_orphans(now_ms, |task| task.lost == 0))
     }
 
     /// The time that the tasks go by.
@@ -642,12 +643,13 @@ impl<S: Store> Shared<S> {
                 owner = self.owner.lock();
                 continue;
             }
+            let idle = Duration::from_millis(owner.idle_ms(now_ms, ends_now_ms)).min(TICK);
             let wait = match passed {
                 // The others get their turn.
-                Ok(at_once) if at_once => Duration::from_millis(1),
-                Ok(_) => Duration::from_millis(owner.idle_ms(now_ms, ends_now_ms).max(1)).min(TICK),
-                // The store takes no more writes, or a list is damaged: calls tell of it.
-                Err(_) => TICK,
+                Passed { more: true, .. } => Duration::from_millis(1),
+                // The store takes no more writes, or a list is damaged: calls tell of it. What is due stays so.
+                Passed { failed: true, .. } if idle.is_zero() => TICK,
+                Passed { .. } => idle.max(Duration::from_millis(1)),
             };
             if !self.closing.load(Ordering::Acquire) {
                 owner = self.changed.wait_for(owner, wait).0;
@@ -656,13 +658,21 @@ impl<S: Store> Shared<S> {
     }
 }
 
+/// What came of a round of what time alone brings about.
+struct Passed {
+    /// There is more of it at once.
+    more: bool,
+    /// Something could not be done. All else was.
+    failed: bool,
+}
+
 impl<S: Store> Owner<S> {
-    /// What time alone brings about; what has its end, by the time `ends_now_ms`. Says whether there is more of it at once. What
-    /// fails keeps nothing else from being done.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Result<bool> {
+    /// What time alone brings about; what has its end, by the time `ends_now_ms`. What fails keeps nothing else from
+    /// being done.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Passed {
         let mut lost = Ok(());
         if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
-            lost = self.lose_orphans(now_ms);
+            lost = self.lose_orphans(now_ms, |_| true);
             if lost.is_err() {
                 self.sessions.expect_orphans(now);
             }
@@ -680,8 +690,12 @@ impl<S: Store> Owner<S> {
         let next = self.tick(now_ms, TICKS_AT_ONCE);
         let expired = self.expire(ends_now_ms, TICKS_AT_ONCE);
         let woken = self.wake_due(now_ms);
-        lost.and(woken)?;
-        Ok(again? | told? | expired? | next?.is_some_and(|due_ms| due_ms <= now_ms))
+        let next = next.map(|due_ms| due_ms.is_some_and(|due_ms| due_ms <= now_ms));
+        let turns = [again, told, expired, next];
+        Passed {
+            more: turns.iter().any(|more| matches!(more, Ok(true))),
+            failed: lost.is_err() || woken.is_err() || turns.iter().any(Result::is_err),
+        }
     }
 
     pub(crate) fn view(&self, stored: Stored) -> Result<View> {
@@ -718,7 +732,7 @@ mod tests {
             let cancellation = Cancellation { max_delay_ms: Some(1_000), max_duration_ms: None };
             let spawned = owner.spawn(&[Spawn { cancellation, ..Spawn::new("t", b"1") }], begun_ms).remove(0).unwrap();
             let after = |owner: &mut Owner<cairn::Db>, ends_now_ms: Millis| {
-                owner.pass_time(env.now(), jumped_ms, ends_now_ms).unwrap();
+                assert!(!owner.pass_time(env.now(), jumped_ms, ends_now_ms).failed);
                 let state = owner.load(spawned.id).unwrap().task.status.state();
                 (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, ends_now_ms) > 0)
             };

@@ -332,7 +332,7 @@ impl<S: Store, P: Place> Service<S, P> {
     /// Begins a session of a worker.
     pub async fn hello(&self, request: wire::Hello) -> Result<wire::Welcome, Refused> {
         let live = live_of(&request.live)?;
-        at_most("slots", "slots", usize::try_from(request.slots).unwrap_or(usize::MAX), wire::LIVE_MAX)?;
+        at_most("slots", "slots", usize::try_from(request.slots).unwrap_or(usize::MAX), wire::SLOTS_MAX)?;
         let offers = || request.tasks.iter();
         let version = |offer: &wire::Offer| Some((offer.name.clone(), offer.version.clone()?));
         let hello = Hello {
@@ -358,6 +358,9 @@ impl<S: Store, P: Place> Service<S, P> {
     pub async fn poll(&self, request: wire::Poll, until: impl Future<Output = ()>) -> Result<wire::Polled, Refused> {
         let session = session(&request.session)?;
         let free = usize::try_from(request.free).unwrap_or(usize::MAX);
+        if free == 0 {
+            return Err(invalid("a poll asks for one task at least; a beat brings signals, too").at("free"));
+        }
         let bell = Arc::new(Bell(Notify::new()));
         let mut until = std::pin::pin!(until);
         let parked = Arc::new(Parked { tasks: self.tasks.clone(), session, bell: bell.clone() });
@@ -386,16 +389,23 @@ impl<S: Store, P: Place> Service<S, P> {
         }
     }
 
-    /// Makes a worker heard of, and keeps what it shows of its tasks.
+    /// Makes a worker heard of, and keeps what it shows of its tasks. It is heard also if what it shows is refused.
     pub async fn beat(&self, request: wire::Beat) -> Result<wire::Beaten, Refused> {
         let session = session(&request.session)?;
         let live = live_of(&request.live)?;
-        let signs = signs_of(&live, request.live)?;
+        let (signs, refused) = match signs_of(&live, request.live) {
+            Ok(signs) => (signs, None),
+            Err(refused) => (Vec::new(), Some(refused)),
+        };
         let beat = move |tasks: &Tasks<S>| {
+            let heard = tasks.beat(session, &live);
             tasks.show(session, signs);
-            tasks.beat(session, &live)
+            heard
         };
         let signals = self.call_at(&self.hearing, beat).await?;
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         Ok(wire::Beaten { signals: signals.iter().map(signal_to).collect(), now_ms: self.tasks.now_ms() })
     }
 

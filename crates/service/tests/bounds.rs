@@ -51,12 +51,12 @@ fn a_request_has_so_many_of_anything_at_most() {
         let (db, tasks) = open(env);
         let service = Service::new(tasks.clone(), Here, Here, false);
         let beat = |count| wire::Beat { session: "0".repeat(32), live: live(count) };
-        let hello = |count| wire::Hello {
+        let hello = |slots: usize, count| wire::Hello {
             name: "w".to_owned(),
             sdk: "test".to_owned(),
             tasks: Vec::new(),
             queues: Vec::new(),
-            slots: 1,
+            slots: u32::try_from(slots).unwrap(),
             live: live(count),
         };
         let asked = |what: &str, count: usize| -> Result<(), Refused> {
@@ -67,16 +67,18 @@ fn a_request_has_so_many_of_anything_at_most() {
                     assert_eq!(emitted.is_ok(), spawned.is_ok());
                     spawned
                 }
-                "slots of a worker; hand-outs that it names in a hello or a beat" => {
-                    block_on(env, service.hello(hello(count))).map(drop)?;
+                "hand-outs that it names in a hello or a beat" => {
+                    block_on(env, service.hello(hello(1, count))).map(drop)?;
                     block_on(env, service.beat(beat(count))).map(drop)
                 }
+                "slots of a worker" => block_on(env, service.hello(hello(count, 0))).map(drop),
                 _ => block_on(env, service.ops(ops(count))).map(drop),
             }
         };
         for (what, max, shown) in [
             ("tasks spawned, or events emitted, by a request", wire::SPAWNS_MAX, "10,000"),
-            ("slots of a worker; hand-outs that it names in a hello or a beat", wire::LIVE_MAX, "10,000"),
+            ("hand-outs that it names in a hello or a beat", wire::LIVE_MAX, "10,000"),
+            ("slots of a worker", wire::SLOTS_MAX, "8,000"),
             ("operations of a worker in a request", wire::OPS_MAX, "1,000"),
         ] {
             // So many are read: the session is none, which is found out only then.

@@ -71,11 +71,13 @@ impl Embedded {
 
     async fn start(self, db: Db, owned: bool) -> Result<App> {
         let on = db.clone();
-        let opened = Threads.run(move || Tasks::open(&Env::real(), on)).await?;
-        let tasks = opened.map_err(Refused::from)?;
-        // Whoever held a task was in the process that had this database before.
-        let orphans = tasks.clone();
-        Threads.run(move || orphans.release_orphans().help()).await?.await.map_err(Refused::from)?;
+        let open = move || {
+            let tasks = Tasks::open(&Env::real(), on)?;
+            // Whoever held a task was in the process that had this database before. What fails here the lease does.
+            drop(tasks.release_orphans());
+            Ok(tasks)
+        };
+        let tasks = Threads.run(open).await?.map_err(|e: cairn_durable::Error| Refused::from(e))?;
         let service = Service::new(tasks, Threads, Threads, self.test_clock);
         let local = Local { service, db: owned.then_some(db) };
         Ok(App::new(Link::Embedded(std::sync::Arc::new(local))))
@@ -92,7 +94,8 @@ impl App {
         Embedded::new().open(directory).await
     }
 
-    /// Tasks in this process, in a database that the program has open for other things as well.
+    /// Tasks in this process, in a database that the program has open for other things as well. There may be one app on a
+    /// database at a time: two would each decide from what they remember. [`App::close`] it before the next is opened.
     ///
     /// # Errors
     /// As [`App::open`].

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 
-use cairn_api::tasks::{Ack, Op};
+use cairn_api::tasks::{Ack, Failure, Op, Wait};
 use cairn_env::Env;
 use tokio::sync::{mpsc, oneshot};
 
@@ -171,7 +171,13 @@ impl Sent {
 pub(crate) fn size(op: &Op) -> usize {
     let json = [&op.value, &op.output, &op.payload];
     let spawn = op.spawn.as_ref().map_or(0, |spawn| spawn.input.get().len());
-    json.into_iter().flatten().map(|json| json.get().len()).sum::<usize>() + spawn + 512
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let wait = |wait: &Wait| wait.key.len() + text(&wait.name) + text(&wait.id) + 128;
+    let waits: usize = op.waits.iter().flatten().map(wait).sum();
+    let failure =
+        |failure: &Failure| failure.message.len() + failure.detail.as_ref().map_or(0, |json| json.get().len());
+    let failure = op.failure.as_ref().map_or(0, failure);
+    json.into_iter().flatten().map(|json| json.get().len()).sum::<usize>() + spawn + waits + failure + 512
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll as Polled;
 use std::time::Duration;
 
-use cairn_api::tasks::{Ack, Json, Op, OpKind, OpsRequest, Poll, Signal, WAIT_MS_MAX, Welcome, Work};
+use cairn_api::ErrorKind;
+use cairn_api::tasks::{Ack, Failure, Json, Op, OpKind, OpsRequest, Poll, Signal, WAIT_MS_MAX, Welcome, Work};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ use super::{App, Body, Registered};
 /// A task that cannot be run here, as one whose name this worker does not know, is given back for so long, so that
 /// another worker may take it.
 const GIVEN_BACK_DELAY: Duration = Duration::from_secs(15);
+/// Of the message of a failure that was refused.
+const BRIEF_CHARS: usize = 1_000;
 /// For the goodbye of a worker.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -139,7 +142,7 @@ fn stopped() -> AppError {
 }
 
 fn defect() -> AppError {
-    AppError::Refused { kind: cairn_api::ErrorKind::Internal, message: "the worker ended by a defect".to_owned() }
+    AppError::Refused { kind: ErrorKind::Internal, message: "the worker ended by a defect".to_owned() }
 }
 
 async fn told_to_stop() {
@@ -444,9 +447,11 @@ impl Shared {
                     self.take(polled.work);
                 }
                 Err(error) => {
+                    // What is damaged there may be one queue's; the others go on once they have work.
+                    let passes = error.is_transient() || error.kind() == Some(ErrorKind::Corrupt);
                     if error.ends_session() {
                         self.session_is_over(&session.id);
-                    } else if !error.is_transient() {
+                    } else if !passes {
                         return error;
                     }
                     sleep(backoff.next(self.app.clock_of_server().env())).await;
@@ -563,7 +568,11 @@ async fn execute(run: &Arc<Run>, input: Json, steps_next: Option<String>) -> boo
         },
         Err(error) => error,
     };
-    finish(None, Some(error.into_failure())).await.is_ok()
+    let failure = error.into_failure();
+    // However it is refused, an attempt that failed has failed: without its detail, if need be.
+    let brief =
+        Failure { message: failure.message.chars().take(BRIEF_CHARS).collect(), detail: None, ..failure.clone() };
+    finish(None, Some(failure)).await.is_ok() || finish(None, Some(brief)).await.is_ok()
 }
 
 /// Runs the code of a task until it has ended, or the run is over: then it is dropped, and there is nothing to tell.
