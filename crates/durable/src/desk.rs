@@ -276,6 +276,9 @@ impl<S: Store> Owner<S> {
         if queue.retention_days == 0 {
             return Err(Error::invalid("retention_days must be at least 1").at("retention_days"));
         }
+        if queue.event_ttl_ms == 0 {
+            return Err(Error::invalid("event_ttl_ms must be at least 1").at("event_ttl_ms"));
+        }
         self.not_leaving(name)?;
         let mut turn = self.turn(now_ms);
         turn.batch.put(&self.shelf.index, &key::of_queue(name), &queue.encode());

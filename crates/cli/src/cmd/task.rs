@@ -67,6 +67,9 @@ struct SpawnTask {
     /// How often to try
     #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
+    /// How many workers may vanish with it; 3 unless said otherwise
+    #[arg(long, value_name = "N")]
+    max_lost: Option<u32>,
     /// To find it by; may be given again
     #[arg(long = "tag", value_name = "NAME=VALUE")]
     tags: Vec<String>,
@@ -115,7 +118,7 @@ struct Retry {
     /// The task's id
     id: String,
     /// As a new task, from nothing
-    #[arg(long = "new")]
+    #[arg(long = "new", conflicts_with = "attempts")]
     anew: bool,
     /// How many attempts more
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -162,7 +165,7 @@ impl SpawnTask {
             limit_key: None,
             retry: None,
             max_attempts: self.max_attempts,
-            max_lost: None,
+            max_lost: self.max_lost,
             cancel: None,
             pin: None,
         };
