@@ -98,19 +98,24 @@ class Values(unittest.TestCase):
             self.assertIn(words, str(refused.exception))
 
     def test_what_python_does_not_read_costs_only_itself(self) -> None:
-        """An input nested too deeply, or a number that is too long, ended every worker that it was handed to."""
-        deep = b"[" * 100_000 + b"]" * 100_000
-        for bad in (deep, b'{"a":' * 5000 + deep + b"}" * 5000, b"-" + b"1" * 5000):
-            good, found, more = decode(b'["]\\"[",' + bad + b',{"a":[1]}]')
-            self.assertEqual((good, more), (']"[', {"a": [1]}))
-            while isinstance(found, (list, dict)):
-                found = found[0] if isinstance(found, list) else found["a"]
-            self.assertIsInstance(found, Unreadable)
-            with self.assertRaises(errors.Invalid):
-                encode([found], "it")
-        for broken in (b"[" * 100_000, b"[1", b"[" + b"1" * 5000, b""):
+        """A number that is too long ended every worker that it was handed to."""
+        good, found, more = decode(b'["x",-' + b"1" * 5000 + b',{"a":[1]}]')
+        self.assertEqual((good, more), ("x", {"a": [1]}))
+        self.assertIsInstance(found, Unreadable)
+        with self.assertRaises(errors.Invalid):
+            encode([found], "it")
+        for broken in (b"[1", b"[" + b"1" * 5000, b""):
             with self.assertRaises(ValueError):
                 decode(broken)
+
+    def test_values_are_nested_so_deep_and_no_deeper(self) -> None:
+        """Progress nested deeper went into every beat, which the server refuses whole."""
+        for value in (nested(1), nested(100), [nested(99)] * 200):
+            self.assertEqual(decode(encode(value, "it")), value)
+        for levels in (101, 100_000):
+            with self.assertRaises(errors.Invalid) as refused:
+                encode(nested(levels), "it")
+            self.assertEqual(str(refused.exception), "it is nested deeper than 100 levels")
 
     def test_the_limit_is_of_the_encoded_bytes(self) -> None:
         encode("x" * (VALUE_BYTES_MAX - 2), "it")
@@ -128,6 +133,11 @@ class Values(unittest.TestCase):
         self.assertEqual(json.loads(wire.failure_json(errors.Failure.of(child)))["detail"], {"code": 7})
         huge = wire.failure_json(errors.Failure("k" * 2_000_000, "é" * 2_000_000, ["x" * 2_000_000]))
         self.assertLess(len(huge), 1 << 20)
+
+    def test_a_detail_nested_too_deeply_is_left_out(self) -> None:
+        """With it the server would refuse the failure itself, each time that it is sent."""
+        details = [json.loads(wire.failure_json(errors.Failure("k", "m", nested(n)))).get("detail") for n in (100, 101)]
+        self.assertEqual(details, [nested(100), None])
 
     def test_what_is_on_record_is_not_tried_again(self) -> None:
         for error in (errors.Fatal("no"), errors.TimedOut("event"), errors.StepFailed("step"), errors.Conflict("c")):
@@ -216,6 +226,14 @@ class Recorder:
 
     def keys(self, op: str = "step") -> list[str]:
         return [sent["key"] for sent in self.sent if sent["op"] == op]
+
+
+def nested(levels: int) -> Any:
+    """A value of so many levels, with text in it that looks like more."""
+    value: Any = "x"
+    for level in range(levels):
+        value = {'\\"[{': value, "}": 0} if level % 2 else ["[{\\", value, "{["]
+    return value
 
 
 def step(key: str, value: Any = None, kind: str = "step", **more: Any) -> Step:

@@ -255,6 +255,24 @@ class Heartbeats(ServerCase):
         self.assertEqual(failure.kind, "TooLarge")
         self.assertIn("progress has 65,537 bytes as JSON; the limit is 65,536", failure.message)
 
+    async def test_values_are_nested_as_deep_as_the_server_takes(self) -> None:
+        def nested(levels: int) -> list[Any]:
+            return [nested(levels - 1)] if levels > 1 else []
+
+        @self.app.task(max_attempts=1)
+        async def dig(ctx: Context, pit: list[Any]) -> list[Any]:
+            self.assertEqual(pit, nested(100))
+            await ctx.heartbeat(pit)
+            for refused in (ctx.step("too deep", nested, 101), ctx.heartbeat(nested(101))):
+                with self.assertRaisesRegex(cairn.Invalid, "is nested deeper than 100 levels"):
+                    await refused
+            await ctx.sleep(0.01)  # comes back with what is recorded
+            return await ctx.step("dig", nested, 100)
+
+        async with self.app.worker():
+            handle = await self.app.spawn(dig, nested(100))
+            self.assertEqual(await handle.result(timeout=10), nested(100))
+
     @needs_patience
     async def test_a_task_that_blocks_its_worker_outlives_the_lease(self) -> None:
         @self.app.task(max_attempts=1)

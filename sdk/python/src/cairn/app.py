@@ -215,8 +215,8 @@ class App:
     async def spawn_many(
         self, spawns: Iterable[tuple[Any, Any, SpawnOptions]], *, atomic: bool = False
     ) -> list[Handle[Any] | Refused]:
-        """Starts ``(task or name, input, options)`` each, in one request of at most 16 MiB. Results in order; one
-        that is refused is its exception. With ``atomic`` all start or none."""
+        """Starts ``(task or name, input, options)`` each, in one request of at most 10,000 of them and 16 MiB. Results
+        in order; one that is refused is its exception. With ``atomic`` all start or none."""
         encoded = [self._spawn_json(*spawn) for spawn in spawns]
         if not encoded:
             return []

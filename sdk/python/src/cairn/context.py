@@ -106,7 +106,7 @@ class Context:
 
     @property
     def version(self) -> str | None:
-        """The version of the task, as the worker that runs it has registered it, if the server says so."""
+        """The version that its code was registered with, if any."""
         return self._run.work.version
 
     @property
@@ -335,8 +335,8 @@ class Context:
     # -- Signs of life
 
     async def heartbeat(self, progress: Any = None) -> None:
-        """Shows ``progress`` (at most 64 KiB as JSON: every beat carries it) to who looks at the task, and lets a
-        cancellation in. Not needed to keep the task: the worker beats by itself."""
+        """Shows ``progress`` (at most 64 KiB as JSON, nested at most 100 levels deep: every beat carries it) to who
+        looks at the task, and lets a cancellation in. Not needed to keep the task: the worker beats by itself."""
         self._run.check()
         shown = None if progress is None else encode(progress, "progress", _PROGRESS_BYTES_MAX)
         self._run.host.progress(self._run.work, shown)

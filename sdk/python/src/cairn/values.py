@@ -1,19 +1,20 @@
-"""JSON in and out: one encoding, its limit checked before sending, and errors that say where it goes wrong."""
+"""JSON in and out: one encoding, its limits checked before sending, and errors that say where it goes wrong."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 from .errors import Invalid, TooLarge
 
 VALUE_BYTES_MAX = 1 << 20
+DEPTH_MAX = 100
 
-_DEPTH_MAX = 500  # where decode may be without running out of stack, whoever calls it
-_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - _LEVELS.keys())
 
 
 class Json(bytes):
@@ -23,48 +24,34 @@ class Json(bytes):
 def encode(value: Any, what: str, bytes_max: int = VALUE_BYTES_MAX) -> Json:
     """``value`` as JSON.
 
-    Raises Invalid if it is not JSON, and TooLarge; both name ``what`` and, inside it, the place.
+    Raises Invalid if it is not JSON, with the place inside it, or if it is nested more than 100 levels deep; and
+    TooLarge. All name ``what``.
     """
+    too_deep = f"{what} is nested deeper than {DEPTH_MAX} levels"
     try:
         encoded = _dump(value)
     except RecursionError:
-        raise Invalid(f"{what} is nested too deeply, or contains itself") from None
+        raise Invalid(too_deep) from None
     except (TypeError, ValueError) as error:
         raise Invalid(_blame(value, what) or f"{what}: {error}") from None
     if len(encoded) > bytes_max:
         raise TooLarge(f"{what} has {len(encoded):,} bytes as JSON; the limit is {bytes_max:,}")
+    if _depth(encoded) > DEPTH_MAX:
+        raise Invalid(too_deep)
     return encoded
 
 
 class Unreadable:
-    """Stands in a value for what other languages write and Python does not read: what is nested more than 500 deep, and
-    whole numbers of more digits than ``sys.get_int_max_str_digits()``, 4,300."""
+    """Stands in a value for whole numbers of more digits than ``sys.get_int_max_str_digits()``, 4,300."""
 
 
 def decode(encoded: bytes) -> Any:
     """Raises ValueError if it is not JSON."""
     try:
         return json.loads(encoded)
-    except json.JSONDecodeError:
-        raise
-    except (RecursionError, ValueError):
-        # One such value must not cost the others that came with it, nor the worker.
-        return json.loads(_cut(encoded), parse_int=_int, parse_constant=lambda _: Unreadable())
-
-
-def _cut(encoded: bytes) -> bytes:
-    """With NaN, which JSON does not have, for what is nested too deeply."""
-    kept, copied, depth = [], 0, 0
-    for token in _STRING_OR_BRACKET.finditer(encoded):
-        if token[0] in (b"[", b"{"):
-            depth += 1
-            if depth == _DEPTH_MAX:
-                kept += [encoded[copied : token.start()], b"NaN"]
-        elif token[0] in (b"]", b"}"):
-            if depth == _DEPTH_MAX:
-                copied = token.end()
-            depth -= 1
-    return b"".join([*kept, encoded[copied:]])
+    except ValueError:
+        # One such number must not cost the other values that came with it, nor the worker.
+        return json.loads(encoded, parse_int=_int)
 
 
 def _int(digits: str) -> int | Unreadable:
@@ -72,6 +59,14 @@ def _int(digits: str) -> int | Unreadable:
         return int(digits)
     except ValueError:
         return Unreadable()
+
+
+def _depth(encoded: bytes) -> int:
+    """How deep arrays and objects are nested in it."""
+    # Without escaped backslashes and quotes every second part between quotes is text.
+    parts = encoded.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+    brackets = b"".join(parts[::2]).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0)
 
 
 def join(fields: Mapping[str, Any]) -> Json:
@@ -95,7 +90,7 @@ def _dump(value: Any) -> Json:
 def _blame(value: Any, path: str, depth: int = 0) -> str | None:
     """The first place in ``value`` that is not JSON."""
     inside: list[tuple[str, Any]] = []
-    if depth > 100:
+    if depth > DEPTH_MAX:
         return None  # it contains itself, and what json says about it is enough
     if isinstance(value, dict):
         for key in value:

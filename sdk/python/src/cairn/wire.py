@@ -264,7 +264,8 @@ def _op(work: Work, op: str, *, ends: bool = False, **fields: Any) -> Op:
 
 
 def failure_json(failure: Failure) -> Json:
-    """Nothing in it keeps a failure from being recorded: what is too large is cut, a detail that is left out."""
+    """Nothing in it keeps a failure from being recorded: what is too large is cut; a detail that is, or is nested
+    too deeply, is left out."""
     detail: Any = _utf8(failure.detail) if isinstance(failure.detail, str) else failure.detail
     try:
         detail = None if detail is None else encode(detail, "the detail", _DETAIL_BYTES_MAX)
