@@ -159,6 +159,9 @@ impl<S: Store> Owner<S> {
     }
 
     fn mark_leaving(&mut self, name: &str, now_ms: Millis) -> Result<()> {
+        if cairn_env::mutant("deletion-not-marked") {
+            return Ok(());
+        }
         let mut turn = self.turn(now_ms);
         turn.batch.put(&self.shelf.index, &key::of_leaving(name), &[]);
         self.commit(turn).map(drop)
