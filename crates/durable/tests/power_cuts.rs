@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use cairn::{Db, Env, Options};
 use cairn_durable::ErrorKind;
@@ -39,10 +38,6 @@ fn life<R>(seed: u64, disk: &SimDisk, body: impl FnOnce(&Env, &EngineTasks) -> R
     });
     assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()), "seed {seed}");
     run.value
-}
-
-fn sleep(env: &Env, seconds: u64) {
-    Waiter::new(env).wait(Duration::from_secs(seconds));
 }
 
 /// Does `work` on a disk as prepared, and cuts the power at its first call, at its second, and so on, until one comes to its
