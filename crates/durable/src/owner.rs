@@ -647,13 +647,13 @@ impl<S: Store> Owner<S> {
         listed
     }
 
-    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time `ends_now_ms`. What
+    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time `believed_ms`. What
     /// is ready already needs a worker, not the clock.
-    pub(crate) fn idle_ms(&mut self, now_ms: Millis, ends_now_ms: Millis) -> Millis {
+    pub(crate) fn idle_ms(&mut self, now_ms: Millis, believed_ms: Millis) -> Millis {
         let behind = (now_ms, TaskId::from_bytes([u8::MAX; 16]));
         let ready = self.lanes.values().filter_map(|window| window.first_behind(behind));
         let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms.saturating_sub(now_ms));
-        let end = self.next_end_ms(ends_now_ms).saturating_sub(ends_now_ms);
+        let end = self.next_end_ms(believed_ms).saturating_sub(believed_ms);
         let idle_ms = due.fold(end, Millis::min);
         self.expected_ms = now_ms.saturating_add(idle_ms);
         self.sooner = false;

@@ -39,7 +39,7 @@ use crate::worker::{BEAT, Hello, LEASE, SessionId, Shown, Sign, Signal, WorkerIn
 /// Timers are looked at so often at least, since the wall clock may be set.
 const TICK: Duration = Duration::from_secs(1);
 /// An errand that failed is tried again after so long.
-const ASIDE: Duration = Duration::from_secs(60);
+const ERRAND_AGAIN: Duration = Duration::from_secs(60);
 /// A page of steps or runs has so many bytes, or one entry.
 const PAGE_BYTES: usize = 1 << 20;
 /// Once the answer to the calls of a worker has so many bytes of what had come already, further suspensions are refused.
@@ -601,11 +601,11 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, and wakes workers
-    /// for what has become due.
+    /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, wakes workers for what
+    /// has become due, and does errands in parts.
     fn run(&self) {
         // What is being done in parts, and what of that has failed.
-        let (mut errand, mut aside) = (None, VecDeque::new());
+        let (mut errand, mut put_off) = (None, VecDeque::new());
         let mut turned = self.env.now();
         let mut trusted = Trusted::new(turned, self.env.unix_time_ms());
         let mut owner = self.owner.lock();
@@ -615,17 +615,17 @@ impl<S: Store> Shared<S> {
             let (now, wall_ms, ahead_ms) =
                 (self.env.now(), self.env.unix_time_ms(), self.ahead_ms.load(Ordering::Relaxed));
             let now_ms = wall_ms.saturating_add_signed(ahead_ms);
-            let ends_now_ms = trusted.look(now, wall_ms).saturating_add_signed(ahead_ms);
+            let believed_ms = trusted.look(now, wall_ms).saturating_add_signed(ahead_ms);
             // While this stood still, nobody could be heard.
             owner.sessions.forgive(now.saturating_sub(turned).saturating_sub(BEAT), now);
             turned = now;
-            let passed = owner.pass_time(now, now_ms, ends_now_ms);
-            if errand.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
-                errand = aside.pop_front().map(|(_, errand)| errand);
+            let passed = owner.pass_time(now, now_ms, believed_ms);
+            if errand.is_none() && put_off.front().is_some_and(|(from, _)| *from <= now) {
+                errand = put_off.pop_front().map(|(_, errand)| errand);
             }
             errand = errand
                 .or_else(|| owner.cut_short.pop().map(|queue| Errand::Queue(Leaving::new(queue))))
-                .or_else(|| owner.close_past(ends_now_ms).map(Errand::Bucket));
+                .or_else(|| owner.close_past(believed_ms).map(Errand::Bucket));
             let rung = std::mem::take(&mut owner.rung);
             if errand.is_some() || !rung.is_empty() || !gone.is_empty() {
                 drop(owner);
@@ -636,7 +636,7 @@ impl<S: Store> Shared<S> {
                         Ok(true) => {}
                         Ok(false) => errand = Some(under_way),
                         // The disk is full, perhaps, or a record is damaged: some time later again.
-                        Err(_) => aside.push_back((now + ASIDE, under_way)),
+                        Err(_) => put_off.push_back((now + ERRAND_AGAIN, under_way)),
                     }
                 }
                 owner = self.owner.lock();
@@ -645,7 +645,7 @@ impl<S: Store> Shared<S> {
             let wait = match passed {
                 // The others get their turn.
                 Ok(at_once) if at_once => Duration::from_millis(1),
-                Ok(_) => Duration::from_millis(owner.idle_ms(now_ms, ends_now_ms).max(1)).min(TICK),
+                Ok(_) => Duration::from_millis(owner.idle_ms(now_ms, believed_ms).max(1)).min(TICK),
                 // The store takes no more writes, or a list is damaged: calls tell of it.
                 Err(_) => TICK,
             };
@@ -657,9 +657,9 @@ impl<S: Store> Shared<S> {
 }
 
 impl<S: Store> Owner<S> {
-    /// What time alone brings about; what has its end, by the time `ends_now_ms`. Says whether there is more of it at once. What
-    /// fails keeps nothing else from being done.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Result<bool> {
+    /// What time alone brings about: timers and leases by the clock, removal by `believed_ms` ([`Trusted`]). Says whether
+    /// there is more of it at once. What fails keeps nothing else from being done.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, believed_ms: Millis) -> Result<bool> {
         let mut lost = Ok(());
         if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
             lost = self.lose_orphans(now_ms);
@@ -678,7 +678,7 @@ impl<S: Store> Owner<S> {
         }
         let told = self.tell_more(now_ms);
         let next = self.tick(now_ms, TICKS_AT_ONCE);
-        let expired = self.expire(ends_now_ms, TICKS_AT_ONCE);
+        let expired = self.expire(believed_ms, TICKS_AT_ONCE);
         let woken = self.wake_due(now_ms);
         lost.and(woken)?;
         Ok(again? | told? | expired? | next?.is_some_and(|due_ms| due_ms <= now_ms))
@@ -717,10 +717,10 @@ mod tests {
             owner.emit_event("default", "e", b"1", begun_ms).unwrap();
             let cancellation = Cancellation { max_delay_ms: Some(1_000), max_duration_ms: None };
             let spawned = owner.spawn(&[Spawn { cancellation, ..Spawn::new("t", b"1") }], begun_ms).remove(0).unwrap();
-            let after = |owner: &mut Owner<cairn::Db>, ends_now_ms: Millis| {
-                owner.pass_time(env.now(), jumped_ms, ends_now_ms).unwrap();
+            let after = |owner: &mut Owner<cairn::Db>, believed_ms: Millis| {
+                owner.pass_time(env.now(), jumped_ms, believed_ms).unwrap();
                 let state = owner.load(spawned.id).unwrap().task.status.state();
-                (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, ends_now_ms) > 0)
+                (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, believed_ms) > 0)
             };
             assert_eq!(after(&mut owner, begun_ms), (State::Cancelled, true, true));
             assert_eq!(after(&mut owner, jumped_ms), (State::Cancelled, false, false), "its day is to go");
