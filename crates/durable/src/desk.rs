@@ -325,20 +325,23 @@ impl<S: Store> Owner<S> {
 
     /// Ends a session. What it held goes back to its queue, at no cost.
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
-        let mut released = Ok(());
-        for (task, fence) in self.sessions.held(session) {
-            released = released.and(self.release(task, fence, true, now_ms));
-        }
-        released?;
+        let release = |(task, fence)| (task, Command::Release { fence, due_ms: None, asked: true });
+        let held = self.sessions.held(session).into_iter().map(release);
+        self.hand_back(held, now_ms)?;
         self.end_session(session);
         Ok(())
     }
 
-    fn release(&mut self, task: TaskId, fence: Fence, asked: bool, now_ms: Millis) -> Result<()> {
-        match self.run(task, Command::Release { fence, due_ms: None, asked }, now_ms) {
-            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
-            _ => Ok(()),
+    /// Takes hand-outs back, each by its command. One that cannot be taken back keeps no other from it.
+    fn hand_back(&mut self, held: impl IntoIterator<Item = (TaskId, Command)>, now_ms: Millis) -> Result<()> {
+        let mut all = Ok(());
+        for (task, command) in held {
+            match self.run(task, command, now_ms) {
+                Err(e) if e.kind() != ErrorKind::StaleFence => all = all.and(Err(e)),
+                _ => {}
+            }
         }
+        all
     }
 
     /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
@@ -347,9 +350,10 @@ impl<S: Store> Owner<S> {
         for (task, fence) in live.iter().filter(|_| !cairn_env::mutant("beat-keeps-nothing")) {
             self.adopt(session, *task, *fence, now);
         }
-        for (task, fence, known) in self.sessions.forgotten(session, now) {
-            let _ = if known { self.lose(task, fence, now_ms) } else { self.release(task, fence, false, now_ms) };
-        }
+        let forgotten = self.sessions.forgotten(session, now).into_iter().map(|(task, fence, known)| {
+            (task, if known { Command::Lose { fence } } else { Command::Release { fence, due_ms: None, asked: false } })
+        });
+        let _ = self.hand_back(forgotten, now_ms);
     }
 
     /// What a session must be told: what has happened since, and, since that may have got lost, again of what it
@@ -378,10 +382,8 @@ impl<S: Store> Owner<S> {
     pub(crate) fn lose_silent(&mut self, now: Duration, now_ms: Millis) -> Result<()> {
         let mut all = Ok(());
         for session in self.sessions.silent(now) {
-            let mut lost = Ok(());
-            for (task, fence) in self.sessions.held(session) {
-                lost = lost.and(self.lose(task, fence, now_ms));
-            }
+            let held = self.sessions.held(session);
+            let lost = self.hand_back(held.into_iter().map(|(task, fence)| (task, Command::Lose { fence })), now_ms);
             if lost.is_ok() {
                 self.end_session(session);
             }
@@ -392,20 +394,10 @@ impl<S: Store> Owner<S> {
 
     /// Takes what nobody has said hello for since the server began.
     pub(crate) fn lose_orphans(&mut self, now_ms: Millis) -> Result<()> {
-        let orphan = |(id, live): (&TaskId, &Live)| Some((*id, live.fence()?)).filter(|_| live.session.is_none());
-        let orphans: Vec<(TaskId, Fence)> = self.live.iter().filter_map(orphan).collect();
-        let mut lost = Ok(());
-        for (task, fence) in orphans {
-            lost = lost.and(self.lose(task, fence, now_ms));
-        }
-        lost
-    }
-
-    fn lose(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {
-        match self.run(task, Command::Lose { fence }, now_ms) {
-            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
-            _ => Ok(()),
-        }
+        let orphans = self.live.iter().filter(|(_, live)| live.session.is_none());
+        let lost = orphans.filter_map(|(id, live)| Some((*id, Command::Lose { fence: live.fence()? })));
+        let lost: Vec<(TaskId, Command)> = lost.collect();
+        self.hand_back(lost, now_ms)
     }
 
     /// Hands a session up to `free` tasks, as many as go into one answer, and what it must be told. What fails after the first
