@@ -345,7 +345,7 @@ impl<S: Store> Owner<S> {
     }
 
     /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
-    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken is at a later beat.
+    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken back now is tried at a later beat.
     pub(crate) fn hear_of(&mut self, session: SessionId, live: &[(TaskId, Fence)], now: Duration, now_ms: Millis) {
         for (task, fence) in live.iter().filter(|_| !cairn_env::mutant("beat-keeps-nothing")) {
             self.adopt(session, *task, *fence, now);

@@ -176,7 +176,8 @@ impl<S: Store> Owner<S> {
         })
     }
 
-    /// Reads anew, from their beginning, the lists on which something was passed over. What memory knows of them holds meanwhile.
+    /// Reads anew, from their beginning, the lists on which something was passed over. Until a list has been
+    /// read, what memory knows of it holds.
     pub(crate) fn read_lists(&mut self) -> Result<()> {
         self.timers = Window::new();
         self.expiries = Expiries::new();
