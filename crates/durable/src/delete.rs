@@ -7,8 +7,8 @@
 //! delete its events, each with the entry by which it expires, and its idempotency keys, so many at a time
 //! delete what is set of it, and the mark
 //! ```
-//! What a crash or a full disk cuts short behind the mark is taken up again by the thread of the clock. Refuses to touch
-//! tasks: what has ended is kept as it would have been.
+//! What a crash or a full disk cuts short behind the mark is taken up again by the thread of the clock. Refuses to
+//! touch tasks: what has ended is kept as it would have been.
 
 use std::ops::ControlFlow;
 

@@ -334,6 +334,7 @@ impl<'a> Won<'a> {
 }
 
 const _: () = assert!(WAITS_MAX == 1_000 && WAITS_OF_ONE_MAX == 50); // its texts say so
+
 /// Whether a task may have all these open.
 fn check_count(waits: &[Wait]) -> Result<(), Refusal> {
     if waits.len() > WAITS_MAX {
@@ -484,8 +485,8 @@ impl Turn<'_> {
         Ok(self.decision)
     }
 
-    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether something
-    /// has.
+    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether
+    /// something has.
     fn open(&mut self, wait: &Wait, come: Option<Outcome>, before: &BTreeSet<StepId>) -> Result<bool, Refusal> {
         let open = |waits: &[Wait]| waits.iter().position(|open| open.id == wait.id);
         let at = match before.get(&wait.id).and_then(|_| open(&self.decision.waits)) {

@@ -98,8 +98,8 @@ pub(crate) struct Owner<S: Store> {
     pub(crate) sessions: Sessions,
     /// Who is woken when a task ends.
     watchers: BTreeMap<TaskId, BTreeMap<u64, Waker>>,
-    /// Targets of which not all waiters have been told. What they are told is kept with the mark: the event or task itself
-    /// may have gone by then.
+    /// Targets of which not all waiters have been told. What they are told is kept with the mark: the event or task
+    /// itself may have gone by then.
     unfinished: BTreeSet<(String, Target)>,
     pub(crate) aside: Aside,
     /// To be woken when the lock is free.
@@ -350,8 +350,8 @@ impl<S: Store> Owner<S> {
         Ok(decision)
     }
 
-    /// Resolves the waits for a target of the first who wait, and says of how many; if there are more, that is marked. Who cannot
-    /// be read is told later.
+    /// Resolves the waits for a target of the first who wait, and says of how many; if there are more, that is marked.
+    /// Who cannot be read is told later.
     fn tell(
         &self,
         turn: &mut Turn<S>,
@@ -648,8 +648,8 @@ impl<S: Store> Owner<S> {
         listed
     }
 
-    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time `believed_ms`. What
-    /// is ready already needs a worker, not the clock.
+    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time
+    /// `believed_ms`. What is ready already needs a worker, not the clock.
     pub(crate) fn idle_ms(&mut self, now_ms: Millis, believed_ms: Millis) -> Millis {
         let behind = (now_ms, TaskId::from_bytes([u8::MAX; 16]));
         let ready = self.lanes.values().filter_map(|window| window.first_behind(behind));

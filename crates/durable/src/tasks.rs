@@ -42,7 +42,7 @@ const TICK: Duration = Duration::from_secs(1);
 const ERRAND_AGAIN: Duration = Duration::from_secs(60);
 /// A page of steps or runs has so many bytes, or one entry.
 const PAGE_BYTES: usize = 1 << 20;
-/// Once the answer to the calls of a worker has so many bytes of what had come already, further suspensions are refused.
+/// Once the answer to a worker's calls has so many bytes of what had come already, further suspensions are refused.
 const ANSWER_BYTES: usize = 64 << 20;
 /// So many timers fire before other calls get their turn.
 const TICKS_AT_ONCE: usize = 256;
@@ -176,8 +176,8 @@ impl<S: Store> Tasks<S> {
         }
     }
 
-    /// Takes back at once what workers held when the store was closed or its process died, instead of after a lease: for
-    /// who knows that none of them is left, since they lived in the same process. It counts as lost.
+    /// Takes back at once what workers held when the store was closed or its process died, instead of after a lease:
+    /// for who knows that none of them is left, since they lived in the same process. It counts as lost.
     pub fn release_orphans(&self) -> Answer<S, ()> {
         self.answer(Owner::lose_orphans)
     }
@@ -342,8 +342,8 @@ impl<S: Store> Tasks<S> {
         self.change_queue(name, |_| Ok(queue))
     }
 
-    /// Sets what `change` makes of a queue, which is none if there is no such queue, and says what that is. Nobody else changes
-    /// it in between.
+    /// Sets what `change` makes of a queue, which is none if there is no such queue, and says what that is. Nobody else
+    /// changes it in between.
     ///
     /// # Errors
     /// What `change` errs with; `Invalid`.
@@ -356,12 +356,13 @@ impl<S: Store> Tasks<S> {
     }
 
     /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
-    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. Once
-    /// anything of it is deleted all of it will be: what fails on the way, or a crash cuts short, is gone on with by itself.
+    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others.
+    /// Once anything of it is deleted all of it will be: what fails on the way, or a crash cuts short, is gone on with
+    /// by itself.
     ///
     /// # Errors
-    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that is
-    /// always there; `Corrupt`, `Io`, `Full`, `Closed`.
+    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that
+    /// is always there; `Corrupt`, `Io`, `Full`, `Closed`.
     pub fn delete_queue(&self, name: &str) -> Answer<S, Queue> {
         self.reveal(self.delete(name))
     }
@@ -372,9 +373,9 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, _| owner.hello(hello, live, now))
     }
 
-    /// Makes a worker heard of, which says what it holds, and says what of that it must stop. What it was handed two beats
-    /// ago and has never spoken of goes back to its queue at no cost: the answer was lost. What it no longer speaks of
-    /// is lost.
+    /// Makes a worker heard of, which says what it holds, and says what of that it must stop. What it was handed two
+    /// beats ago and has never spoken of goes back to its queue at no cost: the answer was lost. What it no longer
+    /// speaks of is lost.
     pub fn beat(&self, session: SessionId, live: &[(TaskId, Fence)]) -> Answer<S, Vec<Signal>> {
         let now = self.shared.env.now();
         self.answer(|owner, now_ms| {
@@ -386,8 +387,8 @@ impl<S: Store> Tasks<S> {
         })
     }
 
-    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out is
-    /// over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
+    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out
+    /// is over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
     pub fn show(&self, session: SessionId, signs: Vec<Sign>) {
         self.shared.owner.lock().sessions.show(session, signs);
     }
@@ -429,8 +430,8 @@ impl<S: Store> Tasks<S> {
         })
     }
 
-    /// Carries out the calls of a worker in order, then hands it up to `free` tasks. After one that was refused the later
-    /// ones of that task are refused too; those of others are not.
+    /// Carries out the calls of a worker in order, then hands it up to `free` tasks. After one that was refused the
+    /// later ones of that task are refused too; those of others are not.
     pub fn ops(&self, session: SessionId, ops: Vec<Op>, free: usize) -> Answer<S, Told> {
         let now = self.shared.env.now();
         self.answer_revealing(|owner, now_ms| {
@@ -462,8 +463,8 @@ impl<S: Store> Tasks<S> {
                 acks.push(ack);
             }
             let revealed = owner.shelf.store.version();
-            // Also what is shown was there before it was claimed: one sync answers for both. If nothing can be handed out
-            // the calls are answered all the same.
+            // Also what is shown was there before it was claimed: one sync answers for both. If nothing can be handed
+            // out the calls are answered all the same.
             let handed = owner.hand_out(session, free, now_ms);
             let nothing = |_| Handed { work: Vec::new(), signals: Vec::new(), shown: revealed };
             let Handed { work, signals, shown } = handed.unwrap_or_else(nothing);
@@ -657,8 +658,8 @@ impl<S: Store> Shared<S> {
 }
 
 impl<S: Store> Owner<S> {
-    /// What time alone brings about: timers and leases by the clock, removal by `believed_ms` ([`Trusted`]). Says whether
-    /// there is more of it at once. What fails keeps nothing else from being done.
+    /// What time alone brings about: timers and leases by the clock, removal by `believed_ms` ([`Trusted`]). Says
+    /// whether there is more of it at once. What fails keeps nothing else from being done.
     fn pass_time(&mut self, now: Duration, now_ms: Millis, believed_ms: Millis) -> Result<bool> {
         let mut lost = Ok(());
         if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {

@@ -1,11 +1,11 @@
 //! The wall clock, as far as it is believed when it comes to removing something.
 //!
 //! A clock set days ahead by mistake must not remove at once what is to be kept for days. So whoever removes goes
-//! by [`Trusted`]: when the wall clock jumps forward by more than [`JUMP_MS`] against the monotonic one, time passes here as
-//! the monotonic one says until that has gone on for [`PATIENCE`] without another jump. A clock that is set back meanwhile has
-//! cost nothing. A clock that is set back is believed at once: what is removed later is not lost.
+//! by [`Trusted`]: when the wall clock jumps forward by more than [`JUMP_MS`] against the monotonic one, time passes
+//! here as the monotonic one says until that has gone on for [`PATIENCE`] without another jump. A clock that is set
+//! back meanwhile has cost nothing. A clock that is set back is believed at once: what is removed later is not lost.
 //!
-//! Refuses to know better at the start: what the clock says then is believed, since nobody knows for how long nothing ran.
+//! Refuses to know better at the start: what the clock says then is believed: nobody knows for how long nothing ran.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Parts of the index that cannot be read, as a damaged block of a table leaves them: what stands before them, and on other
-//! lists, goes on, and what stands behind them once they can be read.
+//! Parts of the index that cannot be read, as a damaged block of a table leaves them: what stands before them, and on
+//! other lists, goes on, and what stands behind them once they can be read.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;

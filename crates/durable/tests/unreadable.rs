@@ -1,5 +1,5 @@
-//! Records that cannot be read, and entries that follow from no record: what is damaged, written by a newer build, or back
-//! after a repair harms only itself. What could not be read is tried again, and goes on once it can be.
+//! Records that cannot be read, and entries that follow from no record: what is damaged, written by a newer build, or
+//! back after a repair harms only itself. What could not be read is tried again, and goes on once it can be.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
@@ -51,8 +51,8 @@ fn finish() -> OpKind {
     OpKind::Finish(b"1".as_slice().into())
 }
 
-/// Once an emit was refused for ever while one of those who wait for it could not be read; and if that one was met later
-/// than at once, the others were never told.
+/// Once an emit was refused for ever while one of those who wait for it could not be read; and if that one was met
+/// later than at once, the others were never told.
 #[test]
 fn who_cannot_be_read_keeps_no_other_from_being_told() {
     for restart in [false, true] {
@@ -318,8 +318,8 @@ fn what_is_no_entry_keeps_no_other_from_its_time() {
     });
 }
 
-/// A repair may bring back rows that were deleted. An entry of a task that it does not follow from held up its lane for ever, kept
-/// the clock busy without end, or hid how the task really was.
+/// A repair may bring back rows that were deleted. An entry of a task that it does not follow from held up its lane for
+/// ever, kept the clock busy without end, or hid how the task really was.
 #[test]
 fn an_entry_that_follows_from_no_record_does_nothing() {
     world(8, |env, _| {
