@@ -195,6 +195,12 @@ const STAGES: &[Stage] = &[
         &["test", "-p", "cairn-durable", "--test", "retention"],
         &["power cuts while a bucket goes"],
     ),
+    engine_test(
+        "task power cuts",
+        1,
+        &["test", "-p", "cairn-durable", "--test", "power_cuts"],
+        &["power cuts while a queue is deleted", "power cuts while all who wait are told"],
+    ),
     engine_test("schedules", 6, &["test", "-p", "cairn", "--test", "schedules"], &["lost wakes planted in the engine"]),
     Stage {
         name: "miri",

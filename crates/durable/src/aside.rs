@@ -1,11 +1,12 @@
 //! What cannot be read, and is set aside until it can be.
 //!
-//! A record that is damaged, or that a newer build wrote, harms only itself: whoever meets it on a list passes over it, goes
-//! on with what stands behind it, and notes here that there was something. Memory keeps no more of it than that. Some
-//! time later the lists are read anew from their beginning; so what can be read by then gets its turn.
+//! A record that is damaged, or that a newer build wrote, harms only itself: whoever meets it on a list passes over it,
+//! goes on with what stands behind it, and notes here that there was something. Memory keeps no more of it than that.
+//! Some time later the lists are read anew from their beginning; so what can be read by then gets its turn.
 //!
-//! A waiting task that cannot be read is told later what it waited for. What that is may be gone by then, and another event may
-//! have come under its name: so it is kept in a row of its own ([`key::of_untold`]), in place of the entry under which the task waits.
+//! A waiting task that cannot be read is told later what it waited for. What that is may be gone by then, and another
+//! event may have come under its name: so it is kept in a row of its own ([`key::of_untold`]), in place of the entry
+//! under which the task waits.
 //!
 //! Owns when it is tried again. Refuses to repair anything, or to remove what it cannot read.
 
@@ -26,7 +27,7 @@ use crate::worker::LEASE;
 
 /// What could not be read is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(600);
-/// A task that was in a worker's hands belongs to nobody when it can be read at last: its worker was told so long before.
+/// A task that was in a worker's hands belongs to nobody when it can be read at last: its worker was told before.
 const _: () = assert!(AGAIN.as_secs() > LEASE.as_secs());
 /// So many waiting tasks are tried again before other calls get their turn.
 const AT_ONCE: usize = 64;
@@ -64,8 +65,8 @@ impl Aside {
 }
 
 impl<S: Store> Owner<S> {
-    /// Takes a waiting task that cannot be read from among those who wait for a target. What it is told is kept for it, if
-    /// it is there at all.
+    /// Takes a waiting task that cannot be read from among those who wait for a target. What it is told is kept for it,
+    /// if it is there at all.
     pub(crate) fn leave_untold(
         &self,
         turn: &mut Turn<S>,
@@ -77,6 +78,7 @@ impl<S: Store> Owner<S> {
     ) {
         self.wait_no_longer(turn, queue, target, task);
         if why.kind() != ErrorKind::NotFound
+            && !cairn_env::mutant("untold-not-kept")
             && let Some(untold) = key::of_untold(task, target)
         {
             turn.batch.put(&self.shelf.index, &untold, &outcome.encode());

@@ -27,8 +27,8 @@ const AHEAD_MS_MAX: Millis = 86_400_000;
 /// A worker is sent so much of the recorded steps with a task, and fetches the rest.
 const STEPS_BYTES: usize = 1 << 20;
 
-/// A suspension of which so much is recorded already, or has come, opens no further wait: the task goes on with that. What
-/// is recorded of it goes in one batch, and into one answer.
+/// A suspension of which so much is recorded already, or has come, opens no further wait: the task goes on with that.
+/// What is recorded of it goes in one batch, and into one answer.
 const RESUMED_BYTES: usize = 4 << 20;
 
 /// What is recorded of the waits of a suspension, and what has come of them.
@@ -312,8 +312,8 @@ impl<S: Store> Owner<S> {
         Ok(Welcome { session, kept, stop })
     }
 
-    /// Notes that a worker has spoken of a hand-out, which is its session's from then on: one before may have been made by a hello
-    /// whose answer was lost. False if the hand-out is over.
+    /// Notes that a worker has spoken of a hand-out, which is its session's from then on: one before may have been made
+    /// by a hello whose answer was lost. False if the hand-out is over.
     fn adopt(&mut self, session: SessionId, task: TaskId, fence: Fence, now: Duration) -> bool {
         let Some(live) = self.live.get_mut(&task).filter(|live| live.fence() == Some(fence)) else { return false };
         if live.session != Some(session) {
@@ -328,31 +328,36 @@ impl<S: Store> Owner<S> {
 
     /// Ends a session. What it held goes back to its queue, at no cost.
     pub(crate) fn bye(&mut self, session: SessionId, now_ms: Millis) -> Result<()> {
-        let mut released = Ok(());
-        for (task, fence) in self.sessions.held(session) {
-            released = released.and(self.release(task, fence, true, now_ms));
-        }
-        released?;
+        let release = |(task, fence)| (task, Command::Release { fence, due_ms: None, asked: true });
+        let held = self.sessions.held(session).into_iter().map(release);
+        self.hand_back(held, now_ms)?;
         self.end_session(session);
         Ok(())
     }
 
-    fn release(&mut self, task: TaskId, fence: Fence, asked: bool, now_ms: Millis) -> Result<()> {
-        match self.run(task, Command::Release { fence, due_ms: None, asked }, now_ms) {
-            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
-            _ => Ok(()),
+    /// Takes hand-outs back, each by its command. One that cannot be taken back keeps no other from it.
+    fn hand_back(&mut self, held: impl IntoIterator<Item = (TaskId, Command)>, now_ms: Millis) -> Result<()> {
+        let mut all = Ok(());
+        for (task, command) in held {
+            match self.run(task, command, now_ms) {
+                Err(e) if e.kind() != ErrorKind::StaleFence => all = all.and(Err(e)),
+                _ => {}
+            }
         }
+        all
     }
 
     /// Notes what a worker says that it holds. What it was handed some time ago and has never spoken of goes back to
-    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken is at a later beat.
+    /// its queue, for the answer was lost; what it has forgotten meanwhile is lost. What cannot be taken back now is
+    /// tried at a later beat.
     pub(crate) fn hear_of(&mut self, session: SessionId, live: &[(TaskId, Fence)], now: Duration, now_ms: Millis) {
-        for (task, fence) in live {
+        for (task, fence) in live.iter().filter(|_| !cairn_env::mutant("beat-keeps-nothing")) {
             self.adopt(session, *task, *fence, now);
         }
-        for (task, fence, known) in self.sessions.forgotten(session, now) {
-            let _ = if known { self.lose(task, fence, now_ms) } else { self.release(task, fence, false, now_ms) };
-        }
+        let forgotten = self.sessions.forgotten(session, now).into_iter().map(|(task, fence, known)| {
+            (task, if known { Command::Lose { fence } } else { Command::Release { fence, due_ms: None, asked: false } })
+        });
+        let _ = self.hand_back(forgotten, now_ms);
     }
 
     /// What a session must be told: what has happened since, and, since that may have got lost, again of what it
@@ -381,10 +386,8 @@ impl<S: Store> Owner<S> {
     pub(crate) fn lose_silent(&mut self, now: Duration, now_ms: Millis) -> Result<()> {
         let mut all = Ok(());
         for session in self.sessions.silent(now) {
-            let mut lost = Ok(());
-            for (task, fence) in self.sessions.held(session) {
-                lost = lost.and(self.lose(task, fence, now_ms));
-            }
+            let held = self.sessions.held(session);
+            let lost = self.hand_back(held.into_iter().map(|(task, fence)| (task, Command::Lose { fence })), now_ms);
             if lost.is_ok() {
                 self.end_session(session);
             }
@@ -395,24 +398,14 @@ impl<S: Store> Owner<S> {
 
     /// Takes what nobody has said hello for since the server began, of the tasks that are asked for.
     pub(crate) fn lose_orphans(&mut self, now_ms: Millis, of: impl Fn(&Task) -> bool) -> Result<()> {
-        let orphaned = self.live.iter().filter(|(_, live)| live.session.is_none() && of(&live.stored.task));
-        let orphans: Vec<(TaskId, Fence)> = orphaned.filter_map(|(id, live)| Some((*id, live.fence()?))).collect();
-        let mut lost = Ok(());
-        for (task, fence) in orphans {
-            lost = lost.and(self.lose(task, fence, now_ms));
-        }
-        lost
+        let orphans = self.live.iter().filter(|(_, live)| live.session.is_none() && of(&live.stored.task));
+        let lost = orphans.filter_map(|(id, live)| Some((*id, Command::Lose { fence: live.fence()? })));
+        let lost: Vec<(TaskId, Command)> = lost.collect();
+        self.hand_back(lost, now_ms)
     }
 
-    fn lose(&mut self, task: TaskId, fence: Fence, now_ms: Millis) -> Result<()> {
-        match self.run(task, Command::Lose { fence }, now_ms) {
-            Err(e) if e.kind() != ErrorKind::StaleFence => Err(e),
-            _ => Ok(()),
-        }
-    }
-
-    /// Hands a session up to `free` tasks, as many as go into one answer, and what it must be told. What fails after the first
-    /// is left to the next call.
+    /// Hands a session up to `free` tasks, as many as go into one answer, and what it must be told. What fails after
+    /// the first is left to the next call.
     pub(crate) fn hand_out(&mut self, session: SessionId, free: usize, now_ms: Millis) -> Result<Handed> {
         let mut shown = self.shelf.store.version();
         let (mut work, mut bytes) = (Vec::new(), 0);
@@ -430,8 +423,8 @@ impl<S: Store> Owner<S> {
         Ok(Handed { work, signals: self.sessions.take_signals(session), shown })
     }
 
-    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed out. What
-    /// was written up to `shown` is revealed by that.
+    /// Hands a session the next task that is ready for it. What cannot be read keeps nothing else from being handed
+    /// out. What was written up to `shown` is revealed by that.
     fn claim(&mut self, session: SessionId, now_ms: Millis, shown: &mut Version) -> Result<Option<Work>> {
         while let Some((lane, due)) = self.next_for(session, now_ms)? {
             match self.claim_one(session, &lane, due, now_ms, shown) {
@@ -485,7 +478,7 @@ impl<S: Store> Owner<S> {
         Ok(Some(Work { id, run, attempt, fence, version, spec, steps, steps_next }))
     }
 
-    /// The first task that a session takes and that is due, and its lane: of the highest priority, then the longest due.
+    /// The first task that is due and that a session takes, by priority and then by how long it is due; and its lane.
     fn next_for(&mut self, session: SessionId, now_ms: Millis) -> Result<Option<(Lane, Due)>> {
         let Some(hello) = self.sessions.hello(session) else { return Err(unknown_session()) };
         let takes = |lane: &&Lane| {
@@ -571,8 +564,8 @@ impl<S: Store> Owner<S> {
         Ok(Ack::Suspended(self.run_if_changed(task, command, now_ms)?.resumed))
     }
 
-    /// Reads what is recorded of waits, and what has come of the others: of all of them, or of the first if that has so many
-    /// bytes that the task should go on with it first.
+    /// Reads what is recorded of waits, and what has come of the others: of all of them, or of the first if that has so
+    /// many bytes that the task should go on with it first.
     fn read_waits(&self, stored: &Stored, waits: &[Wait]) -> Result<WaitsRead> {
         let (mut recorded, mut come) = (Vec::with_capacity(waits.len()), Vec::with_capacity(waits.len()));
         let (mut won, mut bytes) = (Won::default(), 0);

@@ -19,7 +19,7 @@
 //!   'U' task:16 task:16       who waits for the end of a task: that task, then the waiting one
 //!   'I' queue 0 key           the task that was spawned with this idempotency key
 //!   'X' due_ms:u64 what       is removed then: 'e' queue 0 event, or 't' task:16 that has outlived its bucket
-//!   'C' target                what has come of it, as not all who wait have been told: 'e' queue 0 event, or 't' task:16
+//!   'C' target                what has come of it, while not all who wait know: 'e' queue 0 event, or 't' task:16
 //!   'A' task:16 target        what a task is to be told that waits and could not be read: of 'e' event, or 't' task:16
 //!   'D' queue                 it is being deleted
 //! ```

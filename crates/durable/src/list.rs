@@ -6,7 +6,7 @@
 //! and asked again: what is shown is as the filter says at the moment at which it is shown.
 //!
 //! Tasks that have outlived their day stand in buckets without one, which are walked beside each day's. A move
-//! there may happen during the walk; so of one stretch of ids these buckets are read last, and what was met twice is one.
+//! there may happen during the walk; so of a stretch of ids these are read last, and what was met twice is one.
 //!
 //! Guarantees, page after page: no task twice, the newer id first, and every task that was there all the time and
 //! was as the filter says all the time. Refuses an order of its own: ids alone decide, by the time in them.
@@ -122,11 +122,12 @@ impl<S: Store> Tasks<S> {
         Ok(page)
     }
 
-    /// The events of a queue whose names begin with `prefix`, in the order of their names, from behind `after` on and at
-    /// most `limit` of them.
+    /// The events of a queue whose names begin with `prefix`, in the order of their names, from behind `after` on and
+    /// at most `limit` of them.
     ///
     /// # Errors
-    /// `NotFound` if there is no such queue; `Invalid` if `after` does not begin with the prefix; `Corrupt`, `Io`, `Closed`.
+    /// `NotFound` if there is no such queue; `Invalid` if `after` does not begin with the prefix; `Corrupt`, `Io`,
+    /// `Closed`.
     pub fn events(
         &self,
         queue: &str,

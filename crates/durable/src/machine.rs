@@ -78,10 +78,10 @@ pub enum Command {
         fence: Fence,
         /// Any of them will do.
         waits: Vec<Wait>,
-        /// For each of them what is recorded already under its id; or, once some is, for the first of them.
+        /// What is recorded under the ids of the first of them: of all, unless that is more than goes into one answer.
         recorded: Vec<Option<Step>>,
-        /// For each of them what has come of its target already; or, once something is recorded or has come, for the
-        /// first of them. None for those that another has won already. Those that nothing was read of are not opened.
+        /// The same of what has come of their targets; none where another has won already. A wait that nothing was read
+        /// of is not opened.
         come: Vec<Option<Outcome>>,
     },
     /// The function returned.
@@ -272,8 +272,8 @@ pub fn decide(record: Record<'_>, command: Command, now_ms: Millis, fresh: Fresh
     }
 }
 
-/// Decides, before anything is read for it, whether a suspension is refused whatever that would be. False if it was told
-/// before: then nothing need be read.
+/// Checks a suspension before anything is read for it. False: it repeats the one that ended this hand-out, and nothing
+/// need be read.
 ///
 /// # Errors
 /// Why it is refused.
@@ -332,6 +332,8 @@ impl<'a> Won<'a> {
         self.ids.contains(&wait.id) || wait.group.as_deref().is_some_and(|group| self.groups.contains(group))
     }
 }
+
+const _: () = assert!(WAITS_MAX == 1_000 && WAITS_OF_ONE_MAX == 50); // its texts say so
 
 /// Whether a task may have all these open.
 fn check_count(waits: &[Wait]) -> Result<(), Refusal> {
@@ -483,8 +485,8 @@ impl Turn<'_> {
         Ok(self.decision)
     }
 
-    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether something
-    /// has.
+    /// Opens one wait of a suspension, unless it was `before`, and records what has come of it already; says whether
+    /// something has.
     fn open(&mut self, wait: &Wait, come: Option<Outcome>, before: &BTreeSet<StepId>) -> Result<bool, Refusal> {
         let open = |waits: &[Wait]| waits.iter().position(|open| open.id == wait.id);
         let at = match before.get(&wait.id).and_then(|_| open(&self.decision.waits)) {

@@ -99,8 +99,8 @@ pub(crate) struct Owner<S: Store> {
     pub(crate) sessions: Sessions,
     /// Who is woken when a task ends.
     watchers: BTreeMap<TaskId, BTreeMap<u64, Waker>>,
-    /// Targets of which not all waiters have been told. What they are told is kept with the mark: the event or task itself
-    /// may have gone by then.
+    /// Targets of which not all waiters have been told. What they are told is kept with the mark: the event or task
+    /// itself may have gone by then.
     unfinished: BTreeSet<(String, Target)>,
     pub(crate) aside: Aside,
     /// To be woken when the lock is free.
@@ -177,7 +177,8 @@ impl<S: Store> Owner<S> {
         })
     }
 
-    /// Reads anew, from their beginning, the lists on which something was passed over. What memory knows of them holds meanwhile.
+    /// Reads anew, from their beginning, the lists on which something was passed over. Until a list has been
+    /// read, what memory knows of it holds.
     pub(crate) fn read_lists(&mut self) -> Result<()> {
         self.timers = Window::new();
         self.expiries = Expiries::new();
@@ -350,8 +351,8 @@ impl<S: Store> Owner<S> {
         Ok(decision)
     }
 
-    /// Resolves the waits for a target of the first who wait, and says of how many; if there are more, that is marked. Who cannot
-    /// be read is told later.
+    /// Resolves the waits for a target of the first who wait, and says of how many; if there are more, that is marked.
+    /// Who cannot be read is told later.
     fn tell(
         &self,
         turn: &mut Turn<S>,
@@ -648,13 +649,13 @@ impl<S: Store> Owner<S> {
         listed
     }
 
-    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time `ends_now_ms`. What
-    /// is ready already needs a worker, not the clock.
-    pub(crate) fn idle_ms(&mut self, now_ms: Millis, ends_now_ms: Millis) -> Millis {
+    /// For how long the clock is not needed: until a timer, a task that becomes ready, or an end, by the time
+    /// `believed_ms`. What is ready already needs a worker, not the clock.
+    pub(crate) fn idle_ms(&mut self, now_ms: Millis, believed_ms: Millis) -> Millis {
         let behind = (now_ms, TaskId::from_bytes([u8::MAX; 16]));
         let ready = self.lanes.values().filter_map(|window| window.first_behind(behind));
         let due = ready.chain(self.timers.first()).map(|(due_ms, _)| due_ms.saturating_sub(now_ms));
-        let end = self.next_end_ms(ends_now_ms).saturating_sub(ends_now_ms);
+        let end = self.next_end_ms(believed_ms).saturating_sub(believed_ms);
         let idle_ms = due.fold(end, Millis::min);
         self.expected_ms = now_ms.saturating_add(idle_ms);
         self.sooner = false;

@@ -4,7 +4,7 @@
 //! spec    := version:u8=0  created_ms  priority:zigzag  max_lost  retry  max_delay:opt  max_duration:opt
 //!            parent:opt16  queue:text  name:text  input:bytes  headers:bytes  tags:count (text text)*
 //! task    := version:u8=0  status  run  max_attempts  lost  runs_ended  steps  first_started_ms:opt
-//!            handed_back:u8 [fence]  version:opt text   handed_back: 0 none, else 1 + how it ended
+//!            handed_back:u8 [fence]  code_version:opt text   handed_back: 0 none, else 1 + how it ended
 //! status  := 0 due_ms | 1 fence | 2 since_ms | 3 ended_ms | 4 ended_ms failure | 5 ended_ms reason:text
 //! run     := id:16  attempt  started_ms:opt
 //! fence   := instance:u64  count

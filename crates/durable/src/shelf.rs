@@ -305,8 +305,8 @@ impl<S: Store> Shelf<S> {
         Ok(steps.iter().map(|(_, step)| step.seq).max().unwrap_or(0))
     }
 
-    /// The runs of a task that have ended, in order, behind the `after`th, as long as they have `bytes_max` bytes together
-    /// (one at least), and whether there are more.
+    /// The runs of a task that have ended, in order, behind the `after`th, as long as they have `bytes_max` bytes
+    /// together (one at least), and whether there are more.
     pub(crate) fn runs(
         &self,
         stored: &Stored,

@@ -39,10 +39,10 @@ use crate::worker::{BEAT, Hello, LEASE, SessionId, Shown, Sign, Signal, WorkerIn
 /// Timers are looked at so often at least, since the wall clock may be set.
 const TICK: Duration = Duration::from_secs(1);
 /// An errand that failed is tried again after so long.
-const ASIDE: Duration = Duration::from_secs(60);
+const ERRAND_AGAIN: Duration = Duration::from_secs(60);
 /// A page of steps or runs has so many bytes, or one entry.
 const PAGE_BYTES: usize = 1 << 20;
-/// Once the answer to the calls of a worker has so many bytes of what had come already, further suspensions are refused.
+/// Once the answer to a worker's calls has so many bytes of what had come already, further suspensions are refused.
 const ANSWER_BYTES: usize = 64 << 20;
 /// So many timers fire before other calls get their turn.
 const TICKS_AT_ONCE: usize = 256;
@@ -343,8 +343,8 @@ impl<S: Store> Tasks<S> {
         self.change_queue(name, |_| Ok(queue))
     }
 
-    /// Sets what `change` makes of a queue, which is none if there is no such queue, and says what that is. Nobody else changes
-    /// it in between.
+    /// Sets what `change` makes of a queue, which is none if there is no such queue, and says what that is. Nobody else
+    /// changes it in between.
     ///
     /// # Errors
     /// What `change` errs with; `Invalid`.
@@ -357,12 +357,13 @@ impl<S: Store> Tasks<S> {
     }
 
     /// Deletes a queue with its events and idempotency keys, and says what was set of it. Its tasks, all of which have
-    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others. Once
-    /// anything of it is deleted all of it will be: what fails on the way, or a crash cuts short, is gone on with by itself.
+    /// ended, are kept as long as they would have been. Looks at every task that is kept, without holding up others.
+    /// Once anything of it is deleted all of it will be: what fails on the way, or a crash cuts short, is gone on with
+    /// by itself.
     ///
     /// # Errors
-    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that is
-    /// always there; `Corrupt`, `Io`, `Full`, `Closed`.
+    /// `Conflict` while it has a task that has not ended, or is being deleted; `NotFound`; `Invalid` for the queue that
+    /// is always there; `Corrupt`, `Io`, `Full`, `Closed`.
     pub fn delete_queue(&self, name: &str) -> Answer<S, Queue> {
         self.reveal(self.delete(name))
     }
@@ -373,9 +374,9 @@ impl<S: Store> Tasks<S> {
         self.answer(|owner, _| owner.hello(hello, live, now))
     }
 
-    /// Makes a worker heard of, which says what it holds, and says what of that it must stop. What it was handed two beats
-    /// ago and has never spoken of goes back to its queue at no cost: the answer was lost. What it no longer speaks of
-    /// is lost.
+    /// Makes a worker heard of, which says what it holds, and says what of that it must stop. What it was handed two
+    /// beats ago and has never spoken of goes back to its queue at no cost: the answer was lost. What it no longer
+    /// speaks of is lost.
     pub fn beat(&self, session: SessionId, live: &[(TaskId, Fence)]) -> Answer<S, Vec<Signal>> {
         let now = self.shared.env.now();
         self.answer(|owner, now_ms| {
@@ -387,8 +388,8 @@ impl<S: Store> Tasks<S> {
         })
     }
 
-    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out is
-    /// over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
+    /// Keeps what a worker shows of the tasks that it has, for people: until it shows something else, or the hand-out
+    /// is over. In memory only; at most 16 MiB of progress for a session, beyond which none is kept.
     pub fn show(&self, session: SessionId, signs: Vec<Sign>) {
         self.shared.owner.lock().sessions.show(session, signs);
     }
@@ -430,8 +431,8 @@ impl<S: Store> Tasks<S> {
         })
     }
 
-    /// Carries out the calls of a worker in order, then hands it up to `free` tasks. After one that was refused the later
-    /// ones of that task are refused too; those of others are not.
+    /// Carries out the calls of a worker in order, then hands it up to `free` tasks. After one that was refused the
+    /// later ones of that task are refused too; those of others are not.
     pub fn ops(&self, session: SessionId, ops: Vec<Op>, free: usize) -> Answer<S, Told> {
         let now = self.shared.env.now();
         self.answer_revealing(|owner, now_ms| {
@@ -463,8 +464,8 @@ impl<S: Store> Tasks<S> {
                 acks.push(ack);
             }
             let revealed = owner.shelf.store.version();
-            // Also what is shown was there before it was claimed: one sync answers for both. If nothing can be handed out
-            // the calls are answered all the same.
+            // Also what is shown was there before it was claimed: one sync answers for both. If nothing can be handed
+            // out the calls are answered all the same.
             let handed = owner.hand_out(session, free, now_ms);
             let nothing = |_| Handed { work: Vec::new(), signals: Vec::new(), shown: revealed };
             let Handed { work, signals, shown } = handed.unwrap_or_else(nothing);
@@ -602,11 +603,11 @@ impl<S: Store> Shared<S> {
         }
     }
 
-    /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, and wakes workers
-    /// for what has become due.
+    /// Lets time pass: fires timers, tells who was not told yet, takes what silent workers hold, wakes workers for what
+    /// has become due, and does errands in parts.
     fn run(&self) {
         // What is being done in parts, and what of that has failed.
-        let (mut errand, mut aside) = (None, VecDeque::new());
+        let (mut errand, mut put_off) = (None, VecDeque::new());
         let mut turned = self.env.now();
         let mut trusted = Trusted::new(turned, self.env.unix_time_ms());
         let mut owner = self.owner.lock();
@@ -616,17 +617,17 @@ impl<S: Store> Shared<S> {
             let (now, wall_ms, ahead_ms) =
                 (self.env.now(), self.env.unix_time_ms(), self.ahead_ms.load(Ordering::Relaxed));
             let now_ms = wall_ms.saturating_add_signed(ahead_ms);
-            let ends_now_ms = trusted.look(now, wall_ms).saturating_add_signed(ahead_ms);
+            let believed_ms = trusted.look(now, wall_ms).saturating_add_signed(ahead_ms);
             // While this stood still, nobody could be heard.
             owner.sessions.forgive(now.saturating_sub(turned).saturating_sub(BEAT), now);
             turned = now;
-            let passed = owner.pass_time(now, now_ms, ends_now_ms);
-            if errand.is_none() && aside.front().is_some_and(|(from, _)| *from <= now) {
-                errand = aside.pop_front().map(|(_, errand)| errand);
+            let passed = owner.pass_time(now, now_ms, believed_ms);
+            if errand.is_none() && put_off.front().is_some_and(|(from, _)| *from <= now) {
+                errand = put_off.pop_front().map(|(_, errand)| errand);
             }
             errand = errand
                 .or_else(|| owner.cut_short.pop().map(|queue| Errand::Queue(Leaving::new(queue))))
-                .or_else(|| owner.close_past(ends_now_ms).map(Errand::Bucket));
+                .or_else(|| owner.close_past(believed_ms).map(Errand::Bucket));
             let rung = std::mem::take(&mut owner.rung);
             if errand.is_some() || !rung.is_empty() || !gone.is_empty() {
                 drop(owner);
@@ -637,13 +638,13 @@ impl<S: Store> Shared<S> {
                         Ok(true) => {}
                         Ok(false) => errand = Some(under_way),
                         // The disk is full, perhaps, or a record is damaged: some time later again.
-                        Err(_) => aside.push_back((now + ASIDE, under_way)),
+                        Err(_) => put_off.push_back((now + ERRAND_AGAIN, under_way)),
                     }
                 }
                 owner = self.owner.lock();
                 continue;
             }
-            let idle = Duration::from_millis(owner.idle_ms(now_ms, ends_now_ms)).min(TICK);
+            let idle = Duration::from_millis(owner.idle_ms(now_ms, believed_ms)).min(TICK);
             let wait = match passed {
                 // The others get their turn.
                 Passed { more: true, .. } => Duration::from_millis(1),
@@ -667,9 +668,9 @@ struct Passed {
 }
 
 impl<S: Store> Owner<S> {
-    /// What time alone brings about; what has its end, by the time `ends_now_ms`. What fails keeps nothing else from
-    /// being done.
-    fn pass_time(&mut self, now: Duration, now_ms: Millis, ends_now_ms: Millis) -> Passed {
+    /// What time alone brings about: timers and leases by the clock, removal by `believed_ms` ([`Trusted`]). What fails
+    /// keeps nothing else from being done.
+    fn pass_time(&mut self, now: Duration, now_ms: Millis, believed_ms: Millis) -> Passed {
         let mut lost = Ok(());
         if self.sessions.orphans_are_lost(now) && !cairn_env::mutant("tasks-of-a-killed-server-kept") {
             lost = self.lose_orphans(now_ms, |_| true);
@@ -688,7 +689,7 @@ impl<S: Store> Owner<S> {
         }
         let told = self.tell_more(now_ms);
         let next = self.tick(now_ms, TICKS_AT_ONCE);
-        let expired = self.expire(ends_now_ms, TICKS_AT_ONCE);
+        let expired = self.expire(believed_ms, TICKS_AT_ONCE);
         let woken = self.wake_due(now_ms);
         let next = next.map(|due_ms| due_ms.is_some_and(|due_ms| due_ms <= now_ms));
         let turns = [again, told, expired, next];
@@ -731,10 +732,10 @@ mod tests {
             owner.emit_event("default", "e", b"1", begun_ms).unwrap();
             let cancellation = Cancellation { max_delay_ms: Some(1_000), max_duration_ms: None };
             let spawned = owner.spawn(&[Spawn { cancellation, ..Spawn::new("t", b"1") }], begun_ms).remove(0).unwrap();
-            let after = |owner: &mut Owner<cairn::Db>, ends_now_ms: Millis| {
-                assert!(!owner.pass_time(env.now(), jumped_ms, ends_now_ms).failed);
+            let after = |owner: &mut Owner<cairn::Db>, believed_ms: Millis| {
+                assert!(!owner.pass_time(env.now(), jumped_ms, believed_ms).failed);
                 let state = owner.load(spawned.id).unwrap().task.status.state();
-                (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, ends_now_ms) > 0)
+                (state, owner.event("default", "e").unwrap().is_some(), owner.idle_ms(jumped_ms, believed_ms) > 0)
             };
             assert_eq!(after(&mut owner, begun_ms), (State::Cancelled, true, true));
             assert_eq!(after(&mut owner, jumped_ms), (State::Cancelled, false, false), "its day is to go");

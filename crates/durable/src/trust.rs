@@ -1,11 +1,11 @@
 //! The wall clock, as far as it is believed when it comes to removing something.
 //!
-//! A clock that is set days ahead by mistake would have removed at once what was to be kept for days. So whoever removes goes
-//! by [`Trusted`]: when the wall clock jumps forward by more than [`JUMP_MS`] against the monotonic one, time passes here as
-//! the monotonic one says until that has gone on for [`PATIENCE`] without another jump. A clock that is set back meanwhile has
-//! cost nothing. A clock that is set back is believed at once: what is removed later is not lost.
+//! A clock set days ahead by mistake must not remove at once what is to be kept for days. So whoever removes goes
+//! by [`Trusted`]: when the wall clock jumps forward by more than [`JUMP_MS`] against the monotonic one, time passes
+//! here as the monotonic one says until that has gone on for [`PATIENCE`] without another jump. A clock that is set
+//! back meanwhile has cost nothing. A clock that is set back is believed at once: what is removed later is not lost.
 //!
-//! Refuses to know better at the start: what the clock says then is believed, since nobody knows for how long nothing ran.
+//! Refuses to know better at the start: what the clock says then is believed: nobody knows for how long nothing ran.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ impl Trusted {
     /// Looks at the clock. The time by which is removed; it is never ahead of the clock.
     pub(crate) fn look(&mut self, now: Duration, wall_ms: Millis) -> Millis {
         let passed_ms = Millis::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(Millis::MAX);
-        if wall_ms > self.wall_ms.saturating_add(passed_ms).saturating_add(JUMP_MS) {
+        let jumped = wall_ms > self.wall_ms.saturating_add(passed_ms).saturating_add(JUMP_MS);
+        if jumped && !cairn_env::mutant("clock-jump-believed") {
             self.doubted_until = Some(now + PATIENCE);
         }
         self.doubted_until = self.doubted_until.filter(|until| now < *until);

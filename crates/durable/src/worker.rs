@@ -28,8 +28,8 @@ pub const PROGRESS_BYTES_MAX: usize = 64 << 10;
 /// That of all tasks of one session. Beyond it no more is kept.
 const SESSION_PROGRESS_BYTES_MAX: usize = 16 << 20;
 
-/// The version of the code of a task has at most so many bytes: enough for the hash of a commit, a name and a date. Every
-/// row of the task has it.
+/// The version of the code of a task has at most so many bytes: enough for the hash of a commit, a name and a date.
+/// Every row of the task has it.
 pub const VERSION_BYTES_MAX: usize = 128;
 
 /// A session of a worker.
@@ -45,7 +45,8 @@ pub struct Hello {
     pub sdk: String,
     /// The names of the tasks that it knows.
     pub tasks: BTreeSet<String>,
-    /// The versions of their code, of those that have one. Recorded in each task that is handed out; nothing is chosen by it.
+    /// The versions of their code, of those that have one. Recorded in each task that is handed out; nothing is chosen
+    /// by it.
     pub versions: BTreeMap<String, String>,
     /// The queues that it takes them from.
     pub queues: BTreeSet<String>,
@@ -206,8 +207,8 @@ impl Sessions {
         }
     }
 
-    /// To be asked at a beat, after what that names was noted: what a session has not spoken of for two beats' time, nor
-    /// in this beat and the one before, and whether it ever has.
+    /// To be asked at a beat, after what that names was noted: what a session has not spoken of for two beats' time,
+    /// nor in this beat and the one before, and whether it ever has.
     pub(crate) fn forgotten(&mut self, id: SessionId, now: Duration) -> Vec<(TaskId, Fence, bool)> {
         let held = self.sessions.get_mut(&id).into_iter().flat_map(|session| &mut session.held);
         let mut forgotten = Vec::new();

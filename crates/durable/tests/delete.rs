@@ -82,8 +82,8 @@ fn a_queue_goes_with_its_events_once_all_its_tasks_have_ended() {
     }
 }
 
-/// An entry by which an event expires stands by its time. Once the entries of a deleted queue stayed, and took away events
-/// of the queue that was made anew under its name.
+/// An entry by which an event expires stands by its time. Once the entries of a deleted queue stayed, and took away
+/// events of the queue that was made anew under its name.
 #[test]
 fn events_of_a_queue_made_anew_have_their_own_time() {
     world(1, |env, _| {

@@ -1,5 +1,5 @@
-//! Parts of the index that cannot be read, as a damaged block of a table leaves them: what stands before them, and on other
-//! lists, goes on, and what stands behind them once they can be read.
+//! Parts of the index that cannot be read, as a damaged block of a table leaves them: what stands before them, and on
+//! other lists, goes on, and what stands behind them once they can be read.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cairn::{Db, Env, Keyspace, Options};
-use cairn_durable::call::{OpKind, Spawn};
+use cairn_durable::call::Spawn;
 use cairn_durable::id::TaskId;
 use cairn_durable::key::{self, Lane};
 use cairn_durable::queue::Queue;
 use cairn_durable::task::State;
 use cairn_durable::wait::Target;
-use cairn_durable::worker::SessionId;
 use cairn_durable::{ErrorKind, Tasks};
 use cairn_store::{Result, Store, Version};
 use common::*;
@@ -105,21 +104,6 @@ fn holed(env: &Env) -> Holed {
     let damage = Db::open_in(env, "damaged", options()).unwrap_err();
     assert_eq!(damage.kind(), cairn::ErrorKind::Corrupt);
     Holed { db: Db::open_in(env, "db", options()).unwrap(), hole: Arc::default(), damage }
-}
-
-fn sleep(env: &Env, seconds: u64) {
-    Waiter::new(env).wait(Duration::from_secs(seconds));
-}
-
-fn suspended(env: &Env, tasks: &Tasks<Holed>, session: SessionId, on: &Target) -> TaskId {
-    let id = spawn(env, tasks, Spawn::new("t", b"1"));
-    let work = take(env, tasks, session);
-    op(env, tasks, session, &work, OpKind::Suspend(vec![wait("w", on.clone())])).unwrap();
-    id
-}
-
-fn state(env: &Env, tasks: &Tasks<Holed>, id: TaskId) -> State {
-    block_on(env, tasks.get(id)).unwrap().task.status.state()
 }
 
 #[test]

@@ -1,11 +1,10 @@
-//! The power goes at each call of the disk while what takes several batches is under way, and once more while the next server
-//! goes on with it: deleting a queue, and telling an event and the end of a task to more than are told at once.
+//! The power goes at each call of the disk while what takes several batches is under way, and once more while the next
+//! server goes on with it: deleting a queue, and telling an event and the end of a task to more than are told at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use cairn::{Db, Env, Options};
 use cairn_durable::ErrorKind;
@@ -41,12 +40,9 @@ fn life<R>(seed: u64, disk: &SimDisk, body: impl FnOnce(&Env, &EngineTasks) -> R
     run.value
 }
 
-fn sleep(env: &Env, seconds: u64) {
-    Waiter::new(env).wait(Duration::from_secs(seconds));
-}
-
-/// Does `work` on a disk as prepared, and cuts the power at its first call, at its second, and so on, until one comes to its
-/// end. What each cut may leave goes through another, while a server only goes on with what it finds, and is then checked with what `work` said.
+/// Does `work` on a disk as prepared, and cuts the power at its first call, at its second, and so on, until one comes
+/// to its end. What each cut may leave goes through another, while a server only goes on with what it finds, and is
+/// then checked with what `work` said.
 fn cut_everywhere<R: Copy>(
     name: &str,
     prepared: &SimDisk,

@@ -6,9 +6,11 @@ mod common;
 use std::time::Duration;
 
 use cairn_durable::call::{Ack, OpKind, Spawn};
+use cairn_durable::id::TaskId;
+use cairn_durable::key::{Entry, Lane};
 use cairn_durable::queue::{Queue, QueueStatus};
 use cairn_durable::step::{Outcome, StepId};
-use cairn_durable::task::{Ending, Failure, Fence, State, Status};
+use cairn_durable::task::{Cancellation, Ending, Failure, Fence, State, Status};
 use cairn_durable::wait::{Target, Wait};
 use cairn_durable::worker::{BEAT, Hello, LEASE, PROGRESS_BYTES_MAX, Sign, VERSION_BYTES_MAX};
 use cairn_durable::{ErrorKind, Tasks};
@@ -403,6 +405,41 @@ fn spawns_that_belong_together_are_there_together_or_not_at_all() {
     assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
 }
 
+/// A claim gives up a task whose time is over, and the same call hands out who waited for it.
+#[test]
+fn what_a_given_up_task_leads_to_is_shown_when_that_is_durable() {
+    let (disk, child) = world(36, |env, disk| {
+        let (_db, tasks) = open(env);
+        let session = hello(env, &tasks, &["parent"]);
+        spawn(env, &tasks, Spawn::new("parent", b"1"));
+        let parent = take(env, &tasks, session);
+        let given_up = Spawn {
+            cancellation: Cancellation { max_delay_ms: Some(1_000), ..Cancellation::default() },
+            priority: 1,
+            ..Spawn::new("child", b"1")
+        };
+        let spawned = OpKind::Spawn { id: StepId::new("child").unwrap(), spawn: Box::new(given_up) };
+        let Ack::Spawned(child) = op(env, &tasks, session, &parent, spawned).unwrap() else { panic!() };
+        op(env, &tasks, session, &parent, OpKind::Suspend(vec![wait("end", Target::Task(child.id))])).unwrap();
+        let both = hello(env, &tasks, &["parent", "child"]);
+        // Without the thread that would give it up in time.
+        tasks.close();
+        tasks.advance_clock(5_000);
+        let (work, _) = block_on(env, tasks.take(both, 2)).unwrap();
+        assert_eq!(work.iter().map(|work| work.id).collect::<Vec<_>>(), [parent.id]);
+        assert_eq!(work[0].steps[1].1.outcome, Outcome::Cancelled);
+        (disk.crash(cairn_env::CrashPolicy::DropAll), child.id)
+    });
+    let env = cairn::Env::simulated(36, disk);
+    let run = env.run(|| {
+        let (db, tasks) = open(&env);
+        assert_eq!(block_on(&env, tasks.get(child)).unwrap().task.status.state(), State::Cancelled);
+        tasks.close();
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
+}
+
 #[test]
 fn what_was_spawned_first_is_handed_out_first() {
     world(11, |env, _| {
@@ -609,6 +646,33 @@ fn what_a_worker_has_forgotten_is_lost_and_what_it_holds_no_longer_it_is_told() 
     });
 }
 
+#[test]
+fn a_worker_is_told_of_a_hand_out_that_was_taken_back_whenever_it_names_it() {
+    world(35, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        // The answer is on its way for a very long time.
+        let late = take(env, &tasks, session);
+        let waiter = Waiter::new(env);
+        let until = env.now() + 3 * BEAT;
+        while env.now() < until {
+            waiter.wait(BEAT / 2);
+            block_on(env, tasks.beat(session, &[])).unwrap();
+        }
+        let again = take(env, &tasks, session);
+        assert_eq!((again.id, again.attempt, block_on(env, tasks.get(id)).unwrap().task.lost), (id, 1, 0));
+        for _ in 0..2 {
+            let live = [(late.id, late.fence), (again.id, again.fence)];
+            let signals = block_on(env, tasks.beat(session, &live)).unwrap();
+            let told: Vec<_> = signals.into_iter().map(|signal| (signal.fence, signal.by)).collect();
+            assert_eq!(told, [(late.fence, Ending::Lost)]);
+        }
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
 /// A hello whose answer was lost has moved what is held to a session that nobody has.
 #[test]
 fn a_beat_that_names_a_hand_out_keeps_it() {
@@ -710,6 +774,33 @@ fn tasks_of_a_paused_queue_wake_nobody() {
         assert!(workers.iter().all(|(_, waiter)| !waiter.wait(std::time::Duration::from_secs(3))));
         pause(QueueStatus::Active);
         assert!(workers.iter().all(|(_, waiter)| waiter.wait(std::time::Duration::from_secs(3))));
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// An entry that the owner did not write shows whether it looks at all of them.
+#[test]
+fn a_pause_does_not_count_a_queue_anew() {
+    world(39, |env, _| {
+        let (db, tasks) = open(env);
+        let queue = Queue { max_waiting: Some(2), ..Queue::default() };
+        let set = |queue: Queue| block_on(env, tasks.set_queue("default", queue)).unwrap();
+        set(queue);
+        let id = spawn(env, &tasks, Spawn::new("t", b"1"));
+        let view = block_on(env, tasks.get(id)).unwrap();
+        let made_up = TaskId::new(1, [7; 10]);
+        let entry = Entry::Ready { lane: Lane::of(&view.spec), due_ms: u64::MAX, task: made_up };
+        db.keyspace("tasks").unwrap().put(&entry.key(), &[]).unwrap();
+        set(Queue { status: QueueStatus::Paused, ..queue });
+        set(queue);
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        // What is set for the first time is counted.
+        set(Queue { max_waiting: None, ..queue });
+        set(Queue { max_waiting: Some(4), ..queue });
+        spawn(env, &tasks, Spawn::new("t", b"1"));
+        let refused = block_on(env, tasks.spawn(&[Spawn::new("t", b"1")])).unwrap().remove(0).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy);
         tasks.close();
         db.close().unwrap();
     });

@@ -1,29 +1,24 @@
-//! Records that cannot be read, and entries that follow from no record: what is damaged, written by a newer build, or back
-//! after a repair harms only itself. What could not be read is tried again, and goes on once it can be.
+//! Records that cannot be read, and entries that follow from no record: what is damaged, written by a newer build, or
+//! back after a repair harms only itself. What could not be read is tried again, and goes on once it can be.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;
 
-use std::time::Duration;
-
-use cairn::{Db, Durability, Env, Visibility};
+use cairn::{Db, Durability, Visibility};
 use cairn_durable::ErrorKind;
-use cairn_durable::call::{OpKind, Spawn};
+use cairn_durable::call::{Ack, Op, OpKind, Spawn};
 use cairn_durable::id::TaskId;
 use cairn_durable::key::{self, Entry, Lane, Part};
 use cairn_durable::queue::Queue;
 use cairn_durable::step::StepId;
 use cairn_durable::task::State;
 use cairn_durable::wait::Target;
+use cairn_durable::worker::BEAT;
 use common::*;
 
 const DAY_MS: u64 = 86_400_000;
 /// What could not be read has been tried again by then.
-const TRIED_AGAIN: Duration = Duration::from_secs(15 * 60);
-
-fn sleep(env: &Env, span: Duration) {
-    Waiter::new(env).wait(span);
-}
+const TRIED_AGAIN_SECONDS: u64 = 15 * 60;
 
 /// Makes a row of a task one that no build has written, and gives back how it was.
 fn damage(db: &Db, key: &[u8]) -> Vec<u8> {
@@ -52,23 +47,12 @@ fn how_far(id: TaskId) -> Vec<u8> {
     key::of_task(Part::Task, id)
 }
 
-fn state(env: &Env, tasks: &EngineTasks, id: TaskId) -> State {
-    block_on(env, tasks.get(id)).unwrap().task.status.state()
-}
-
 fn finish() -> OpKind {
     OpKind::Finish(b"1".as_slice().into())
 }
 
-fn suspended(env: &Env, tasks: &EngineTasks, session: cairn_durable::worker::SessionId, on: &Target) -> TaskId {
-    let id = spawn(env, tasks, Spawn::new("t", b"1"));
-    let work = take(env, tasks, session);
-    op(env, tasks, session, &work, OpKind::Suspend(vec![wait("e", on.clone())])).unwrap();
-    id
-}
-
-/// Once an emit was refused for ever while one of those who wait for it could not be read; and if that one was met later
-/// than at once, the others were never told.
+/// Once an emit was refused for ever while one of those who wait for it could not be read; and if that one was met
+/// later than at once, the others were never told.
 #[test]
 fn who_cannot_be_read_keeps_no_other_from_being_told() {
     for restart in [false, true] {
@@ -80,7 +64,7 @@ fn who_cannot_be_read_keeps_no_other_from_being_told() {
             let damaged = [waiting[0], waiting[300], waiting[599]];
             let rows = damaged.map(|id| damage(&db, &how_far(id)));
             assert!(block_on(env, tasks.emit("default", "go", b"17")).unwrap());
-            sleep(env, Duration::from_secs(5));
+            sleep(env, 5);
             let others = || waiting.iter().filter(|id| !damaged.contains(id));
             for id in others() {
                 assert_eq!(state(env, &tasks, *id), State::Queued);
@@ -90,16 +74,16 @@ fn who_cannot_be_read_keeps_no_other_from_being_told() {
             }
             // What they are told stays, also when the event has gone and another has come under its name.
             tasks.advance_clock(120_000);
-            sleep(env, Duration::from_secs(5));
+            sleep(env, 5);
             assert!(block_on(env, tasks.emit("default", "go", b"18")).unwrap());
             damaged.iter().zip(rows).for_each(|(id, row)| write(&db, &how_far(*id), &row));
             if restart {
                 tasks.close();
                 drop(tasks);
                 tasks = EngineTasks::open(env, db.clone()).unwrap();
-                sleep(env, Duration::from_secs(5));
+                sleep(env, 5);
             } else {
-                sleep(env, TRIED_AGAIN);
+                sleep(env, TRIED_AGAIN_SECONDS);
             }
             for id in damaged {
                 assert_eq!(state(env, &tasks, id), State::Queued);
@@ -125,7 +109,7 @@ fn a_child_ends_though_its_parent_cannot_be_read() {
         op(env, &tasks, session, &held, finish()).unwrap();
         assert_eq!(state(env, &tasks, child), State::Completed);
         write(&db, &how_far(parent), &row);
-        sleep(env, TRIED_AGAIN);
+        sleep(env, TRIED_AGAIN_SECONDS);
         assert_eq!(state(env, &tasks, parent), State::Queued);
         tasks.close();
         db.close().unwrap();
@@ -152,11 +136,70 @@ fn what_cannot_be_read_is_not_handed_out_and_the_rest_is() {
         let (work, _) = block_on(env, tasks.take(session, 9)).unwrap();
         assert!(work.is_empty());
         broken.iter().zip(&rows).for_each(|(key, row)| write(&db, key, row));
-        sleep(env, TRIED_AGAIN);
+        sleep(env, TRIED_AGAIN_SECONDS);
         let session = hello(env, &tasks, &["t"]);
         let mut again = [take(env, &tasks, session).id, take(env, &tasks, session).id];
         again.sort();
         assert_eq!(again, [first, begun]);
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+/// What was applied must be answered: a worker that is not told makes its calls again.
+#[test]
+fn calls_are_answered_whatever_the_next_task_is() {
+    world(33, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["t"]);
+        let ids: Vec<TaskId> = (0..3).map(|_| spawn(env, &tasks, Spawn::new("t", b"1"))).collect();
+        let work = take(env, &tasks, session);
+        damage(&db, &how_far(ids[1]));
+        let ops = vec![Op { task: work.id, fence: work.fence, what: step("s", "1") }];
+        let told = block_on(env, tasks.ops(session, ops, 9)).unwrap();
+        assert_eq!(told.acks, [Ok(Ack::Done)]);
+        assert_eq!(told.work.iter().map(|work| work.id).collect::<Vec<_>>(), [ids[2]]);
+        // Also if there is no other.
+        let ops = vec![Op { task: work.id, fence: work.fence, what: step("s", "1") }];
+        let told = block_on(env, tasks.ops(session, ops, 9)).unwrap();
+        assert_eq!((told.acks, told.work.len()), (vec![Ok(Ack::Done)], 0));
+        tasks.close();
+        db.close().unwrap();
+    });
+}
+
+#[test]
+fn a_beat_goes_on_past_what_cannot_be_taken_back() {
+    world(34, |env, _| {
+        let (db, tasks) = open(env);
+        let session = hello(env, &tasks, &["child", "parent", "other"]);
+        let parent = spawn(env, &tasks, Spawn::new("parent", b"1"));
+        let work = take(env, &tasks, session);
+        let spawned = OpKind::Spawn {
+            id: StepId::new("child").unwrap(),
+            spawn: Box::new(Spawn { max_lost: 0, ..Spawn::new("child", b"1") }),
+        };
+        let Ack::Spawned(child) = op(env, &tasks, session, &work, spawned).unwrap() else { panic!() };
+        op(env, &tasks, session, &work, OpKind::Suspend(vec![wait("end", Target::Task(child.id))])).unwrap();
+        let forgotten = take(env, &tasks, session);
+        assert_eq!(forgotten.id, child.id);
+        let other = spawn(env, &tasks, Spawn::new("other", b"1"));
+        let also_forgotten = take(env, &tasks, session);
+        for work in [&forgotten, &also_forgotten] {
+            op(env, &tasks, session, work, step("s", "1")).unwrap();
+        }
+        // That the child is lost for good cannot be told to its parent.
+        damage(&db, &how_far(parent));
+        let waiter = Waiter::new(env);
+        let until = env.now() + 4 * BEAT;
+        let mut told = Vec::new();
+        while env.now() < until {
+            waiter.wait(BEAT / 2);
+            let signals = block_on(env, tasks.beat(session, &[])).unwrap();
+            told.extend(signals.into_iter().map(|signal| signal.fence));
+        }
+        assert!(told.contains(&also_forgotten.fence));
+        assert_eq!(take(env, &tasks, session).id, other);
         tasks.close();
         db.close().unwrap();
     });
@@ -178,7 +221,7 @@ fn a_running_task_that_cannot_be_read_does_not_keep_the_others_closed() {
         let session = hello(env, &tasks, &["t"]);
         assert_eq!(take(env, &tasks, session).id, ids[1], "its worker is gone");
         write(&db, &how_far(ids[0]), &row);
-        sleep(env, TRIED_AGAIN);
+        sleep(env, TRIED_AGAIN_SECONDS);
         let session = hello(env, &tasks, &["t"]);
         let mut found = Vec::new();
         while !found.contains(&ids[0]) {
@@ -202,10 +245,10 @@ fn a_timer_fires_once_its_task_can_be_read() {
         let early = suspended(env, &tasks, session, &until(60_000));
         let late = suspended(env, &tasks, session, &until(61_000));
         let row = damage(&db, &how_far(early));
-        sleep(env, Duration::from_secs(70));
+        sleep(env, 70);
         assert_eq!(state(env, &tasks, late), State::Queued);
         write(&db, &how_far(early), &row);
-        sleep(env, TRIED_AGAIN);
+        sleep(env, TRIED_AGAIN_SECONDS);
         assert_eq!(state(env, &tasks, early), State::Queued);
         tasks.close();
         db.close().unwrap();
@@ -222,24 +265,24 @@ fn what_expires_behind_a_damaged_task_goes() {
         let session = hello(env, &tasks, &["t"]);
         let ids: Vec<TaskId> = (0..3).map(|_| suspended(env, &tasks, session, &event("go"))).collect();
         tasks.advance_clock(3 * DAY_MS);
-        sleep(env, Duration::from_secs(5));
+        sleep(env, 5);
         block_on(env, tasks.emit("default", "go", b"1")).unwrap();
         for _ in &ids {
             let work = take(env, &tasks, session);
             op(env, &tasks, session, &work, finish()).unwrap();
-            sleep(env, Duration::from_secs(1));
+            sleep(env, 1);
         }
         let row = damage(&db, &how_far(ids[0]));
         block_on(env, tasks.emit("default", "later", b"1")).unwrap();
         tasks.advance_clock(5 * DAY_MS);
-        sleep(env, Duration::from_secs(5));
+        sleep(env, 5);
         for id in &ids[1..] {
             assert_eq!(block_on(env, tasks.get(*id)).unwrap_err().kind(), ErrorKind::NotFound);
         }
         assert!(block_on(env, tasks.event("default", "later")).unwrap().is_none());
         assert_eq!(block_on(env, tasks.get(ids[0])).unwrap_err().kind(), ErrorKind::Corrupt);
         write(&db, &how_far(ids[0]), &row);
-        sleep(env, TRIED_AGAIN);
+        sleep(env, TRIED_AGAIN_SECONDS);
         assert_eq!(block_on(env, tasks.get(ids[0])).unwrap_err().kind(), ErrorKind::NotFound);
         tasks.close();
         db.close().unwrap();
@@ -266,7 +309,7 @@ fn what_is_no_entry_keeps_no_other_from_its_time() {
         let session = hello(env, &tasks, &["t"]);
         let waiting: Vec<TaskId> = (0..300).map(|_| suspended(env, &tasks, session, &event("go"))).collect();
         block_on(env, tasks.emit("default", "go", b"1")).unwrap();
-        sleep(env, Duration::from_secs(70));
+        sleep(env, 70);
         assert!(waiting.iter().all(|id| state(env, &tasks, *id) == State::Queued));
         assert!(block_on(env, tasks.event("default", "e")).unwrap().is_none());
         assert_eq!(index.get(&mark).unwrap().as_deref(), Some([0xff].as_slice()));
@@ -275,8 +318,8 @@ fn what_is_no_entry_keeps_no_other_from_its_time() {
     });
 }
 
-/// A repair may bring back rows that were deleted. An entry of a task that it does not follow from held up its lane for ever, kept
-/// the clock busy without end, or hid how the task really was.
+/// A repair may bring back rows that were deleted. An entry of a task that it does not follow from held up its lane for
+/// ever, kept the clock busy without end, or hid how the task really was.
 #[test]
 fn an_entry_that_follows_from_no_record_does_nothing() {
     world(8, |env, _| {
@@ -316,10 +359,10 @@ fn an_entry_that_follows_from_no_record_does_nothing() {
         assert_eq!(work.id, queued[1]);
         op(env, &tasks, session, &work, finish()).unwrap();
         assert!(block_on(env, tasks.take(session, 9)).unwrap().0.is_empty());
-        sleep(env, Duration::from_secs(5));
+        sleep(env, 5);
         let written = || db.default_keyspace().latest(Visibility::Applied).seq();
         let before = written();
-        sleep(env, Duration::from_secs(5));
+        sleep(env, 5);
         assert_eq!(written(), before, "nothing is done again and again");
         for entry in &stale {
             let is_there = index.get(&entry.key()).unwrap().is_some();

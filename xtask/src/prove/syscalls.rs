@@ -2,8 +2,8 @@
 //! killing it one by one (strace, which injects both).
 //!
 //! For each of [`POINTS`] a victim runs with the n-th such call of some thread injected, n drawn from as
-//! far as such calls were seen to reach; then it is opened again untouched. An injected error may end writers, the opening
-//! and the closing; it may not make anybody wait for ever, panic, or lose what was acknowledged.
+//! far as such calls were seen to reach; then it is opened again untouched. An injected error may end writers, the
+//! opening and the closing; it may not make anybody wait for ever, panic, or lose what was acknowledged.
 
 use std::fs;
 use std::path::Path;

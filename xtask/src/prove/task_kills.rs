@@ -1,5 +1,5 @@
 //! The stage `task kills`: a server and its workers, each a process of its own, are killed (SIGKILL) again and again
-//! while tasks step, sleep, wait for events and for children. What was acknowledged or shown to anybody is noted outside.
+//! while tasks step, sleep, wait for events and for children. What was acknowledged or shown is noted outside.
 //!
 //! In the end, when nothing is killed any more, every task ends; each has the steps of its program, recorded once, with
 //! the value that was acknowledged and shown.

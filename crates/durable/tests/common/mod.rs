@@ -13,6 +13,7 @@ use cairn::{Db, Env, Options};
 use cairn_durable::call::{Op, OpKind, Spawn, Work};
 use cairn_durable::id::TaskId;
 use cairn_durable::step::{Outcome, StepId};
+use cairn_durable::task::State;
 use cairn_durable::wait::{Target, Wait};
 use cairn_durable::worker::{Hello, SessionId};
 use cairn_durable::{Result, Tasks};
@@ -90,6 +91,11 @@ pub fn block_on<F: Future>(env: &Env, future: F) -> F::Output {
     }
 }
 
+/// Lets so many seconds pass.
+pub fn sleep(env: &Env, seconds: u64) {
+    Waiter::new(env).wait(Duration::from_secs(seconds));
+}
+
 pub fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
@@ -145,4 +151,16 @@ pub fn wait(name: &str, target: Target) -> Wait {
 
 pub fn event(name: &str) -> Target {
     Target::Event(name.to_owned())
+}
+
+/// A new task that waits for `on`; it is the next that the worker is handed.
+pub fn suspended<S: Store>(env: &Env, tasks: &Tasks<S>, session: SessionId, on: &Target) -> TaskId {
+    let id = spawn(env, tasks, Spawn::new("t", b"1"));
+    let work = take(env, tasks, session);
+    op(env, tasks, session, &work, OpKind::Suspend(vec![wait("w", on.clone())])).unwrap();
+    id
+}
+
+pub fn state<S: Store>(env: &Env, tasks: &Tasks<S>, id: TaskId) -> State {
+    block_on(env, tasks.get(id)).unwrap().task.status.state()
 }

@@ -130,6 +130,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("survivors-dropped", &[("retention", "what_has_ended")]),
     mutant("retried-in-a-closing-bucket", &[("retention", "while_a_bucket")]),
     mutant("lost-hand-out-kept", &[("tasks", "a_hand_out_that_never")]),
+    mutant("beat-keeps-nothing", &[("tasks", "a_beat_that_names")]),
+    mutant("clock-jump-believed", &[("cairn_durable", "trust::tests")]),
+    mutant("deletion-not-marked", &[("power_cuts", "a_queue_is_deleted")]),
+    mutant("untold-not-kept", &[("unreadable", "who_cannot_be_read")]),
 ];
 
 /// What cargo builds for that.
@@ -156,4 +160,6 @@ pub(super) const BUILD: &[&str] = &[
     "--test=retention",
     "--test=tasks",
     "--test=simulation",
+    "--test=power_cuts",
+    "--test=unreadable",
 ];
