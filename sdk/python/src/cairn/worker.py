@@ -32,7 +32,7 @@ from typing import Any
 from . import wire
 from .app import App
 from .context import Context
-from .errors import Failure, Invalid, Refused, is_transient
+from .errors import Corrupt, Failure, Invalid, Refused, is_transient
 from .lane import Lane
 from .policy import Backoff, Span, span_ms
 from .pulse import Pulse
@@ -226,7 +226,7 @@ class Worker:
             except Exception as error:
                 if wire.session_is_over(error):
                     self._session_is_over(session)
-                elif not is_transient(error):
+                elif not is_transient(error) and not isinstance(error, Corrupt):  # that may be one queue's
                     raise
                 await asyncio.sleep(backoff.next_s())
             else:
