@@ -56,7 +56,7 @@ impl Error {
         Error { field: Some(field.into()), ..self }
     }
 
-    /// The same, where the field is one of a part of the call, as "tasks[3]".
+    /// The same, where the field is one of a part of the call, as `tasks[3]`.
     #[must_use]
     pub fn under(mut self, part: &str) -> Error {
         self.field = self.field.map(|field| format!("{part}.{field}"));

@@ -11,7 +11,7 @@ pub struct Refused {
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
-    /// The one field of the request that is at fault, where it is known, as "tasks[3].name".
+    /// The one field of the request that is at fault, where it is known, as `tasks[3].name`.
     pub field: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl Refused {
         Refused { field: Some(field.into()), ..self }
     }
 
-    /// The same, where the field is one of a part of the request, as "tasks[3]".
+    /// The same, where the field is one of a part of the request, as `tasks[3]`.
     #[must_use]
     pub fn under(mut self, part: &str) -> Refused {
         self.field = self.field.map(|field| format!("{part}.{field}"));
