@@ -13,7 +13,8 @@ use super::figure::Figure;
 use super::{Bench, Result};
 
 const TASKS: usize = 100_000;
-const BATCH: usize = 500;
+/// Fewer than one answer hands out.
+const BATCH: usize = 200;
 /// They are gone after so many milliseconds.
 const GONE_MS: f64 = 100.0;
 const DAY_MS: u64 = 86_400_000;
