@@ -170,7 +170,7 @@ pub enum Ack {
         /// It is.
         created: bool,
     },
-    /// What had come already, or the first MiB of it: the task goes on with that, and is suspended again if it still
+    /// What had come already, or the first 4 MiB of it: the task goes on with that, and is suspended again if it still
     /// has to wait for others. Nothing: the task waits, and the hand-out is over.
     Suspended(Vec<(StepId, Step)>),
 }

@@ -1,9 +1,9 @@
 //! Deleting a queue, which takes several turns under the lock.
 //!
 //! ```text
-//! keep everything new out of it: from now on no task and no event enters it, and none of its failed tasks is retried
+//! keep everything new out of it, for now (busy): no task, no event, no retry of one of its failed tasks
 //! look for a task in it that has not ended; if there is one, refuse, and let it be as before
-//! mark it in the store: from now on it goes, whatever happens
+//! mark it in the store: from now on it goes, whatever happens (conflict)
 //! delete its events, each with the entry by which it expires, and its idempotency keys, so many at a time
 //! delete what is set of it, and the mark
 //! ```

@@ -345,8 +345,8 @@ impl<'a, F> StepCall<'a, F> {
     ///
     /// What it gives up: if the worker or the server dies before that next call is answered, the step runs again,
     /// although it had returned and the task had gone on; so do all such steps since the last call that was answered, at
-    /// most 16 of 1 MiB together. Their values may then be others. A refusal of the value by
-    /// the server is an error of that next call. Of a failure under a policy nothing is given up.
+    /// most 16 of 1 MiB together. Their values may then be others. A refusal of the value by the server is an error of
+    /// that next call. Of a failure under a policy nothing is given up.
     pub fn may_rerun(mut self) -> StepCall<'a, F> {
         self.policy.may_rerun = true;
         self

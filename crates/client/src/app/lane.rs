@@ -36,7 +36,6 @@ pub(crate) struct Pump {
 /// What one call sends: operations of one task, of which the last is its own. It is done if all are.
 #[derive(Debug)]
 struct Sent {
-    task: String,
     ops: Vec<Op>,
     tell: oneshot::Sender<Result<Ack>>,
     backoff: Backoff,
@@ -56,9 +55,9 @@ impl Lane {
     pub(crate) async fn send(&self, before: Vec<Op>, op: Op) -> Result<Ack> {
         let over = || AppError::Over { why: "the worker has stopped".to_owned() };
         let (tell, told) = oneshot::channel();
-        let (task, mut ops) = (op.task.clone(), before);
+        let mut ops = before;
         ops.push(op);
-        self.queue.send(Sent { task, ops, tell, backoff: Backoff::new() }).map_err(|_| over())?;
+        self.queue.send(Sent { ops, tell, backoff: Backoff::new() }).map_err(|_| over())?;
         told.await.unwrap_or_else(|_| Err(over()))
     }
 }
@@ -137,7 +136,7 @@ impl Pump {
                 let _ = sent.tell.send(Ok(acks.pop().unwrap_or_default()));
                 continue;
             };
-            if !refused.insert(sent.task.clone()) {
+            if !refused.insert(sent.task().to_owned()) {
                 // Only because an earlier one was: it has a verdict of its own to get.
                 self.push(sent);
             } else if error.is_transient() {
@@ -162,6 +161,10 @@ impl Pump {
 }
 
 impl Sent {
+    fn task(&self) -> &str {
+        self.ops.last().map_or("", |own| &own.task)
+    }
+
     fn bytes(&self) -> usize {
         self.ops.iter().map(size).sum()
     }
