@@ -752,6 +752,13 @@ fn orphans_can_be_released_at_once() {
         let task = block_on(env, tasks.get(id)).unwrap().task;
         assert_eq!((task.lost, task.status.state()), (1, State::Running));
         tasks.close();
+        // Lost again, it waits for the lease: a program that dies again and again does not use its tasks up.
+        let tasks = Tasks::open(env, db.clone()).unwrap();
+        let session = hello(env, &tasks, &["t"]);
+        block_on(env, tasks.release_orphans()).unwrap();
+        assert_eq!(block_on(env, tasks.take(session, 1)).unwrap().0.len(), 0);
+        assert_eq!(block_on(env, tasks.get(id)).unwrap().task.lost, 1);
+        tasks.close();
         db.close().unwrap();
     });
 }
