@@ -111,6 +111,7 @@ async fn what_cannot_be_is_refused_and_disturbs_nobody() {
         ("GET", "/v1/schedules/x".to_owned(), String::new(), 501, "not_built"),
         ("GET", format!("/v1/tasks/{task}/watch"), String::new(), 501, "not_built"),
         ("POST", "/v1/workers/poll".to_owned(), r#"{"session":"0","free":1,"wait_ms":0}"#.to_owned(), 410, "gone"),
+        ("POST", "/v1/workers/poll".to_owned(), r#"{"session":"0","free":0,"wait_ms":0}"#.to_owned(), 400, "invalid"),
         ("POST", "/v1/workers/beat".to_owned(), r#"{"session":"zz","live":[]}"#.to_owned(), 410, "gone"),
         ("POST", "/v1/workers/ops".to_owned(), at(json!({"op": "fly", "task": task, "fence": fence})), 400, "invalid"),
         ("POST", "/v1/workers/ops".to_owned(), at(json!({"op": "finish", "task": task})), 400, "invalid"),
