@@ -9,8 +9,8 @@ const SUB_COUNT: usize = 1 << SUB_BITS;
 const BUCKET_COUNT: usize = SUB_COUNT * (64 - SUB_BITS as usize + 1);
 
 /// A distribution of numbers.
-#[derive(Clone)]
-pub(crate) struct Histogram {
+#[derive(Clone, Debug)]
+pub struct Histogram {
     buckets: Vec<u64>,
     count: u64,
     max: u64,
@@ -31,12 +31,20 @@ fn bucket_max(bucket: usize) -> u64 {
     (((u128::from(top) + 1) << row) - 1).try_into().unwrap_or(u64::MAX)
 }
 
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram::new()
+    }
+}
+
 impl Histogram {
-    pub(crate) fn new() -> Histogram {
+    /// An empty one.
+    pub fn new() -> Histogram {
         Histogram { buckets: vec![0; BUCKET_COUNT], count: 0, max: 0 }
     }
 
-    pub(crate) fn record(&mut self, value: u64) {
+    /// Counts one number.
+    pub fn record(&mut self, value: u64) {
         if let Some(count) = self.buckets.get_mut(bucket(value)) {
             *count += 1;
         }
@@ -44,7 +52,8 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
-    pub(crate) fn add(&mut self, other: &Histogram) {
+    /// Counts what another has counted.
+    pub fn add(&mut self, other: &Histogram) {
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += theirs;
         }
@@ -52,16 +61,18 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    pub(crate) fn count(&self) -> u64 {
+    /// How many numbers were counted.
+    pub fn count(&self) -> u64 {
         self.count
     }
 
-    pub(crate) fn max(&self) -> u64 {
+    /// The largest number counted; 0 if none was.
+    pub fn max(&self) -> u64 {
         self.max
     }
 
     /// A number that `per_mille` in a thousand do not exceed; 0 if nothing was counted.
-    pub(crate) fn quantile(&self, per_mille: u64) -> u64 {
+    pub fn quantile(&self, per_mille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1_000);
         let mut seen = 0;
         for (bucket, &count) in self.buckets.iter().enumerate() {

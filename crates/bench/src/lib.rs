@@ -22,6 +22,7 @@ use std::time::Duration;
 
 pub use data::{Data, Workload};
 pub use embedded::{load_embedded, run_embedded};
+pub use histogram::Histogram;
 pub use http::{load_http, run_http};
 pub use machine::machine;
 pub use measure::Measurement;

@@ -1,0 +1,31 @@
+//! `compare`: storage engines side by side, on the same workloads, in processes of their own.
+//!
+//! The walk of a run: [`run`] starts a process for each engine, scenario and repetition; [`child`]
+//! carries out its task, which [`scenario`] makes of the workloads in [`workload`] and the engine
+//! behind [`engine::Engine`]; each workload becomes a line of [`results`], and [`table`] makes
+//! tables of them, with the targets of [`targets`] at the end.
+
+mod child;
+mod cli;
+mod data;
+mod engine;
+mod measure;
+mod memory_group;
+mod one;
+mod results;
+mod run;
+mod scenario;
+mod table;
+mod targets;
+mod workload;
+mod zipf;
+
+fn main() -> std::process::ExitCode {
+    match cli::run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

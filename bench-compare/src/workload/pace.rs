@@ -1,0 +1,33 @@
+//! Calls at a steady pace, whose latency counts from when they were due.
+
+use std::time::{Duration, Instant};
+
+use cairn_bench::Histogram;
+
+use crate::measure::nanos;
+
+/// Says when the next call is due.
+pub struct Pace {
+    due: Instant,
+    interval: Duration,
+}
+
+impl Pace {
+    /// So many calls a second, from now on, by this thread.
+    pub fn start(per_second: u64) -> Pace {
+        // So that a sleep ends some microseconds late and not some ten; where that is refused, all engines wait alike.
+        // SAFETY: the call takes a number and changes only this thread's timers.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64) };
+        let interval = Duration::from_secs(1) / u32::try_from(per_second).unwrap_or(u32::MAX).max(1);
+        Pace { due: Instant::now(), interval }
+    }
+
+    /// Waits until a call is due, makes it, and counts the time from when it was due.
+    pub fn time<T>(&mut self, latencies: &mut Histogram, call: impl FnOnce() -> T) -> T {
+        std::thread::sleep(self.due.saturating_duration_since(Instant::now()));
+        let answer = call();
+        latencies.record(nanos(self.due.elapsed()));
+        self.due += self.interval;
+        answer
+    }
+}
