@@ -13,6 +13,7 @@
 
 mod accept;
 mod bench_tasks;
+mod callgrind;
 mod http;
 mod names;
 mod prove;
