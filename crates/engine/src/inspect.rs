@@ -162,10 +162,7 @@ fn operations(group: &Group<'_>, line: Lines<'_>) -> ControlFlow<()> {
     }
     let mut seq = group.first_seq;
     for (index, body) in group.bodies().enumerate() {
-        let mut ops = match Ops::new(body) {
-            Ok(ops) => ops,
-            Err(e) => return line(&format!("  body {index} does not decode: {e}")),
-        };
+        let mut ops = Ops::new(body);
         loop {
             let op = match ops.next() {
                 Ok(Some(op)) => op,
