@@ -101,6 +101,20 @@ fn a_log_segment() {
     assert_eq!((1..=11).map(&mut until).collect::<Vec<_>>(), (1..=11).collect::<Vec<_>>());
 }
 
+/// A put of 17 bytes reads as the first change of a manifest: a tag and two numbers. Under a
+/// name that tells nothing the segment was taken for a manifest.
+#[test]
+fn a_batch_that_reads_as_an_edit_is_no_manifest() {
+    let env = world();
+    let options = LogOptions { segment_bytes: 1 << 20, allocate: false };
+    let (mut log, _) = LogWriter::create(&env, dir(), LOG, 1, options).unwrap();
+    log.append(1, 1, &[Body::new(b"\x01\0\x05hello\x08eight by")]).unwrap();
+    copy(&env, &LOG.path(dir(), 1), "copy");
+    let told = lines(&env, &dir().join("copy"));
+    assert_eq!(told[0], "write-ahead log: segment 1 of the log that began with 1");
+    assert_eq!(told[2], "  1 put \"hello\" in keyspace 0, a value of 8 bytes");
+}
+
 #[test]
 fn a_manifest_and_current() {
     let env = world();
