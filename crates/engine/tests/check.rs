@@ -285,7 +285,7 @@ fn flipped_bits_of_a_larger_database_are_found() {
 /// Returns how many segments the database's log had.
 fn flip_bits_of_a_larger_database(seed: u64) -> usize {
     let env = Env::memory();
-    build(&env, Options { memtable_bytes_max: 32 << 10, ..tiny() }, 1500, seed + 10);
+    build(&env, Options { memtable_bytes_max: 32 << 10, ..tiny() }, 2000, seed + 10);
     let whole = files(&env);
     assert!(names(&whole, "table-").len() > 20, "{:?}", whole.keys());
     let covered: Vec<_> =
