@@ -335,9 +335,11 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, start: &GroupStart, bodies: &[Body
     let words = [front, start.first_seq, u64::from(start.kind) | claim(start.synced, start.position)];
     let checksum = header_checksum(words, start.position) ^ start.salt;
     let [a, b, c] = words;
-    for word in [a, b, c, checksum] {
-        out.put_u64(word);
+    let mut header = [0; GROUP_HEADER_LEN];
+    for (to, word) in header.as_chunks_mut::<8>().0.iter_mut().zip([a, b, c, checksum]) {
+        *to = word.to_le_bytes();
     }
+    out.extend_from_slice(&header);
     for (index, body) in (0..).zip(bodies) {
         out.put_varint(body.bytes.len() as u64);
         out.put_u64(body.checksum ^ body_key(checksum, index));
@@ -349,7 +351,7 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, start: &GroupStart, bodies: &[Body
 }
 
 pub(crate) fn tag(offset: u64, salt: u64) -> u32 {
-    low_half(salt ^ offset / GROUP_ALIGNMENT as u64)
+    low_half(salt ^ (offset / GROUP_ALIGNMENT as u64))
 }
 
 /// Over the words before it and the place, which is not stored. To be xored with the salt.
