@@ -285,6 +285,13 @@ fn a_group_header_that_contradicts_itself_is_refused_though_its_checksum_holds()
     }
 }
 
+/// What docs/decisions/0014-a-smaller-log.md says that a put of 16 + 100 bytes takes: an operation of 120.
+#[test]
+fn what_a_put_takes() {
+    assert_eq!(group_bytes(&[Body::new(&[7; 120])]).unwrap(), 164);
+    assert_eq!(encoded(&[&[7; 120]]).len(), 164);
+}
+
 #[test]
 fn bodies_and_groups_have_a_largest_size() {
     let body = vec![0; usize::try_from(BODY_BYTES_MAX).unwrap() + 1];
