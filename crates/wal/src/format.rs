@@ -357,8 +357,10 @@ pub(crate) fn tag(offset: u64, salt: u64) -> u32 {
 /// Over the words before it and the place, which is not stored. To be xored with the salt.
 pub(crate) fn header_checksum(words: [u64; 3], position: Position) -> u64 {
     let [a, b, c] = words;
+    let unbound = cairn_env::mutant("group-not-bound-to-its-place");
+    let Position { segment, offset } = if unbound { NOTHING } else { position };
     let mut summed = [0; 40];
-    for (to, word) in summed.as_chunks_mut::<8>().0.iter_mut().zip([a, b, c, position.segment, position.offset]) {
+    for (to, word) in summed.as_chunks_mut::<8>().0.iter_mut().zip([a, b, c, segment, offset]) {
         *to = word.to_le_bytes();
     }
     checksum64(&summed)
@@ -366,6 +368,9 @@ pub(crate) fn header_checksum(words: [u64; 3], position: Position) -> u64 {
 
 /// What the checksum of a body is xored with.
 pub(crate) fn body_key(header_checksum: u64, index: u64) -> u64 {
+    if cairn_env::mutant("body-not-bound-to-its-group") {
+        return 0;
+    }
     header_checksum.wrapping_add(index)
 }
 

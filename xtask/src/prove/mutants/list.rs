@@ -21,6 +21,7 @@ const CRASH: Catcher = ("crash", "a_crash_at_any_call");
 const MODEL: Catcher = ("model", "databases_of_any_options");
 const HISTORIES: Catcher = ("histories", "concurrent_histories");
 const BAD_DISK: Catcher = ("cairn_wal", "on_a_bad_disk");
+const LOG_FORMAT: Catcher = ("cairn_wal", "format::tests");
 const REPLAY: Catcher = ("cairn_wal", "replay");
 const CURSOR: Catcher = ("cairn_table", "cursor::tests");
 const SEAL: Catcher = ("cairn_table", "seal::tests");
@@ -58,7 +59,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("refused-group-left-behind", &[BAD_DISK]),
     // Damage.
     mutant("log-checksum-skipped", &[DAMAGE, REPLAY]),
-    mutant("salt-of-segment-skipped", &[("cairn_wal", "format::tests")]),
+    mutant("salt-of-segment-skipped", &[LOG_FORMAT]),
+    mutant("group-not-bound-to-its-place", &[LOG_FORMAT]),
+    mutant("body-not-bound-to-its-group", &[LOG_FORMAT]),
     mutant("table-checksum-skipped", &[DAMAGE, SEAL]),
     mutant("block-not-bound-to-its-place", &[SEAL]),
     mutant("checksum-of-current-skipped", &[DAMAGE, ("cairn", "current_golden_bytes")]),
