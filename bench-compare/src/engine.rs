@@ -56,13 +56,8 @@ pub trait Engine: Send + Sync {
 
     /// Lends up to `limit` entries from `start` on (from either end without one), it included, upward
     /// or, if `reverse`, downward. Returns how many.
-    fn scan(
-        &self,
-        start: Option<&[u8]>,
-        limit: u64,
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<u64>;
+    fn scan(&self, start: Option<&[u8]>, limit: u64, reverse: bool, visit: &mut dyn FnMut(&[u8], &[u8]))
+    -> Result<u64>;
 
     /// A view of this moment, held.
     fn snapshot(&self) -> Result<Box<dyn Held + '_>>;

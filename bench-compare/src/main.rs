@@ -15,6 +15,7 @@ mod one;
 mod results;
 mod run;
 mod scenario;
+mod summary;
 mod table;
 mod targets;
 mod workload;

@@ -164,7 +164,9 @@ fn lock(results: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(results.join("lock"))?;
     // SAFETY: the descriptor is the file's, which is open.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        return Err(format!("another run is writing to {}; wait for it, or name other results", results.display()).into());
+        return Err(
+            format!("another run is writing to {}; wait for it, or name other results", results.display()).into()
+        );
     }
     Ok(file)
 }

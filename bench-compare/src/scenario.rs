@@ -216,8 +216,7 @@ fn put_sync(run: &Run) -> Result<()> {
     let device_dir = run.dir("device")?;
     run.with_database(|bench| {
         SYNC_CALLERS.iter().try_for_each(|&callers| {
-            run.reporter
-                .measure(&format!("put_sync_t{callers}"), || sync::put_sync(bench, &device_dir, callers))
+            run.reporter.measure(&format!("put_sync_t{callers}"), || sync::put_sync(bench, &device_dir, callers))
         })
     })
 }

@@ -86,7 +86,11 @@ impl Engine for Cairn {
         let bound = start.map_or(Bound::Unbounded, Bound::Included);
         let range = if reverse { (Bound::Unbounded, bound) } else { (bound, Bound::Unbounded) };
         let mut cursor = self.keyspace.latest(Visibility::Applied).cursor_range::<&[u8]>(range)?;
-        if reverse { cursor.seek_to_last()? } else { cursor.seek_to_first()? };
+        if reverse {
+            cursor.seek_to_last()?
+        } else {
+            cursor.seek_to_first()?
+        };
         let mut count = 0;
         while let Some((key, value)) = cursor.entry() {
             visit(key, value);
@@ -94,7 +98,11 @@ impl Engine for Cairn {
             if count == limit {
                 break;
             }
-            if reverse { cursor.prev()? } else { cursor.next()? };
+            if reverse {
+                cursor.prev()?
+            } else {
+                cursor.next()?
+            };
         }
         Ok(count)
     }

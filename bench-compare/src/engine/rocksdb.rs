@@ -102,7 +102,11 @@ impl Engine for Rocks {
             if count == limit {
                 break;
             }
-            if reverse { iterator.prev() } else { iterator.next() };
+            if reverse {
+                iterator.prev()
+            } else {
+                iterator.next()
+            };
         }
         iterator.status()?;
         Ok(count)
