@@ -15,8 +15,8 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 
 fn settings(setup: &Setup) -> String {
     format!(
-        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB, cache about {} MiB, Buffered, or Commit for sync",
-        BUDGET_BYTES >> 20,
+        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB, cache_bytes_max {} MiB, Buffered, or Commit for sync",
+        BUDGET_BYTES.max(setup.cache_bytes * 2) >> 20,
         MEMTABLE_BYTES >> 20,
         setup.cache_bytes >> 20
     )
@@ -25,7 +25,8 @@ fn settings(setup: &Setup) -> String {
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     let options = Options {
         durability: Durability::Buffered,
-        memory_budget_bytes: (setup.cache_bytes + MEMTABLE_BYTES) / 15 * 16,
+        memory_budget_bytes: BUDGET_BYTES.max(setup.cache_bytes * 2),
+        cache_bytes_max: Some(setup.cache_bytes),
         memtable_bytes_max: MEMTABLE_BYTES,
         ..Options::default()
     };

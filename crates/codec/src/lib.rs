@@ -1,4 +1,4 @@
-//! Bytes in memory: a bounds-checked reader, writers, varints and checksums.
+//! Bytes in memory: a bounds-checked reader, writers, varints, checksums, and the comparing of keys.
 //!
 //! Owns the primitive encodings that every format of Cairn is made of; each format itself stands
 //! at the head of the file that writes it. Refuses files and I/O of any kind.
@@ -9,9 +9,11 @@
 //! 2. A decoder never panics and never allocates: it lends slices of its input.
 
 mod checksum;
+mod compare;
 mod reader;
 mod writer;
 
 pub use checksum::{checksum64, hash64};
+pub use compare::{common_prefix, compare, same};
 pub use reader::{DecodeError, Reader};
 pub use writer::Write;

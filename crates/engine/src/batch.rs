@@ -23,6 +23,8 @@ use crate::options::Options;
 use crate::types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, SeqNo, VALUE_BYTES_MAX, kind};
 
 const HEADER_BYTES: usize = 4;
+/// Of an operation, its kind, keyspace and two lengths.
+const OP_OVERHEAD_BYTES_MAX: usize = 1 + 5 + 3 + 5;
 
 /// Puts, deletes and conditions that are written together with [`crate::Db::write`] or
 /// [`crate::Db::submit`]. Errors in what is added (an empty key, say) surface there.
@@ -33,7 +35,7 @@ pub struct Batch {
     count: u32,
     only_deletes: bool,
     conditions: Vec<Condition>,
-    keyspaces: BTreeMap<KeyspaceId, Arc<str>>,
+    keyspaces: Named,
     problem: Option<Error>,
     key_and_value_bytes_max: usize,
     value_bytes_max: usize,
@@ -61,11 +63,11 @@ impl Batch {
     pub(crate) fn new(database: u64, options: &Options) -> Batch {
         Batch {
             database,
-            body: vec![0; HEADER_BYTES],
+            body: Vec::new(),
             count: 0,
             only_deletes: true,
             conditions: Vec::new(),
-            keyspaces: BTreeMap::new(),
+            keyspaces: Named::default(),
             problem: None,
             key_and_value_bytes_max: options.write_bytes_max(BATCH_BYTES_MAX),
             value_bytes_max: options.write_bytes_max(VALUE_BYTES_MAX),
@@ -97,6 +99,9 @@ impl Batch {
         if self.problem.is_some() {
             return;
         }
+        // Room for all of it at once: a batch of one operation, which most are, then allocates once.
+        self.body.reserve(HEADER_BYTES + OP_OVERHEAD_BYTES_MAX + key.len() + value.len());
+        self.begin();
         self.body.put_u8(kind);
         self.body.put_varint(u64::from(keyspace.id()));
         self.body.put_prefixed(key);
@@ -105,6 +110,13 @@ impl Batch {
             self.only_deletes = false;
         }
         self.count += 1;
+    }
+
+    /// Leaves room for the count, which is known at the end.
+    fn begin(&mut self) {
+        if self.body.is_empty() {
+            self.body.put_u32(0);
+        }
     }
 
     fn check(&mut self, keyspace: &Keyspace, key: &[u8]) {
@@ -119,7 +131,7 @@ impl Batch {
             let text = format!("keyspace \"{}\" belongs to another database than the batch", keyspace.name());
             self.problem.get_or_insert(Error::invalid(text));
         }
-        self.keyspaces.entry(keyspace.id()).or_insert_with(|| keyspace.shared_name());
+        self.keyspaces.insert(keyspace);
     }
 
     /// Writes the batch only if nothing newer than `since` stands under `key`: no put, no delete.
@@ -168,7 +180,7 @@ impl Batch {
 
     /// The encoded size in bytes.
     pub fn bytes(&self) -> usize {
-        self.body.len() - HEADER_BYTES
+        self.body.len().saturating_sub(HEADER_BYTES)
     }
 
     /// The batch as the commit pipeline takes it, or what is wrong with it.
@@ -179,6 +191,7 @@ impl Batch {
         if self.database != database {
             return Err(Error::invalid("the batch belongs to another database"));
         }
+        self.begin();
         let count = self.count.to_le_bytes();
         for (to, from) in self.body.iter_mut().zip(count) {
             *to = from;
@@ -210,7 +223,33 @@ pub(crate) struct EncodedBatch {
     pub(crate) only_deletes: bool,
     pub(crate) conditions: Vec<Condition>,
     /// All that it names, in operations and conditions.
-    pub(crate) keyspaces: BTreeMap<KeyspaceId, Arc<str>>,
+    pub(crate) keyspaces: Named,
+}
+
+/// The keyspaces that a batch names: in most only one, which takes no allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    first: Option<(KeyspaceId, Arc<str>)>,
+    others: BTreeMap<KeyspaceId, Arc<str>>,
+}
+
+impl Named {
+    fn insert(&mut self, keyspace: &Keyspace) {
+        let id = keyspace.id();
+        match &self.first {
+            Some((first, _)) if *first == id => {}
+            Some(_) => {
+                self.others.entry(id).or_insert_with(|| keyspace.shared_name());
+            }
+            None => self.first = Some((id, keyspace.shared_name())),
+        }
+    }
+
+    /// Each with its name, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (KeyspaceId, &Arc<str>)> {
+        let first = self.first.as_ref().map(|(id, name)| (*id, name));
+        first.into_iter().chain(self.others.iter().map(|(id, name)| (*id, name)))
+    }
 }
 
 /// Decodes a body, op by op.

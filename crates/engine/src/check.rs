@@ -158,7 +158,7 @@ struct Check<'a> {
 
 impl<'a> Check<'a> {
     fn new(env: &'a Env, dir: &'a Path, progress: &'a mut dyn FnMut(Progress<'_>)) -> Check<'a> {
-        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES), Arc::new(Counters::default())));
+        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES, None), Arc::new(Counters::default())));
         Check {
             env,
             dir,

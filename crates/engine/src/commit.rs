@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cairn_env::sync::MutexGuard;
 use cairn_wal::{LogWriter, Position};
 
 use crate::batch::{Batch, EncodedBatch, Ops};
@@ -48,6 +49,9 @@ pub(crate) const GROUP_KIND: u8 = 1;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// And up to this many batches.
 const GROUP_BATCHES_MAX: usize = 4096;
+
+/// Of the list of keyspaces that a group touches, so much memory is kept.
+const TOUCHED_KEPT: usize = 1024;
 
 /// A batch in the queue.
 #[derive(Debug)]
@@ -122,6 +126,29 @@ impl CommitState {
         !self.leading && self.interrupting == 0
     }
 
+    /// What is queued, as far as it goes together.
+    fn take_group(&mut self) -> Vec<Pending> {
+        self.room_wanted = false;
+        let mut group: Vec<Pending> = Vec::with_capacity(self.pending.len().min(GROUP_BATCHES_MAX));
+        let mut bytes = 0;
+        while let Some(next) = self.pending.front() {
+            let len = next.batch.body.bytes().len();
+            let begins_its_own = !group.is_empty()
+                && !next.batch.conditions.is_empty()
+                && !cairn_env::mutant("condition-decided-within-its-group");
+            let too_much = !group.is_empty() && (bytes + len > GROUP_BYTES_MAX || group.len() >= GROUP_BATCHES_MAX);
+            if begins_its_own || too_much {
+                break;
+            }
+            let Some(next) = self.pending.pop_front() else { break };
+            bytes += len;
+            self.pending_bytes -= len;
+            self.pending_unattended -= usize::from(!next.attended);
+            group.push(next);
+        }
+        group
+    }
+
     /// The caller syncs next, all that is appended now.
     fn begin_sync(&mut self) {
         self.syncing = true;
@@ -149,6 +176,8 @@ pub(crate) struct Lead {
     pub(crate) full: BTreeSet<KeyspaceId>,
     /// Bytes of all active memtables.
     pub(crate) active_bytes: u64,
+    /// Keyspaces of the group under way, some perhaps more than once; its memory is kept.
+    touched: Vec<KeyspaceId>,
 }
 
 impl Lead {
@@ -161,6 +190,7 @@ impl Lead {
             updates: 0,
             full: BTreeSet::new(),
             active_bytes: 0,
+            touched: Vec::new(),
         }
     }
 
@@ -220,6 +250,9 @@ impl Core {
                 add(&self.counters.conflicts_count, 1);
             }
         })?;
+        if !batch.conditions.is_empty() {
+            self.conditions_seen.store(true, Ordering::Relaxed);
+        }
         if cairn_env::mutant("condition-decided-too-early") {
             batch.conditions.drain(..).try_for_each(|condition| self.check_condition(&condition))?;
         }
@@ -235,7 +268,11 @@ impl Core {
             state = self.commit_changed.wait(state);
         }
         let ticket = self.push(&mut state, batch, durability, true)?;
-        drop(state);
+        if state.may_lead() {
+            self.lead_group(state);
+        } else {
+            drop(state);
+        }
         self.wait_for(&ticket, durability)
     }
 
@@ -275,15 +312,16 @@ impl Core {
     /// Waits for a ticket, leading where nobody does. Who did not ask for a sync leads none.
     pub(crate) fn wait_for(&self, ticket: &TicketCell, durability: Durability) -> Result<Commit> {
         let syncs = durability == Durability::Commit;
+        if let Some(outcome) = ticket.outcome() {
+            return outcome;
+        }
         let mut state = self.commit.lock();
         loop {
             if let Some(outcome) = ticket.outcome() {
                 return outcome;
             }
             if state.may_lead() && !state.pending.is_empty() {
-                state.leading = true;
-                drop(state);
-                self.lead_group();
+                self.lead_group(state);
                 state = self.commit.lock();
             } else if syncs && !state.syncing && state.unsynced.iter().any(|u| !u.tickets.is_empty()) {
                 state.begin_sync();
@@ -363,9 +401,7 @@ impl Core {
         let mut state = self.commit.lock();
         loop {
             if state.may_lead() && (state.pending_unattended > 0 || state.room_wanted) {
-                state.leading = true;
-                drop(state);
-                self.lead_group();
+                self.lead_group(state);
                 state = self.commit.lock();
             } else if state.closing && state.pending.is_empty() {
                 return;
@@ -407,11 +443,13 @@ impl Core {
         }
     }
 
-    /// Takes a group, writes it, publishes it. The caller has set `leading`.
-    fn lead_group(&self) {
+    /// Takes a group, writes it, publishes it. The caller has seen that it may lead.
+    fn lead_group(&self, mut state: MutexGuard<'_, CommitState>) {
+        state.leading = true;
+        let group = state.take_group();
+        drop(state);
         let guard = PanicGuard { core: self, what: "the commit leader" };
         let mut lead = self.lead.lock();
-        let group = self.take_group();
         let written = if group.is_empty() {
             // What stands in the way of room is noted where it arises.
             let _ = self.make_room(&mut lead, 0);
@@ -466,29 +504,6 @@ impl Core {
         }
     }
 
-    fn take_group(&self) -> Vec<Pending> {
-        let mut state = self.commit.lock();
-        state.room_wanted = false;
-        let mut group: Vec<Pending> = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = state.pending.front() {
-            let len = next.batch.body.bytes().len();
-            let begins_its_own = !group.is_empty()
-                && !next.batch.conditions.is_empty()
-                && !cairn_env::mutant("condition-decided-within-its-group");
-            let too_much = !group.is_empty() && (bytes + len > GROUP_BYTES_MAX || group.len() >= GROUP_BATCHES_MAX);
-            if begins_its_own || too_much {
-                break;
-            }
-            let Some(next) = state.pending.pop_front() else { break };
-            bytes += len;
-            state.pending_bytes -= len;
-            state.pending_unattended -= usize::from(!next.attended);
-            group.push(next);
-        }
-        group
-    }
-
     /// Writes a group: room, conditions, log, memtables. Tickets of refused batches are resolved
     /// here; `None` if no batch is left.
     fn write_group(&self, lead: &mut Lead, mut group: Vec<Pending>) -> Option<Written> {
@@ -502,7 +517,7 @@ impl Core {
         // Deletes free space in the end, so they may go on; everything else must wait.
         let full = if let Health::Full { why } = self.health() { Some(Error::full(full_text(&why))) } else { None };
         let catalog = self.catalog.load();
-        group = keep(group, |p| {
+        let check = |p: &Pending| {
             check_keyspaces(&catalog, &p.batch)?;
             if let Some(full) = full.as_ref().filter(|_| !p.batch.only_deletes) {
                 return Err(full.clone());
@@ -514,6 +529,13 @@ impl Core {
                 }
                 result
             })
+        };
+        group.retain(|pending| match check(pending) {
+            Ok(()) => true,
+            Err(e) => {
+                pending.ticket.resolve(Err(e));
+                false
+            }
         });
         drop(catalog);
         if group.is_empty() {
@@ -521,22 +543,19 @@ impl Core {
         }
 
         let first = lead.next_seq;
-        let bodies: Vec<cairn_wal::Body<'_>> =
-            group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
         if cairn_env::mutant("visible-before-applied") {
             let count: u64 = group.iter().map(|p| u64::from(p.batch.count)).sum();
             self.visible.store(first - 1 + count, Ordering::Release);
         }
-        let appended = if bodies.is_empty() {
+        let appended = if group.iter().all(|p| p.batch.count == 0) {
             lead.log().map(|log| log.position())
         } else {
-            self.append(lead, first, &bodies, &group)
+            self.append(lead, first, &group)
         };
         let end = match appended {
             Ok(end) => end,
             Err(e) => return refuse(group, &e),
         };
-        drop(bodies);
         if end.segment != self.log_space.current_segment()
             && let Ok(log) = lead.log()
         {
@@ -575,20 +594,16 @@ impl Core {
         Some(written)
     }
 
-    fn append(
-        &self,
-        lead: &mut Lead,
-        first: u64,
-        bodies: &[cairn_wal::Body<'_>],
-        group: &[Pending],
-    ) -> Result<Position> {
+    fn append(&self, lead: &mut Lead, first: u64, group: &[Pending]) -> Result<Position> {
         let log = lead.log()?;
-        let mut appended = log.append(GROUP_KIND, first, bodies);
+        let bodies: Vec<cairn_wal::Body<'_>> =
+            group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
+        let mut appended = log.append(GROUP_KIND, first, &bodies);
         if let Err(cairn_wal::Error::NoSpace(e)) = &appended {
             self.set_full(&e.to_string());
             if group.iter().all(|p| p.batch.only_deletes) {
                 // The reserve has just been given back.
-                appended = log.append(GROUP_KIND, first, bodies);
+                appended = log.append(GROUP_KIND, first, &bodies);
             }
         }
         appended.map_err(|e| match e {
@@ -606,12 +621,14 @@ impl Core {
     fn apply(&self, lead: &mut Lead, first: u64, group: &[Pending], segment: u64) -> Result<()> {
         let mut seq = first;
         let (mut puts, mut deletes) = (0, 0);
-        let mut touched = BTreeSet::new();
+        let mut touched = std::mem::take(&mut lead.touched);
         for pending in group {
             let broken = |e: cairn_codec::DecodeError| Error::invalid(format!("the batch does not decode: {e}"));
             let mut ops = Ops::new(pending.batch.body.bytes()).map_err(broken)?;
             while let Some(op) = ops.next().map_err(broken)? {
-                touched.insert(op.keyspace);
+                if touched.last() != Some(&op.keyspace) {
+                    touched.push(op.keyspace);
+                }
                 let writer = self.writer(lead, op.keyspace, segment);
                 writer
                     .insert(op.key, seq, op.kind, op.value)
@@ -625,6 +642,9 @@ impl Core {
             }
         }
         self.settle(lead, &touched);
+        touched.clear();
+        touched.shrink_to(TOUCHED_KEPT);
+        lead.touched = touched;
         add(&self.counters.batches_count, group.len() as u64);
         add(&self.counters.puts_count, puts);
         add(&self.counters.deletes_count, deletes);
@@ -632,7 +652,7 @@ impl Core {
     }
 
     /// Counts what the touched memtables have grown by, and notes which are full.
-    pub(crate) fn settle(&self, lead: &mut Lead, touched: &BTreeSet<KeyspaceId>) {
+    pub(crate) fn settle(&self, lead: &mut Lead, touched: &[KeyspaceId]) {
         for id in touched {
             let Some((buffer, _)) = lead.writers.get(id) else { continue };
             lead.active_bytes += buffer.settle_charge();
@@ -772,7 +792,7 @@ fn unknown_text(why: &str) -> String {
 
 /// Fails if a batch names a keyspace that was dropped.
 fn check_keyspaces(catalog: &Catalog, batch: &EncodedBatch) -> Result<()> {
-    let dropped = batch.keyspaces.iter().find(|(id, _)| catalog.tree(**id).is_none());
+    let dropped = batch.keyspaces.iter().find(|(id, _)| catalog.tree(*id).is_none());
     match dropped {
         Some((_, name)) if !cairn_env::mutant("write-to-a-dropped-keyspace-taken") => Err(Error::no_keyspace(name)),
         _ => Ok(()),
@@ -786,16 +806,4 @@ fn refuse(group: Vec<Pending>, error: &Error) -> Option<Written> {
         pending.ticket.resolve(Err(error.clone()));
     }
     None
-}
-
-/// Keeps the batches that `check` accepts, and ends the tickets of the others.
-fn keep(group: Vec<Pending>, mut check: impl FnMut(&Pending) -> Result<()>) -> Vec<Pending> {
-    let mut kept = Vec::with_capacity(group.len());
-    for pending in group {
-        match check(&pending) {
-            Ok(()) => kept.push(pending),
-            Err(e) => pending.ticket.resolve(Err(e)),
-        }
-    }
-    kept
 }

@@ -65,7 +65,6 @@ impl Core {
         let mut merge = Merge::new(sources(plan));
         merge.seek_to_first()?;
         while let Some(entry) = merge.entry() {
-            self.check_job(output.keyspace())?;
             let below = || levels.key_may_lie_below(plan.output_level, entry.key);
             output.add(entry.key, entry.seq, entry.kind, entry.value, below)?;
             merge.step()?;

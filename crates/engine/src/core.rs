@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) durable: AtomicU64,
     pub(crate) next_table: AtomicU64,
     pub(crate) log_space: LogSpace,
+    /// A batch with conditions was seen: flushed memtables are kept to decide more of them.
+    pub(crate) conditions_seen: AtomicBool,
 
     pub(crate) lead: sync::Mutex<Lead>,
     pub(crate) syncer: cairn_wal::LogSyncer,

@@ -6,6 +6,8 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use cairn_codec::{compare, same};
+
 use crate::catalog::Tree;
 use crate::error::{Error, Result};
 use crate::merge::{Merge, Source};
@@ -57,11 +59,11 @@ impl KeyRange {
     }
 
     fn is_before(&self, key: &[u8]) -> bool {
-        key < self.lower.as_slice()
+        compare(key, &self.lower).is_lt()
     }
 
     fn is_past(&self, key: &[u8]) -> bool {
-        self.upper.as_deref().is_some_and(|upper| key >= upper)
+        self.upper.as_deref().is_some_and(|upper| compare(key, upper).is_ge())
     }
 }
 
@@ -236,7 +238,7 @@ impl Cursor {
             if self.range.is_past(entry.key) {
                 return Ok(());
             }
-            if entry.seq <= self.seq.0 && !(done && entry.key == self.key.as_slice()) {
+            if entry.seq <= self.seq.0 && !(done && same(entry.key, &self.key)) {
                 if entry.kind == kind::PUT {
                     self.state = State::Forward;
                     return Ok(());
@@ -256,7 +258,7 @@ impl Cursor {
         // The newest visible version so far of `self.key`: a value or a tombstone.
         let mut candidate: Option<u8> = None;
         while let Some(entry) = self.merge.entry() {
-            if candidate.is_some() && entry.key != self.key.as_slice() {
+            if candidate.is_some() && !same(entry.key, &self.key) {
                 if candidate == Some(kind::PUT) {
                     break;
                 }

@@ -71,7 +71,6 @@ impl Core {
         let mut cursor = MemtableCursor::new(buffer.memtable.clone());
         cursor.seek_to_first();
         while cursor.valid() {
-            self.check_job(output.keyspace())?;
             // A tombstone always stays: what it hides may lie in any table.
             output.add(cursor.key(), cursor.seq(), cursor.kind(), cursor.value(), || true)?;
             cursor.next();
@@ -99,7 +98,9 @@ impl Core {
             self.catalog.update(id, |tree| tree.sealed.retain(|sealed| !Arc::ptr_eq(sealed, buffer)));
             drop(self.jobs.lock());
         }
-        let history_bytes_max = self.options.memtable_bytes_max;
+        // Before the first condition nobody misses the history: a memtable's worth of memory.
+        let conditions = self.conditions_seen.load(std::sync::atomic::Ordering::Relaxed);
+        let history_bytes_max = if conditions { self.options.memtable_bytes_max } else { 0 };
         self.catalog.update(id, |tree| {
             let added: Vec<(usize, TableRef)> = tables.into_iter().map(|table| (0, table)).collect();
             tree.levels = tree.levels.with(&[], &added);

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cairn_codec::compare;
 use cairn_table::{Table, TableSummary};
 
 use crate::memory::Charge;
@@ -40,7 +41,7 @@ pub(crate) struct TableMeta {
 impl TableMeta {
     /// Whether its range meets `[smallest, largest]`.
     pub(crate) fn overlaps(&self, smallest: &[u8], largest: &[u8]) -> bool {
-        self.smallest_key.as_slice() <= largest && self.largest_key.as_slice() >= smallest
+        compare(&self.smallest_key, largest).is_le() && compare(&self.largest_key, smallest).is_ge()
     }
 
     /// Where a table and what the manifest says of it, in this keyspace, differ, if they do.
@@ -198,10 +199,10 @@ impl Levels {
         let tables = self.level(level);
         let misses = cairn_env::mutant("last-key-of-table-missed");
         let at = tables.partition_point(|t| {
-            let largest = t.meta.largest_key.as_slice();
-            largest < key || (misses && largest == key)
+            let order = compare(&t.meta.largest_key, key);
+            order.is_lt() || (misses && order.is_eq())
         });
-        tables.get(at).filter(|t| t.meta.smallest_key.as_slice() <= key)
+        tables.get(at).filter(|t| compare(&t.meta.smallest_key, key).is_le())
     }
 
     /// The tables of a level whose ranges meet `[smallest, largest]`.

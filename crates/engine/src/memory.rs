@@ -32,12 +32,15 @@ const USES: usize = 5;
 #[derive(Debug)]
 pub(crate) struct Memory {
     budget: u64,
+    /// The most for blocks and tables together.
+    cache: u64,
     used: [AtomicU64; USES],
 }
 
 impl Memory {
-    pub(crate) fn new(budget: u64) -> Arc<Memory> {
-        Arc::new(Memory { budget, used: Default::default() })
+    /// A budget, and how much of it blocks and tables may take; `None` for what the rest leaves.
+    pub(crate) fn new(budget: u64, cache: Option<u64>) -> Arc<Memory> {
+        Arc::new(Memory { budget, cache: cache.map_or(budget, |cache| cache.min(budget)), used: Default::default() })
     }
 
     fn count(&self, kind: Use) -> &AtomicU64 {
@@ -76,23 +79,24 @@ impl Memory {
         self.budget
     }
 
-    /// What the cache may hold now: the budget less all that is not blocks.
+    /// What the cache may hold now: the budget less all that is not blocks, and no more than was set.
     pub(crate) fn cache_bytes_max(&self) -> u64 {
-        let others =
-            self.used(Use::Memtables) + self.used(Use::Tables) + self.used(Use::Compaction) + self.used(Use::Queue);
-        self.usable().saturating_sub(others).max(self.budget / CACHE_SHARE_MIN)
+        let tables = self.used(Use::Tables);
+        let others = self.used(Use::Memtables) + tables + self.used(Use::Compaction) + self.used(Use::Queue);
+        let left = self.usable().saturating_sub(others).max(self.budget / CACHE_SHARE_MIN);
+        left.min(self.cache.saturating_sub(tables).max(self.cache / CACHE_SHARE_MIN))
     }
 
-    /// The share of the budget that tables may hold; beyond it partitions load on demand.
+    /// What tables may hold of the budget; beyond it partitions load on demand.
     pub(crate) fn tables_bytes_max(&self) -> u64 {
-        self.budget / 4
+        (self.budget / 4).min(self.cache / 2)
     }
 }
 
 /// What the system's allocator loses between pieces: one part in sixteen of the budget.
 const ALLOCATOR_SHARE: u64 = 16;
 
-/// The cache keeps at least this part of the budget: one in sixteen.
+/// The cache keeps at least this part of the budget, and of what was set for it: one in sixteen.
 const CACHE_SHARE_MIN: u64 = 16;
 
 /// Counted memory; gives it back on drop.

@@ -8,6 +8,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use cairn_codec::compare;
 use cairn_table::TableCursor;
 
 use crate::error::Result;
@@ -102,7 +103,7 @@ impl Source {
             }
             Source::Table(table) => table.cursor.seek(key, seq_max).map_err(table_error),
             Source::Level(level) => {
-                let at = level.tables.partition_point(|t| t.meta.largest_key.as_slice() < key);
+                let at = level.tables.partition_point(|t| compare(&t.meta.largest_key, key).is_lt());
                 level.open_at(at, |cursor| cursor.seek(key, seq_max))?;
                 level.skip_forward()
             }
@@ -117,7 +118,7 @@ impl Source {
             }
             Source::Table(table) => table.cursor.seek_for_prev(key).map_err(table_error),
             Source::Level(level) => {
-                let after = level.tables.partition_point(|t| t.meta.smallest_key.as_slice() < key);
+                let after = level.tables.partition_point(|t| compare(&t.meta.smallest_key, key).is_lt());
                 level.open_at(after.wrapping_sub(1), |cursor| cursor.seek_for_prev(key))?;
                 level.skip_back()
             }
@@ -290,7 +291,7 @@ impl Merge {
         let entry = |place: usize| self.heap.get(place).and_then(|&i| self.sources.get(i)).and_then(Source::entry);
         let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
         let by_number = if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
-        let order = a.key.cmp(b.key).then(by_number);
+        let order = compare(a.key, b.key).then(by_number);
         order == if self.backward { Ordering::Greater } else { Ordering::Less }
     }
 }

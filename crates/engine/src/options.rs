@@ -48,18 +48,21 @@ pub struct Options {
     /// Memory for cache, memtables, filters, indexes, pinned blocks and compaction together.
     /// Default 256 MiB, least 4 MiB.
     pub memory_budget_bytes: u64,
+    /// The most that blocks, filters and indexes may take of the budget; least 64 KiB. Default: what the
+    /// rest leaves of it. What iterators and values pin counts, and may go beyond.
+    pub cache_bytes_max: Option<u64>,
     /// A memtable of this size is sealed and flushed. Default 64 MiB, but at most an eighth of the
     /// budget: 32 MiB of the default one.
     pub memtable_bytes_max: u64,
     /// Seal a memtable at this many keys too. Default: no such limit.
     pub memtable_entries_max: Option<u64>,
-    /// The size at which a new table file is begun. Default 32 MiB.
+    /// The size at which a new table file is begun, from level 1 down; a memtable becomes one file. Default 32 MiB.
     pub table_bytes_max: u64,
     /// Begin a new table file at this many entries too. Default: no such limit.
     pub table_entries_max: Option<u64>,
     /// The uncompressed size of a data block, 64 bytes to 1 MiB. Default 4 KiB.
     pub block_bytes: u32,
-    /// How blocks are stored from level 1 down. Level 0 is short-lived and stays uncompressed. Default LZ4.
+    /// How blocks are stored. Default LZ4.
     pub compression: Compression,
     /// Bits of Bloom filter per key, at most 64; 0 for no filter. Default 10 (about 1 % false positives).
     pub filter_bits_per_key: u32,
@@ -80,6 +83,7 @@ impl Default for Options {
             durability: Durability::Commit,
             sync_interval: None,
             memory_budget_bytes: 256 << 20,
+            cache_bytes_max: None,
             memtable_bytes_max: 64 << 20,
             memtable_entries_max: None,
             table_bytes_max: 32 << 20,
@@ -119,6 +123,7 @@ impl Options {
             Ok(())
         };
         least("memory_budget_bytes", self.memory_budget_bytes, 4 << 20)?;
+        least("cache_bytes_max", self.cache_bytes_max.unwrap_or(u64::MAX), 64 << 10)?;
         least("memtable_bytes_max", self.memtable_bytes_max, 4 << 10)?;
         least("table_bytes_max", self.table_bytes_max, 4 << 10)?;
         least("block_bytes", u64::from(self.block_bytes), 64)?;

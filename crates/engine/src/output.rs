@@ -19,6 +19,9 @@ use crate::options::{Compression, Options};
 use crate::retain::{Retainer, Verdict};
 use crate::types::{KeyspaceId, SeqNo, TableId};
 
+/// Every so many entries a job looks whether it is still wanted.
+const CHECK_EVERY: u64 = 64;
+
 /// Tables in the making.
 pub(crate) struct Output<'a> {
     core: &'a Core,
@@ -28,6 +31,8 @@ pub(crate) struct Output<'a> {
     current: Option<Current>,
     finished: Vec<(TableMeta, PathBuf)>,
     charge: Charge,
+    /// Entries that came.
+    taken: u64,
     /// Entries that were not kept.
     pub(crate) dropped: u64,
 }
@@ -40,10 +45,10 @@ struct Current {
 }
 
 /// How tables of a level are written.
-pub(crate) fn table_options(options: &Options, hash_seed: u64, level: usize) -> TableOptions {
+pub(crate) fn table_options(options: &Options, hash_seed: u64) -> TableOptions {
     let compression = match options.compression {
-        Compression::Lz4 if level > 0 => cairn_table::Compression::Lz4,
-        Compression::Lz4 | Compression::None => cairn_table::Compression::None,
+        Compression::Lz4 => cairn_table::Compression::Lz4,
+        Compression::None => cairn_table::Compression::None,
     };
     TableOptions {
         block_bytes: options.block_bytes as usize,
@@ -66,11 +71,12 @@ impl<'a> Output<'a> {
             current: None,
             finished: Vec::new(),
             charge: core.memory.charge(Use::Compaction, 0),
+            taken: 0,
             dropped: 0,
         }
     }
 
-    /// Takes the next entry; `may_lie_below` tells whether older versions of a key may stand
+    /// Takes the next entry, unless the job is to end; `may_lie_below` tells whether older versions of a key may stand
     /// below the output.
     pub(crate) fn add(
         &mut self,
@@ -80,6 +86,10 @@ impl<'a> Output<'a> {
         value: &[u8],
         may_lie_below: impl FnOnce() -> bool,
     ) -> Result<()> {
+        if self.taken.is_multiple_of(CHECK_EVERY) {
+            self.core.check_job(self.keyspace)?;
+        }
+        self.taken += 1;
         let begins_key = self.retainer.begins_key(key);
         let verdict = self.retainer.decide(key, SeqNo(seq), kind, may_lie_below);
         if begins_key && self.is_full() {
@@ -95,7 +105,7 @@ impl<'a> Output<'a> {
         };
         let current = match &mut self.current {
             Some(current) => current,
-            None => self.current.insert(Current::begin(self.core, self.keyspace, self.level)?),
+            None => self.current.insert(Current::begin(self.core, self.keyspace)?),
         };
         current.stale += stale;
         current.builder.add(key, seq, kind, value).map_err(table_error)
@@ -104,7 +114,8 @@ impl<'a> Output<'a> {
     fn is_full(&self) -> bool {
         let options = &self.core.options;
         self.current.as_ref().is_some_and(|current| {
-            current.builder.bytes_so_far() >= options.table_bytes_max
+            // A memtable makes one table of level 0, whose tables are counted as memtables are.
+            (self.level > 0 && current.builder.bytes_so_far() >= options.table_bytes_max)
                 || options.table_entries_max.is_some_and(|max| current.builder.entries() >= max)
         })
     }
@@ -153,11 +164,6 @@ impl<'a> Output<'a> {
         self.finished.iter().map(|(meta, _)| self.core.open_table(self.keyspace, meta.clone())).collect()
     }
 
-    /// Whose tables they are.
-    pub(crate) fn keyspace(&self) -> KeyspaceId {
-        self.keyspace
-    }
-
     /// The bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.finished.iter().map(|(meta, _)| meta.file_bytes).sum()
@@ -175,11 +181,11 @@ impl<'a> Output<'a> {
 }
 
 impl Current {
-    fn begin(core: &Core, keyspace: KeyspaceId, level: usize) -> Result<Current> {
+    fn begin(core: &Core, keyspace: KeyspaceId) -> Result<Current> {
         let id = core.next_table.fetch_add(1, Ordering::Relaxed);
         let path = table_path(&core.dir, id);
         let file = core.env.create(&path)?;
-        let options = table_options(&core.options, core.hash_seed, level);
+        let options = table_options(&core.options, core.hash_seed);
         let builder = TableBuilder::new(file, id, u64::from(keyspace), options).map_err(table_error)?;
         Ok(Current { id, path, builder, stale: 0 })
     }

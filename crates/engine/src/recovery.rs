@@ -75,7 +75,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
     };
 
     let counters = Arc::new(Counters::default());
-    let memory = Memory::new(options.memory_budget_bytes);
+    let memory = Memory::new(options.memory_budget_bytes, options.cache_bytes_max);
     let cache = Arc::new(Cache::new(memory.clone(), counters.clone()));
     let removals = Arc::new(RemovalQueue::default());
     let mut catalog = Catalog::default();
@@ -110,6 +110,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         durable: AtomicU64::new(0),
         next_table: AtomicU64::new(if cairn_env::mutant("table-number-reused") { 1 } else { state.next_table }),
         log_space: LogSpace::default(),
+        conditions_seen: AtomicBool::new(false),
         lead: env.mutex(Lead::new(log)),
         syncer,
         commit: env.mutex(CommitState::new()),
@@ -335,7 +336,6 @@ impl Core {
                 return Err(damaged(format!("sequence number {seq} leaves no room for others")));
             }
             let mut live = false;
-            let mut touched = BTreeSet::new();
             let mut inserts: Vec<(u64, Op<'_>)> = Vec::new();
             for body in group.bodies() {
                 let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
@@ -358,8 +358,10 @@ impl Core {
             let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
             let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
             self.log_space.appended(end.segment, bytes as u64);
+            let mut touched: Vec<KeyspaceId> = inserts.iter().map(|(_, op)| op.keyspace).collect();
+            touched.sort_unstable();
+            touched.dedup();
             for (seq, op) in inserts {
-                touched.insert(op.keyspace);
                 self.writer(&mut lead, op.keyspace, end.segment)
                     .insert(op.key, seq, op.kind, op.value)
                     .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;

@@ -243,7 +243,7 @@ impl<'a> Repair<'a> {
         entries: &'a [DirEntry],
         progress: &'a mut dyn FnMut(Progress<'_>),
     ) -> Repair<'a> {
-        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES), Arc::new(Counters::default())));
+        let cache = Arc::new(Cache::new(Memory::new(MEMORY_BYTES, None), Arc::new(Counters::default())));
         Repair { env, dir, entries, progress, bytes_done: 0, bytes_total: 0, cache, done: Repaired::default() }
     }
 

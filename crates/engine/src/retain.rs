@@ -7,6 +7,8 @@
 //! A tombstone that is kept by this rule may go too, if no snapshot lies before it (nobody can
 //! see what it hides) and nothing below the output can hold its key (nothing would come back).
 
+use cairn_codec::same;
+
 use crate::types::{SeqNo, kind};
 
 /// Decides entry by entry. Entries come in table order: by key, newest version first.
@@ -38,7 +40,7 @@ impl Retainer {
 
     /// Whether `key` differs from that of the entry decided before: the place where a table may end.
     pub(crate) fn begins_key(&self, key: &[u8]) -> bool {
-        self.stripe.is_none() || self.key != key
+        self.stripe.is_none() || !same(&self.key, key)
     }
 
     /// Decides on the next entry. `may_lie_below` is asked only about tombstones.

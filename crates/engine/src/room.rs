@@ -29,8 +29,12 @@ impl Core {
     /// Refuses writes when what readers pin leaves no room: blocks, and memtables that are flushed
     /// long since but for an iterator that began before.
     pub(crate) fn check_memory(&self) -> Result<()> {
-        let cached = self.cache.weight();
         let usable = self.memory.usable();
+        // Every write comes here: the sum first, and only if it is too much, what the cache could give back of it.
+        if self.memory.held(0) <= usable {
+            return Ok(());
+        }
+        let cached = self.cache.weight();
         if self.memory.held(cached) <= usable {
             return Ok(());
         }

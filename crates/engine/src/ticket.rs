@@ -105,14 +105,14 @@ pub(crate) struct Promise(pub(crate) Arc<TicketCell>);
 
 impl Promise {
     /// Puts the outcome and wakes who polls.
-    pub(crate) fn resolve(self, outcome: Result<Commit>) {
+    pub(crate) fn resolve(&self, outcome: Result<Commit>) {
         self.0.resolve(outcome);
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        if self.0.outcome().is_none() {
+        if self.0.slot().outcome.is_none() {
             let why = "the write was given up midway; it may or may not exist after the database is reopened";
             self.0.resolve(Err(Error::unknown(why)));
         }

@@ -26,9 +26,9 @@
 //! or of more than 253, carries no buckets. The bucket of a hash is its upper 32 bits scaled to
 //! `bucket_count`; buckets number four thirds of the distinct user keys.
 
-use cairn_codec::{DecodeError, Reader, Write};
+use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare};
 
-use crate::{KEY_BYTES_MAX, common_prefix, slot};
+use crate::{KEY_BYTES_MAX, slot};
 
 const UNIFORM_SEQ: u8 = 1;
 const UNIFORM_KIND: u8 = 2;
@@ -460,7 +460,7 @@ impl<'a> DataBlock<'a> {
             if entry.shared != 0 {
                 return Err(DecodeError { offset: entry.at, what: "entry at a restart does not store its whole key" });
             }
-            if self.suffix(&entry).cmp(key).then(seq.cmp(&entry.seq)).is_lt() {
+            if compare(self.suffix(&entry), key).then(seq.cmp(&entry.seq)).is_lt() {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -6,7 +6,7 @@
 //! Refuses: entries out of order, and the file's name, which the caller makes durable. After an
 //! error of the system the caller drops the builder and removes the file.
 
-use cairn_codec::hash64;
+use cairn_codec::{compare, hash64};
 use cairn_env::File;
 
 use crate::block::BlockBuilder;
@@ -98,7 +98,7 @@ impl TableBuilder {
         }
         let mut new_key = true;
         if self.summary.entries > 0 {
-            let order = key.cmp(self.block.last_key());
+            let order = compare(key, self.block.last_key());
             new_key = order.is_gt();
             if order.is_lt() || (order.is_eq() && seq >= self.block.last_seq()) {
                 let path = self.file.path().to_path_buf();

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cairn_codec::DecodeError;
+use cairn_codec::{DecodeError, compare};
 
 use crate::block::Entry;
 use crate::footer::Handle;
@@ -157,7 +157,7 @@ impl TableCursor {
         while place.at < data.end() {
             let entry = data.entry(place).map_err(damaged)?;
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
-            if self.key.as_slice().cmp(key).then(max_seq.cmp(&entry.seq)).is_ge() {
+            if compare(&self.key, key).then(max_seq.cmp(&entry.seq)).is_ge() {
                 self.entry = Some(entry);
                 return Ok(());
             }

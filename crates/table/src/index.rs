@@ -19,9 +19,8 @@
 
 use std::cmp::Ordering;
 
-use cairn_codec::{DecodeError, Reader, Write};
+use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare};
 
-use crate::common_prefix;
 use crate::footer::Handle;
 
 /// Collects separators while a table is written.
@@ -187,7 +186,7 @@ impl Index {
 
     /// How separator `i` sorts against (`prefix` and `suffix`, `seq`).
     fn compare(&self, i: usize, suffix: &[u8], seq: u64) -> Ordering {
-        self.suffix(i).cmp(suffix).then_with(|| seq.cmp(&self.seq(i)))
+        compare(self.suffix(i), suffix).then_with(|| seq.cmp(&self.seq(i)))
     }
 
     pub(crate) fn block_count(&self) -> usize {

@@ -53,11 +53,6 @@ pub use properties::TableSummary;
 pub use salvage::{Lost, Salvage};
 pub use table::{Identity, Load, Lookup, Read, Table};
 
-/// How many leading bytes two strings share.
-fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
 /// A bijection that spreads every input bit over the whole word (the finaliser of SplitMix64).
 fn mix64(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

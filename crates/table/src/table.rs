@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use cairn_codec::{DecodeError, Reader};
+use cairn_codec::{DecodeError, Reader, compare};
 use cairn_env::File;
 
 use crate::footer::{FOOTER_BYTES, Footer, Handle, Refused};
@@ -180,8 +180,8 @@ impl Table {
     pub fn get(&self, key: &[u8], hash: u64, max_seq: u64, read: Read) -> Result<Lookup> {
         let summary = &self.summary;
         let outside = max_seq < summary.smallest_seq
-            || key < summary.smallest_key.as_slice()
-            || key > summary.largest_key.as_slice();
+            || compare(key, &summary.smallest_key).is_lt()
+            || compare(key, &summary.largest_key).is_gt();
         if outside {
             return Ok(Lookup::Absent);
         }

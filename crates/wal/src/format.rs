@@ -325,21 +325,26 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, start: &GroupStart, bodies: &[Body
     }
     out.resize(total, 0);
 
-    let mut header = Vec::with_capacity(GROUP_HEADER_LEN);
-    header.extend_from_slice(GROUP_MAGIC);
-    header.extend_from_slice(&[start.kind, 0, 0, 0]);
-    header.put_u32(u32::try_from(bytes).map_err(too_large(bytes))?);
-    header.put_u32(u32::try_from(bodies.len()).map_err(too_large(bytes))?);
-    for place in [start.position.segment, start.position.offset, start.salt] {
-        header.put_u64(place);
-    }
-    for said in [start.first_seq, start.synced.segment, start.synced.offset, table_checksum] {
-        header.put_u64(said);
-    }
-    header.put_u64(checksum64(&header));
-    assert_eq!(header.len(), GROUP_HEADER_LEN);
-    if let Some(front) = out.get_mut(..GROUP_HEADER_LEN) {
-        front.copy_from_slice(&header);
+    let [a, b, c, d] = *GROUP_MAGIC;
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let body_count = u32::try_from(bodies.len()).map_err(too_large(bytes))?;
+    let words = [
+        pair(u32::from_le_bytes([a, b, c, d]), u32::from(start.kind)),
+        pair(u32::try_from(bytes).map_err(too_large(bytes))?, body_count),
+        start.position.segment,
+        start.position.offset,
+        start.salt,
+        start.first_seq,
+        start.synced.segment,
+        start.synced.offset,
+        table_checksum,
+    ];
+    if let Some((front, _)) = out.split_first_chunk_mut::<GROUP_HEADER_LEN>() {
+        let (summed, sum) = front.split_at_mut(GROUP_HEADER_LEN - 8);
+        for (to, word) in summed.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
+        }
+        sum.copy_from_slice(&checksum64(summed).to_le_bytes());
     }
     Ok(())
 }

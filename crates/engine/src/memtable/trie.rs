@@ -24,6 +24,8 @@
 //!
 //! Descent for a lookup skips edges unread and compares the whole key once, at the leaf.
 
+use cairn_codec::common_prefix;
+
 use super::arena::{Arena, ArenaFull, Bump};
 use super::publish::{At, Slot};
 use super::record::{Child, Edge, Entry, Head, Leaf, Node, Node4, VersionRecord};
@@ -74,7 +76,7 @@ impl Trie {
                 Entry::Node(node) => node,
             };
             let edge = node.head().edge(&self.arena, depth);
-            let common = common_prefix_len(edge, key.get(depth..).unwrap_or(&[]));
+            let common = common_prefix(edge, key.get(depth..).unwrap_or(&[]));
             if common < edge.len() {
                 return insertion.split(slot, node, depth, common);
             }
@@ -137,7 +139,7 @@ impl Insertion<'_> {
         let (arena, key) = (self.arena, self.key);
         let other_key = arena.tail(other);
         let rest = key.get(depth..).unwrap_or(&[]);
-        let common = common_prefix_len(rest, other_key.get(depth..).unwrap_or(&[]));
+        let common = common_prefix(rest, other_key.get(depth..).unwrap_or(&[]));
         let fork = depth + common;
         let edge = Edge::new(other, rest.get(..common).unwrap_or(rest));
         let node = match (key.get(fork), other_key.get(fork)) {
@@ -234,12 +236,4 @@ impl Insertion<'_> {
         };
         Ok(Inserted { new_key: true, garbage_bytes })
     }
-}
-
-/// How many bytes two keys begin with alike.
-fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
-    const STEP: usize = 8;
-    let steps = a.chunks_exact(STEP).zip(b.chunks_exact(STEP)).take_while(|(a, b)| a == b).count() * STEP;
-    let (a, b) = (a.get(steps..).unwrap_or(&[]), b.get(steps..).unwrap_or(&[]));
-    steps + a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
