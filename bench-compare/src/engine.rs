@@ -48,6 +48,9 @@ pub trait Engine: Send + Sync {
     /// Writes all entries at once, not synced.
     fn write_batch(&self, entries: &Entries) -> Result<()>;
 
+    /// Removes all keys at once, not synced.
+    fn delete_batch(&self, keys: &[Key]) -> Result<()>;
+
     /// Lends the value of a key to `visit`; false if there is none.
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool>;
 

@@ -16,7 +16,10 @@ use crate::child::template;
 use crate::engine::{Kind, Result};
 use crate::memory_group::MemoryGroup;
 use crate::results::{Config, END, Record, Status, file_of, unix_seconds};
-use crate::scenario::{Ending, Scenario, Task};
+use crate::scenario::{Ending, Scenario, Task, setup};
+
+/// An engine that leaves less than this is stopped, before the disk is full for everybody.
+const FREE_BYTES_MIN: u64 = 4 << 30;
 
 /// What to run.
 pub struct Plan {
@@ -55,7 +58,8 @@ pub fn run(plan: &Plan) -> Result<()> {
                     Some(_) if !plan.retry_failed => continue,
                     _ => {}
                 }
-                eprintln!("rep {rep}: {} {}", scenario.name, kind.name);
+                let settings = (kind.settings)(&setup(scenario.name, &plan.config));
+                eprintln!("rep {rep}: {} {} ({settings})", scenario.name, kind.name);
                 let task = Task {
                     engine: kind.name.to_owned(),
                     scenario: scenario.name.to_owned(),
@@ -128,6 +132,11 @@ fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<O
             child.wait()?;
             return Ok(Some(format!("not done after {} s", plan.timeout.as_secs())));
         }
+        if free_bytes(&plan.work) < FREE_BYTES_MIN {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Some(format!("stopped with less than {} GiB free on the disk", FREE_BYTES_MIN >> 30)));
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -139,6 +148,20 @@ fn problem_of(status: ExitStatus, ending: Ending) -> Option<String> {
         (Some(signal), _) => Some(format!("killed by signal {signal}")),
         (None, _) => Some(format!("{status}")),
     }
+}
+
+/// Bytes free on the disk of a directory; if it cannot tell, there is room.
+fn free_bytes(dir: &Path) -> u64 {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = std::ffi::CString::new(dir.as_os_str().as_bytes()) else { return u64::MAX };
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends in a zero, and the pointer is to room for what the call writes.
+    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return u64::MAX;
+    }
+    // SAFETY: the call succeeded, so it has filled all of it.
+    let stat = unsafe { stat.assume_init() };
+    stat.f_bavail.saturating_mul(stat.f_frsize)
 }
 
 /// The last whole line of a file of results.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::data::Data;
 use crate::engine::{Engine, Kind, Result, Setup};
 use crate::results::Config;
-use crate::workload::{Bench, Reporter, delete, get, get::Pick, load, open, rww, scan, steady, sync, write, ycsb};
+use crate::workload::get::{self, Pick};
+use crate::workload::settle::settle;
+use crate::workload::{Bench, Reporter, delete, load, open, rww, scan, steady, sync, write, ycsb};
 
 /// What a process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -233,9 +235,9 @@ fn deletes(run: &Run) -> Result<()> {
     let reporter = run.reporter;
     run.with_database(|bench| {
         load::fill(bench, true)?;
-        crate::workload::settle::settle(bench)?;
+        settle(bench)?;
         let held = bench.engine.snapshot()?;
-        reporter.measure("delete_seq", || delete::delete_runs(bench))?;
+        reporter.measure("delete_runs", || delete::delete_runs(bench))?;
         reporter.measure("delete_scan10", || delete::scan_across(bench, "delete_scan10"))?;
         drop(held);
         std::thread::sleep(Duration::from_secs_f64(run.task.config.idle_seconds));
@@ -251,7 +253,7 @@ fn delete_half(run: &Run) -> Result<()> {
     let engine = run.open(&dir)?;
     let bench = Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration };
     load::fill(&bench, true)?;
-    crate::workload::settle::settle(&bench)?;
+    settle(&bench)?;
     run.reporter.measure("delete_half", || delete::delete_half(&bench))?;
     let left = run.data.keys.div_ceil(2);
     run.reporter.measure("delete_half_scan_full", || scan::scan_full(&bench, false, left))?;
@@ -261,7 +263,9 @@ fn delete_half(run: &Run) -> Result<()> {
 fn open_clean(run: &Run) -> Result<()> {
     let dir = run.dir("clean")?;
     let engine = run.open(&dir)?;
-    load::fill(&Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration }, false)?;
+    let bench = Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration };
+    load::fill(&bench, false)?;
+    settle(&bench)?;
     run.reporter.measure("close", || {
         let began = std::time::Instant::now();
         engine.close()?;
@@ -299,7 +303,7 @@ fn steady(run: &Run) -> Result<()> {
     let duration = Duration::from_secs_f64(run.task.config.steady_seconds);
     run.with_database(|bench| {
         load::fill(bench, false)?;
-        crate::workload::settle::settle(bench)?;
+        settle(bench)?;
         run.reporter.measure("steady", || steady::steady(bench, duration))
     })
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::KINDS;
 use crate::results::{Config, END, Record, Status};
-use crate::scenario::{MAIN, SCENARIOS};
+use crate::scenario::SCENARIOS;
 
 /// Ours.
 pub const OURS: &str = "cairn";
@@ -42,6 +42,8 @@ pub struct Group {
     /// The configuration.
     pub config: Config,
     figures: BTreeMap<Figure, BTreeMap<String, ByRep>>,
+    /// Scenarios and workloads in the order in which they ran.
+    order: Vec<(String, String)>,
     /// How each run ended, by scenario, engine and repetition.
     runs: BTreeMap<(String, String, u32), (Status, String)>,
     /// Wrong answers by scenario, workload and engine.
@@ -86,6 +88,7 @@ impl Group {
         Group {
             config,
             figures: BTreeMap::new(),
+            order: Vec::new(),
             runs: BTreeMap::new(),
             bad: BTreeMap::new(),
             engines: BTreeMap::new(),
@@ -102,6 +105,11 @@ impl Group {
             self.runs.insert((scenario, engine, rep), (status, note));
             return;
         }
+        let name = (scenario, workload);
+        if !self.order.contains(&name) {
+            self.order.push(name.clone());
+        }
+        let (scenario, workload) = name;
         self.other_cores.push(record.other_cores);
         if record.other_cores > OTHER_CORES_NOTED {
             self.disturbed.push(format!("{workload} of {engine}, repetition {rep}: {:.1}", record.other_cores));
@@ -123,10 +131,14 @@ impl Group {
         names
     }
 
-    /// Every figure, in the order in which scenarios and workloads run.
+    /// Every figure, in the order in which scenarios are listed and their workloads ran.
     pub fn figures(&self) -> Vec<&Figure> {
         let scenario = |figure: &Figure| SCENARIOS.iter().position(|scenario| scenario.name == figure.scenario);
-        let workload = |figure: &Figure| MAIN.iter().position(|name| figure.workload.starts_with(name));
+        let workload = |figure: &Figure| {
+            self.order
+                .iter()
+                .position(|(scenario, workload)| *scenario == figure.scenario && *workload == figure.workload)
+        };
         let mut figures: Vec<&Figure> = self.figures.keys().collect();
         figures.sort_by_key(|figure| (scenario(figure), workload(figure)));
         figures

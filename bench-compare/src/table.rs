@@ -93,21 +93,20 @@ fn table_of(group: &Group, all: bool) -> Vec<String> {
     let rule =
         head.iter().enumerate().map(|(at, _)| if at < 3 { "---" } else { "---:" }.to_owned()).collect::<Vec<_>>();
     let mut lines = vec![row(head), row(rule)];
-    // Workloads stay as they run; the headlines of each as they are listed.
-    let mut figures: Vec<&Figure> = group.figures();
-    figures.retain(|figure| if all { !figure.metric.starts_with("second_") } else { headline(figure).is_some() });
-    let mut order: Vec<(&str, &str)> = Vec::new();
-    for figure in &figures {
-        let name = (figure.scenario.as_str(), figure.workload.as_str());
-        if !order.contains(&name) {
-            order.push(name);
+    // Workloads stay as they ran; the headlines of each are as they are listed above.
+    let mut figures: Vec<(usize, &Figure)> = Vec::new();
+    for figure in group.figures() {
+        let wanted = if all { !figure.metric.starts_with("second_") } else { headline(figure).is_some() };
+        let place = match figures.last() {
+            Some((place, last)) if (&last.scenario, &last.workload) == (&figure.scenario, &figure.workload) => *place,
+            last => last.map_or(0, |(place, _)| place + 1),
+        };
+        if wanted {
+            figures.push((place, figure));
         }
     }
-    figures.sort_by_key(|figure| {
-        let name = (figure.scenario.as_str(), figure.workload.as_str());
-        (order.iter().position(|at| *at == name), headline(figure).unwrap_or(usize::MAX))
-    });
-    for figure in figures {
+    figures.sort_by_key(|(place, figure)| (*place, headline(figure).unwrap_or(usize::MAX)));
+    for (_, figure) in figures {
         let cells = engines.iter().map(|engine| match group.median(figure, engine) {
             Some(_) if group.bad(&figure.scenario, &figure.workload, engine) > 0.0 => "WRONG".to_owned(),
             Some(value) => short(value),

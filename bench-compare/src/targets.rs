@@ -34,6 +34,17 @@ struct Target {
     ask: Ask,
 }
 
+impl Ask {
+    fn is_met_by(self, got: f64) -> bool {
+        match self {
+            AtLeast(factor, _) | OfOwn(factor, ..) => got >= factor,
+            AtMost(most, _) | OfOwnAtMost(most, ..) | Below(most) => got <= most,
+            First(_) => got >= 1.0,
+            Lives => got > 0.0,
+        }
+    }
+}
+
 use Ask::{AtLeast, AtMost, Below, First, Lives, OfOwn, OfOwnAtMost};
 
 const ROCKSDB: &str = "rocksdb";
@@ -197,43 +208,28 @@ impl Target {
 
     fn verdict(&self, group: &Group) -> Verdict {
         let figure = self.figure();
-        let (asked, measured, enough): (String, Option<f64>, fn(f64, f64) -> bool) = match self.ask {
-            AtLeast(factor, other) => {
-                (format!(">= {factor:.1}x {other}"), group.ratio(&figure, OURS, other), |got, factor| got >= factor)
-            }
-            AtMost(factor, other) => {
-                (format!("<= {factor:.1}x {other}"), group.ratio(&figure, OURS, other), |got, factor| got <= factor)
-            }
+        let of_own = |workload: &str, metric: &str| {
+            group.ratio_of(&figure, OURS, &Figure::new(self.scenario, workload, metric), OURS)
+        };
+        let (asked, measured) = match self.ask {
+            AtLeast(factor, other) => (format!(">= {factor:.1}x {other}"), group.ratio(&figure, OURS, other)),
+            AtMost(factor, other) => (format!("<= {factor:.1}x {other}"), group.ratio(&figure, OURS, other)),
             First(others) => {
+                let whom = if others.len() == ALL.len() { "all".to_owned() } else { others.join(", ") };
                 let ratios = others.iter().filter_map(|other| group.ratio(&figure, OURS, other));
-                let asked = if others.len() == ALL.len() {
-                    "first of all".to_owned()
-                } else {
-                    format!("above {}", others.join(", "))
-                };
-                (asked, ratios.min_by(f64::total_cmp), |got, factor| got >= factor)
+                (format!("first of {whom}"), ratios.min_by(f64::total_cmp))
             }
-            Below(most) => (format!("<= {most}"), group.median(&figure, OURS), |got, most| got <= most),
+            Below(most) => (format!("<= {most}"), group.median(&figure, OURS)),
             OfOwn(factor, workload, metric) => {
-                let own = Figure::new(self.scenario, workload, metric);
-                let ratio = group.ratio_of(&figure, OURS, &own, OURS);
-                (format!(">= {factor}x its {workload} {metric}"), ratio, |got, factor| got >= factor)
+                (format!(">= {factor}x its {workload} {metric}"), of_own(workload, metric))
             }
             OfOwnAtMost(factor, workload, metric) => {
-                let own = Figure::new(self.scenario, workload, metric);
-                let ratio = group.ratio_of(&figure, OURS, &own, OURS);
-                (format!("<= {factor}x its {workload} {metric}"), ratio, |got, factor| got <= factor)
+                (format!("<= {factor}x its {workload} {metric}"), of_own(workload, metric))
             }
             Lives => {
                 let lives = group.ended(self.scenario, OURS).map(|status| f64::from(u8::from(status == Status::Ok)));
-                ("lives".to_owned(), lives, |got, _| got == 1.0)
+                ("lives".to_owned(), lives)
             }
-        };
-        let bound = match self.ask {
-            AtLeast(factor, _) | AtMost(factor, _) | OfOwn(factor, ..) | OfOwnAtMost(factor, ..) => factor,
-            Below(most) => most,
-            First(_) => 1.0,
-            Lives => 0.0,
         };
         // Who answers wrongly has reached nothing.
         let is_right = group.bad(self.scenario, self.workload, OURS) == 0.0;
@@ -242,7 +238,7 @@ impl Target {
             figure: format!("{} {}", self.workload, self.metric),
             asked,
             measured,
-            reached: measured.map(|got| is_right && enough(got, bound)),
+            reached: measured.map(|got| is_right && self.ask.is_met_by(got)),
         }
     }
 }

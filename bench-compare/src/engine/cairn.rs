@@ -66,6 +66,15 @@ impl Engine for Cairn {
         Ok(())
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut batch = self.db.batch();
+        for key in keys {
+            batch.delete(&self.keyspace, key);
+        }
+        self.db.write(batch, Durability::Buffered)?;
+        Ok(())
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         Ok(self.keyspace.get_with(key, visit)?.is_some())
     }

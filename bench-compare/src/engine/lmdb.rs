@@ -87,6 +87,14 @@ impl Engine for Lmdb {
         Ok(transaction.commit()?)
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut transaction = self.env.write_txn()?;
+        for key in keys {
+            self.database.delete(&mut transaction, key)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let transaction = self.env.read_txn()?;
         let found = self.database.get(&transaction, key)?;

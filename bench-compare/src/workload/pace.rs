@@ -1,4 +1,4 @@
-//! Calls at a steady pace, whose latency counts from when they were due.
+//! Calls at a steady pace.
 
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,19 @@ impl Pace {
         Pace { due: Instant::now(), interval }
     }
 
-    /// Waits until a call is due, makes it, and counts the time from when it was due.
-    pub fn time<T>(&mut self, latencies: &mut Histogram, call: impl FnOnce() -> T) -> T {
+    /// Waits until a call is due, makes it, and counts the time from when it was due: whoever falls behind makes
+    /// up for it, and a stall is counted for every call that it delays.
+    pub fn time_from_due<T>(&mut self, latencies: &mut Histogram, call: impl FnOnce() -> T) -> T {
         std::thread::sleep(self.due.saturating_duration_since(Instant::now()));
         let answer = call();
         latencies.record(nanos(self.due.elapsed()));
         self.due += self.interval;
         answer
+    }
+
+    /// Waits until a call is due. Calls that fell due meanwhile are left out.
+    pub fn wait(&mut self) {
+        std::thread::sleep(self.due.saturating_duration_since(Instant::now()));
+        self.due = Instant::now().max(self.due + self.interval);
     }
 }
