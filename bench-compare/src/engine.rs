@@ -119,3 +119,6 @@ pub fn kind(name: &str) -> Result<&'static Kind> {
         format!("no engine is called {name}; built in are: {}", names.join(", ")).into()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -144,7 +143,7 @@ fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<O
 fn problem_of(status: ExitStatus, ending: Ending) -> Option<String> {
     match (status.signal(), ending) {
         (None, Ending::Exit) if status.success() => None,
-        (Some(libc::SIGKILL), Ending::Kill) => None,
+        (Some(signal), Ending::Kill) if signal == rustix::process::Signal::KILL.as_raw() => None,
         (Some(signal), _) => Some(format!("killed by signal {signal}")),
         (None, _) => Some(format!("{status}")),
     }
@@ -152,16 +151,7 @@ fn problem_of(status: ExitStatus, ending: Ending) -> Option<String> {
 
 /// Bytes free on the disk of a directory; if it cannot tell, there is room.
 fn free_bytes(dir: &Path) -> u64 {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(path) = std::ffi::CString::new(dir.as_os_str().as_bytes()) else { return u64::MAX };
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends in a zero, and the pointer is to room for what the call writes.
-    if unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return u64::MAX;
-    }
-    // SAFETY: the call succeeded, so it has filled all of it.
-    let stat = unsafe { stat.assume_init() };
-    stat.f_bavail.saturating_mul(stat.f_frsize)
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// The last whole line of a file of results.
@@ -185,11 +175,9 @@ fn remove_dir(dir: &Path) -> Result<()> {
 /// Two orchestrators would disturb each other's figures and files.
 fn lock(results: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(results.join("lock"))?;
-    // SAFETY: the descriptor is the file's, which is open.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        return Err(
-            format!("another run is writing to {}; wait for it, or name other results", results.display()).into()
-        );
+    if file.try_lock().is_err() {
+        let results = results.display();
+        return Err(format!("another run is writing to {results}; wait for it, or name other results").into());
     }
     Ok(file)
 }

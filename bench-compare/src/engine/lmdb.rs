@@ -20,6 +20,7 @@ fn settings(setup: &Setup) -> String {
     format!("page cache only, MDB_NORDAHEAD, {sync}, no MDB_WRITEMAP; no compression exists")
 }
 
+#[allow(unsafe_code, reason = "a map of a file is as sound as nobody else changes the file, which heed cannot know")]
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(126);

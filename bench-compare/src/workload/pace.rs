@@ -1,5 +1,6 @@
 //! Calls at a steady pace.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use cairn_bench::Histogram;
@@ -16,8 +17,7 @@ impl Pace {
     /// So many calls a second, from now on, by this thread.
     pub fn start(per_second: u64) -> Pace {
         // So that a sleep ends some microseconds late and not some ten; where that is refused, all engines wait alike.
-        // SAFETY: the call takes a number and changes only this thread's timers.
-        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64) };
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         let interval = Duration::from_secs(1) / u32::try_from(per_second).unwrap_or(u32::MAX).max(1);
         Pace { due: Instant::now(), interval }
     }
