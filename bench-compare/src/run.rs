@@ -80,6 +80,8 @@ pub fn run(plan: &Plan) -> Result<()> {
 fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Result<()> {
     remove_dir(&plan.work)?;
     std::fs::create_dir_all(&plan.work)?;
+    // What the run before left to be written or discarded is no burden of this one.
+    rustix::fs::syncfs(File::open(&plan.work)?)?;
     let partial = file.with_extension("jsonl.partial");
     let lines = File::create(&partial)?;
     let group = if scenario.in_memory_group { Some(MemoryGroup::create(plan.config.mem_max_mb)) } else { None };
