@@ -94,7 +94,10 @@ fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Res
     if status == Status::Ok {
         for (phase, expected) in scenario.phases.iter().enumerate() {
             task.phase = phase;
-            if let Some(problem) = run_phase(plan, &task, expected.ending, &lines)? {
+            if let Some(mut problem) = run_phase(plan, &task, expected.ending, &lines)? {
+                if matches!(&group, Some(Ok(group)) if group.kills() > 0) {
+                    problem = format!("{problem}: out of the {} MiB of its memory group", plan.config.mem_max_mb);
+                }
                 (status, note) = (Status::Failed, problem);
                 break;
             }
