@@ -32,12 +32,12 @@ use std::time::Duration;
 use cairn_env::sync::MutexGuard;
 use cairn_wal::{LogWriter, Position};
 
-use crate::batch::{Batch, EncodedBatch, Ops};
+use crate::batch::{Batch, EncodedBatch, Op, Ops};
 use crate::catalog::{Buffer, Catalog};
 use crate::core::{Core, Health, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
-use crate::memtable::{Memtable, MemtableOptions, MemtableWriter};
+use crate::memtable::{InsertError, Memtable, MemtableOptions, MemtableWriter};
 use crate::stats::add;
 use crate::ticket::{Commit, Promise, TicketCell};
 use crate::types::{Durability, KeyspaceId, SeqNo, Visibility, kind};
@@ -452,7 +452,7 @@ impl Core {
         let mut lead = self.lead.lock();
         let written = if group.is_empty() {
             // What stands in the way of room is noted where it arises.
-            let _ = self.make_room(&mut lead, 0);
+            let _ = self.make_room(&mut lead, 0).and_then(|()| self.seal_garbage(&mut lead));
             None
         } else {
             self.write_group(&mut lead, group)
@@ -629,9 +629,7 @@ impl Core {
                 if touched.last() != Some(&op.keyspace) {
                     touched.push(op.keyspace);
                 }
-                let writer = self.writer(lead, op.keyspace, segment);
-                writer
-                    .insert(op.key, seq, op.kind, op.value)
+                self.insert(lead, segment, seq, &op)
                     .map_err(|e| Error::invalid(format!("the memtable takes no more: {e}")))?;
                 if op.kind == kind::PUT {
                     puts += 1;
@@ -664,14 +662,24 @@ impl Core {
         }
     }
 
-    /// The writer of a keyspace's active memtable, made and put into the catalog on first use.
-    pub(crate) fn writer<'a>(&self, lead: &'a mut Lead, id: KeyspaceId, segment: u64) -> &'a mut MemtableWriter {
-        let (_, writer) = lead.writers.entry(id).or_insert_with(|| {
+    /// Puts an operation into its keyspace's active memtable, which is made and put into the catalog on first use.
+    pub(crate) fn insert(
+        &self,
+        lead: &mut Lead,
+        segment: u64,
+        seq: u64,
+        op: &Op<'_>,
+    ) -> std::result::Result<(), InsertError> {
+        let (buffer, writer) = lead.writers.entry(op.keyspace).or_insert_with(|| {
             let (buffer, writer) = self.new_buffer(segment);
-            self.catalog.update(id, |tree| tree.active = Some(buffer.clone()));
+            self.catalog.update(op.keyspace, |tree| tree.active = Some(buffer.clone()));
             (buffer, writer)
         });
-        writer
+        writer.insert(op.key, seq, op.kind, op.value)?;
+        if op.kind == kind::DELETE {
+            buffer.count_tombstone();
+        }
+        Ok(())
     }
 
     pub(crate) fn new_buffer(&self, segment: u64) -> (Arc<Buffer>, MemtableWriter) {

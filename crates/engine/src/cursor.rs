@@ -1,7 +1,7 @@
 //! What a reader sees of a merge: one entry per live key, as of one sequence number.
 //!
-//! Forward, the newest visible version of a key comes first and decides. Backward it comes last,
-//! so the value is copied until the key is known to be complete.
+//! Forward, the newest visible version of a key comes first and decides. Backward it comes last: where the sources know
+//! that nothing newer is to come it decides as well, else key and value are copied until the key is complete.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -73,8 +73,10 @@ enum State {
     Invalid,
     /// At an entry of the merge, which goes forward.
     Forward,
-    /// At `key` and `value`; the merge is before it and goes backward.
+    /// At an entry of the merge, which goes backward; no newer version of its key is to come.
     Backward,
+    /// At `key` and `value`, which were copied; the merge is before them and goes backward.
+    Passed,
 }
 
 /// A movable position in a keyspace as of one moment, lending keys and values without copying
@@ -147,7 +149,7 @@ impl Cursor {
     fn seek_forward(&mut self, key: &[u8]) -> Result<()> {
         self.state = State::Invalid;
         self.merge.seek(key, self.seq.0)?;
-        self.settle_forward(false)
+        self.settle_forward()
     }
 
     /// Goes to the last key of its range.
@@ -176,19 +178,19 @@ impl Cursor {
         match self.state {
             State::Invalid => Ok(()),
             State::Forward => {
-                self.key.clear();
-                if let Some(entry) = self.merge.entry() {
-                    self.key.extend_from_slice(entry.key);
-                }
                 self.state = State::Invalid;
-                self.merge.step()?;
-                self.settle_forward(true)
+                self.merge.next_key()?;
+                self.settle_forward()
             }
-            State::Backward => {
+            State::Backward | State::Passed => {
+                self.copy_key();
                 self.state = State::Invalid;
                 // After every version of the key.
                 self.merge.seek(&self.key, 0)?;
-                self.settle_forward(true)
+                if self.merge.entry().is_some_and(|entry| same(entry.key, &self.key)) {
+                    self.merge.next_key()?;
+                }
+                self.settle_forward()
             }
         }
     }
@@ -198,15 +200,17 @@ impl Cursor {
         match self.state {
             State::Invalid => Ok(()),
             State::Forward => {
-                self.key.clear();
-                if let Some(entry) = self.merge.entry() {
-                    self.key.extend_from_slice(entry.key);
-                }
+                self.copy_key();
                 self.state = State::Invalid;
                 self.merge.seek_for_prev(&self.key)?;
                 self.settle_backward()
             }
             State::Backward => {
+                self.state = State::Invalid;
+                self.merge.step()?;
+                self.settle_backward()
+            }
+            State::Passed => {
                 self.state = State::Invalid;
                 self.settle_backward()
             }
@@ -217,8 +221,8 @@ impl Cursor {
     pub fn entry(&self) -> Option<(&[u8], &[u8])> {
         match self.state {
             State::Invalid => None,
-            State::Forward => self.merge.entry().map(|entry| (entry.key, entry.value)),
-            State::Backward => Some((&self.key, &self.value)),
+            State::Forward | State::Backward => self.merge.entry().map(|entry| (entry.key, entry.value)),
+            State::Passed => Some((&self.key, &self.value)),
         }
     }
 
@@ -232,23 +236,29 @@ impl Cursor {
         self.entry().map(|(_, value)| value)
     }
 
-    /// From where the merge stands, forward to a live key. `done`: `self.key` is behind us.
-    fn settle_forward(&mut self, mut done: bool) -> Result<()> {
+    /// The key at which it stands, where it outlives a move of the merge.
+    fn copy_key(&mut self) {
+        if let (State::Forward | State::Backward, Some(entry)) = (self.state, self.merge.entry()) {
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+        }
+    }
+
+    /// From where the merge stands, forward to a live key.
+    fn settle_forward(&mut self) -> Result<()> {
         while let Some(entry) = self.merge.entry() {
             if self.range.is_past(entry.key) {
                 return Ok(());
             }
-            if entry.seq <= self.seq.0 && !(done && same(entry.key, &self.key)) {
-                if entry.kind == kind::PUT {
-                    self.state = State::Forward;
-                    return Ok(());
-                }
+            if entry.seq > self.seq.0 {
+                self.merge.step()?;
+            } else if entry.kind == kind::PUT {
+                self.state = State::Forward;
+                return Ok(());
+            } else {
                 // A tombstone: what follows of this key is hidden.
-                self.key.clear();
-                self.key.extend_from_slice(entry.key);
-                done = true;
+                self.merge.next_key()?;
             }
-            self.merge.step()?;
         }
         Ok(())
     }
@@ -268,6 +278,15 @@ impl Cursor {
                 break;
             }
             if entry.seq <= self.seq.0 {
+                if candidate.is_none() && self.merge.is_newest() {
+                    // It decides at once, and where it stands.
+                    if entry.kind == kind::PUT {
+                        self.state = State::Backward;
+                        return Ok(());
+                    }
+                    self.merge.step()?;
+                    continue;
+                }
                 if candidate.is_none() {
                     self.key.clear();
                     self.key.extend_from_slice(entry.key);
@@ -279,7 +298,7 @@ impl Cursor {
             self.merge.step()?;
         }
         if candidate == Some(kind::PUT) {
-            self.state = State::Backward;
+            self.state = State::Passed;
         }
         Ok(())
     }

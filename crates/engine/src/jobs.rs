@@ -21,6 +21,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::catalog::Tree;
 use crate::core::{Core, Health};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{FileKind, LOG, RESERVE, classify};
@@ -34,6 +35,15 @@ const RESERVE_BYTES: usize = 1 << 20;
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle database looks for old garbage to compact.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long nobody writes before memtables are tidied.
+const QUIET_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Since when nobody has written.
+struct Quiet {
+    seq: SeqNo,
+    since: Duration,
+}
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -81,6 +91,7 @@ impl Jobs {
 impl Core {
     /// The thread that flushes, removes and tidies.
     pub(crate) fn run_flush_thread(&self) {
+        let mut quiet = Quiet { seq: self.seq_at(Visibility::Applied), since: self.env.now() };
         let mut jobs = self.jobs.lock();
         loop {
             if jobs.closing {
@@ -123,12 +134,27 @@ impl Core {
                 drop(jobs);
                 self.remove_obsolete();
                 self.look_for_space();
+                self.tidy_when_quiet(&mut quiet);
                 jobs = self.jobs.lock();
                 if jobs.closing || (!jobs.flush_queue.is_empty() && self.check_writable().is_ok()) {
                     continue;
                 }
                 jobs = self.flush_wanted.wait_for(jobs, TIDY_INTERVAL).0;
             }
+        }
+    }
+
+    /// Asks the leader to seal memtables that are mostly tombstones, once nobody has written for a while.
+    fn tidy_when_quiet(&self, quiet: &mut Quiet) {
+        let (seq, now) = (self.seq_at(Visibility::Applied), self.env.now());
+        if seq != quiet.seq {
+            *quiet = Quiet { seq, since: now };
+        }
+        let due = now.saturating_sub(quiet.since) >= QUIET_INTERVAL;
+        let garbage = |tree: &Tree| tree.active.as_ref().is_some_and(|buffer| buffer.is_garbage());
+        if due && self.catalog.load().trees().any(|tree| garbage(tree)) {
+            self.commit.lock().room_wanted = true;
+            self.append_wanted.notify_one();
         }
     }
 

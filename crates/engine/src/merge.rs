@@ -2,13 +2,13 @@
 //!
 //! Entries come by user key ascending and, within a key, newest version first; backwards in
 //! exactly the opposite order. No two sources hold the same version, so ties do not arise.
-//! The sources stand in a binary heap of indexes; while the winner stays smallest, a step costs
-//! one or two comparisons.
+//! The sources stand in a binary heap, ranked by the first bytes of their keys as a number; while the
+//! winner stays smallest, a step costs one or two comparisons of such numbers.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use cairn_codec::compare;
+use cairn_codec::{compare, same};
 use cairn_table::TableCursor;
 
 use crate::error::Result;
@@ -70,6 +70,23 @@ impl Source {
             }),
             Source::Table(table) => table_entry(&table.cursor),
             Source::Level(level) => level.cursor.as_ref().and_then(table_entry),
+        }
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Source::Memtable(cursor) => cursor.valid().then(|| cursor.key()),
+            Source::Table(table) => table.cursor.valid().then(|| table.cursor.key()),
+            Source::Level(level) => level.cursor.as_ref().filter(|cursor| cursor.valid()).map(TableCursor::key),
+        }
+    }
+
+    /// Whether it is known that it has no newer version of the entry's key, going backwards.
+    fn is_newest(&self) -> bool {
+        match self {
+            Source::Memtable(cursor) => cursor.is_newest(),
+            Source::Table(table) => table.cursor.is_newest(),
+            Source::Level(level) => level.cursor.as_ref().is_some_and(TableCursor::is_newest),
         }
     }
 
@@ -141,6 +158,24 @@ impl Source {
         }
     }
 
+    /// To the first entry of the next key, going forward.
+    fn next_key(&mut self) -> Result<()> {
+        match self {
+            Source::Memtable(cursor) => {
+                cursor.next_key();
+                Ok(())
+            }
+            Source::Table(table) => table.cursor.next_key().map_err(table_error),
+            Source::Level(level) => {
+                if let Some(cursor) = &mut level.cursor {
+                    cursor.next_key().map_err(table_error)?;
+                }
+                // No key stands in two tables of a level.
+                level.skip_forward()
+            }
+        }
+    }
+
     fn prev(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
@@ -196,27 +231,65 @@ fn table_entry(cursor: &TableCursor) -> Option<Entry<'_>> {
     cursor.valid().then(|| Entry { key: cursor.key(), seq: cursor.seq(), kind: cursor.kind(), value: cursor.value() })
 }
 
+/// A source that has an entry, and how it ranks among the others.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    /// The first 16 bytes of the entry's key as a number, zeros for missing ones; its complement when going
+    /// backwards. Less means sooner; the keys themselves decide between equals.
+    head: u128,
+    /// An index into the sources.
+    source: usize,
+}
+
+fn head(key: &[u8], backward: bool) -> u128 {
+    let head = match key.first_chunk::<16>() {
+        Some(bytes) => u128::from_be_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 16];
+            for (to, from) in bytes.iter_mut().zip(key) {
+                *to = *from;
+            }
+            u128::from_be_bytes(bytes)
+        }
+    };
+    if backward { !head } else { head }
+}
+
 /// The merged stream.
 pub(crate) struct Merge {
     sources: Vec<Source>,
-    /// Indexes of the sources that have an entry; the first is the next to come.
-    heap: Vec<usize>,
+    /// The sources that have an entry; the first is the next to come.
+    heap: Vec<Ranked>,
     backward: bool,
+    /// The key that is being passed.
+    passed: Vec<u8>,
 }
 
 impl Merge {
     pub(crate) fn new(sources: Vec<Source>) -> Merge {
-        Merge { sources, heap: Vec::new(), backward: false }
+        Merge { sources, heap: Vec::new(), backward: false, passed: Vec::new() }
+    }
+
+    fn top(&self) -> Option<&Source> {
+        self.sources.get(self.heap.first()?.source)
     }
 
     /// The entry at which it stands.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        self.sources.get(*self.heap.first()?)?.entry()
+        self.top()?.entry()
     }
 
     /// Which source that entry is from: an index into what [`Merge::new`] was given.
     pub(crate) fn source(&self) -> Option<usize> {
-        self.heap.first().copied()
+        self.heap.first().map(|ranked| ranked.source)
+    }
+
+    /// Whether it is known that no newer version of the entry's key is to come, going backwards.
+    pub(crate) fn is_newest(&self) -> bool {
+        // Another source with the same key would come next: it would be one of the two below the top.
+        let Some(top) = self.heap.first() else { return false };
+        let shared = self.heap.iter().skip(1).take(2).any(|next| next.head == top.head);
+        !shared && self.top().is_some_and(Source::is_newest)
     }
 
     /// To the very first entry.
@@ -241,15 +314,43 @@ impl Merge {
 
     /// One entry on, in the direction of the last seek.
     pub(crate) fn step(&mut self) -> Result<()> {
-        let Some(&top) = self.heap.first() else { return Ok(()) };
-        let Some(source) = self.sources.get_mut(top) else { return Ok(()) };
-        if self.backward {
-            source.prev()?;
-        } else {
-            source.next()?;
+        let backward = self.backward;
+        self.advance(|source| if backward { source.prev() } else { source.next() })
+    }
+
+    /// To the first entry of the next key; the last seek went forward.
+    pub(crate) fn next_key(&mut self) -> Result<()> {
+        debug_assert!(!self.backward);
+        let Some(&first) = self.heap.first() else { return Ok(()) };
+        if self.heap.len() == 1 {
+            return self.advance(Source::next_key);
         }
-        if source.entry().is_none() {
-            self.heap.swap_remove(0);
+        let mut passed = std::mem::take(&mut self.passed);
+        passed.clear();
+        passed.extend_from_slice(self.entry().map_or(&[], |entry| entry.key));
+        let result = loop {
+            if let Err(e) = self.advance(Source::next_key) {
+                break Err(e);
+            }
+            // Nobody else holds a version of it, or the next key has come.
+            let same_head = self.heap.first().is_some_and(|top| top.head == first.head);
+            if !same_head || !self.entry().is_some_and(|entry| same(entry.key, &passed)) {
+                break Ok(());
+            }
+        };
+        self.passed = passed;
+        result
+    }
+
+    /// Moves the source at the top, and puts it in its new place.
+    fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
+        let backward = self.backward;
+        let Some(top) = self.heap.first_mut() else { return Ok(()) };
+        let Some(source) = self.sources.get_mut(top.source) else { return Ok(()) };
+        go(source)?;
+        match source.key() {
+            Some(key) => top.head = head(key, backward),
+            None => drop(self.heap.swap_remove(0)),
         }
         self.sift_down(0);
         Ok(())
@@ -260,8 +361,8 @@ impl Merge {
         self.backward = backward;
         for (index, source) in self.sources.iter_mut().enumerate() {
             seek(source)?;
-            if source.entry().is_some() {
-                self.heap.push(index);
+            if let Some(key) = source.key() {
+                self.heap.push(Ranked { head: head(key, backward), source: index });
             }
         }
         for at in (0..self.heap.len() / 2).rev() {
@@ -288,7 +389,11 @@ impl Merge {
 
     /// Whether the source at heap place `a` comes before that at `b`.
     fn before(&self, a: usize, b: usize) -> bool {
-        let entry = |place: usize| self.heap.get(place).and_then(|&i| self.sources.get(i)).and_then(Source::entry);
+        let (Some(a), Some(b)) = (self.heap.get(a), self.heap.get(b)) else { return false };
+        if a.head != b.head {
+            return a.head < b.head;
+        }
+        let entry = |ranked: &Ranked| self.sources.get(ranked.source).and_then(Source::entry);
         let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
         let by_number = if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
         let order = compare(a.key, b.key).then(by_number);

@@ -23,7 +23,7 @@ const _: () = assert!(LEVEL0_TABLES_START < LEVEL0_TABLES_SLOW && LEVEL0_TABLES_
 /// How much larger each level is than the one above.
 const LEVEL_FACTOR: u64 = 10;
 /// A table with this share of garbage is rewritten when nothing presses: one part in four.
-const GARBAGE_SHARE: u64 = 4;
+pub(crate) const GARBAGE_SHARE: u64 = 4;
 /// Garbage of this age is rewritten however sparse it is: an hour.
 const GARBAGE_AGE_MS: u64 = 60 * 60 * 1000;
 

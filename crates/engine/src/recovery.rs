@@ -362,8 +362,7 @@ impl Core {
             touched.sort_unstable();
             touched.dedup();
             for (seq, op) in inserts {
-                self.writer(&mut lead, op.keyspace, end.segment)
-                    .insert(op.key, seq, op.kind, op.value)
+                self.insert(&mut lead, end.segment, seq, &op)
                     .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;
             }
             self.settle(&mut lead, &touched);

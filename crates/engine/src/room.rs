@@ -77,6 +77,19 @@ impl Core {
         Ok(())
     }
 
+    /// Nobody writes: seals what is mostly tombstones, so that it and what it hides leave the disk and the way
+    /// of scans.
+    pub(crate) fn seal_garbage(&self, lead: &mut Lead) -> Result<()> {
+        let garbage =
+            |(id, (buffer, _)): (&KeyspaceId, &(Arc<Buffer>, MemtableWriter))| buffer.is_garbage().then_some(*id);
+        let ids: Vec<KeyspaceId> = lead.writers.iter().filter_map(garbage).collect();
+        for id in ids {
+            self.wait_for_room(id)?;
+            self.seal(lead, id);
+        }
+        Ok(())
+    }
+
     /// The log is at its bound: seals the memtable that pins its oldest segment.
     fn release_log(&self, lead: &mut Lead) -> Result<()> {
         let oldest = lead.writers.iter().min_by_key(|(_, (buffer, _))| buffer.first_segment);

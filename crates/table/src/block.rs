@@ -304,6 +304,14 @@ impl Entry {
     }
 }
 
+/// What an entry begins with.
+struct Lengths {
+    shared: usize,
+    suffix_at: usize,
+    suffix_end: usize,
+    value_len: u64,
+}
+
 /// What the hash index says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bucket {
@@ -382,19 +390,33 @@ impl<'a> DataBlock<'a> {
         low.checked_sub(1)
     }
 
+    /// Decodes the lengths at which an entry begins, at a place before [`DataBlock::end`].
+    #[inline]
+    fn lengths(&self, at: usize) -> Result<Lengths, DecodeError> {
+        let end = self.layout.entries_end;
+        let entries = self.contents.get(..end).unwrap_or_default();
+        let mut pos = at;
+        // One byte each in most entries, so that case comes first.
+        let (shared, suffix_len, value_len) = match entries.get(at..).and_then(|rest| rest.first_chunk::<3>()) {
+            Some(&[a, b, c]) if (a | b | c) < 0x80 => {
+                pos += 3;
+                (u64::from(a), u64::from(b), u64::from(c))
+            }
+            _ => (varint(entries, &mut pos)?, varint(entries, &mut pos)?, varint(entries, &mut pos)?),
+        };
+        let suffix_end = advance(pos, suffix_len, end).ok_or(cut(at))?;
+        let shared = usize::try_from(shared).unwrap_or(usize::MAX);
+        Ok(Lengths { shared, suffix_at: pos, suffix_end, value_len })
+    }
+
     /// Decodes the entry at a place before [`DataBlock::end`].
+    #[inline]
     pub(crate) fn entry(&self, place: Place) -> Result<Entry, DecodeError> {
         let layout = self.layout;
         let Place { at, value_at } = place;
+        let Lengths { shared, suffix_at, suffix_end, value_len } = self.lengths(at)?;
         let entries = self.contents.get(..layout.entries_end).unwrap_or_default();
-        let cut = DecodeError { offset: at, what: "entry runs over the end of its block" };
-        let mut pos = at;
-        let shared = varint(entries, &mut pos)?;
-        let suffix_len = varint(entries, &mut pos)?;
-        let value_len = varint(entries, &mut pos)?;
-        let suffix_at = pos;
-        pos = advance(pos, suffix_len, layout.entries_end).ok_or(cut)?;
-        let suffix_end = pos;
+        let mut pos = suffix_end;
         let seq_delta = if layout.uniform_seq { 0 } else { varint(entries, &mut pos)? };
         let seq = layout
             .base_seq
@@ -403,14 +425,27 @@ impl<'a> DataBlock<'a> {
         let kind = match layout.uniform_kind {
             Some(kind) => kind,
             None => {
-                let kind = *entries.get(pos).ok_or(cut)?;
+                let kind = *entries.get(pos).ok_or(cut(at))?;
                 pos += 1;
                 kind
             }
         };
-        let value_end = advance(value_at, value_len, layout.values_end).ok_or(cut)?;
-        let shared = usize::try_from(shared).unwrap_or(usize::MAX);
+        let value_end = advance(value_at, value_len, layout.values_end).ok_or(cut(at))?;
         Ok(Entry { at, shared, suffix_at, suffix_end, seq, kind, value_at, value_end, end: pos })
+    }
+
+    /// The place after an entry whose lengths are known, without decoding the rest of it.
+    #[inline]
+    fn after(&self, place: Place, lengths: &Lengths) -> Result<Place, DecodeError> {
+        let layout = self.layout;
+        let mut pos = lengths.suffix_end;
+        if !layout.uniform_seq {
+            let rest = self.contents.get(pos..layout.entries_end).unwrap_or_default();
+            pos += 1 + rest.iter().position(|byte| *byte < 0x80).ok_or(cut(place.at))?;
+        }
+        pos += usize::from(layout.uniform_kind.is_none());
+        let value_at = advance(place.value_at, lengths.value_len, layout.values_end).ok_or(cut(place.at))?;
+        Ok(Place { at: pos, value_at })
     }
 
     /// The part of its key that an entry stores.
@@ -488,45 +523,59 @@ impl<'a> DataBlock<'a> {
         let mut matched = 0;
         let mut key_len = 0;
         while place.at < end {
-            let entry = self.entry(place)?;
-            let suffix = self.suffix(&entry);
-            if entry.shared > key_len {
-                return Err(DecodeError { offset: entry.at, what: "entry shares more than the key before it has" });
+            let lengths = self.lengths(place.at)?;
+            let Lengths { shared, suffix_at, suffix_end, .. } = lengths;
+            let suffix = self.contents.get(suffix_at..suffix_end).unwrap_or_default();
+            if shared > key_len {
+                let what = "entry shares more than the key before it has";
+                return Err(DecodeError { offset: place.at, what });
             }
-            key_len = entry.shared + suffix.len();
-            if entry.shared <= matched {
-                let wanted = key.get(entry.shared..).unwrap_or_default();
+            key_len = shared + suffix.len();
+            if shared <= matched {
+                let wanted = key.get(shared..).unwrap_or_default();
                 let common = common_prefix(suffix, wanted);
-                matched = entry.shared + common;
+                matched = shared + common;
                 match (suffix.get(common), wanted.get(common)) {
-                    (None, None) if entry.seq <= max_seq => return Ok(Some(entry)),
-                    // A version too new: older ones may fill several restarts.
-                    (None, None) => end = self.layout.entries_end,
+                    (None, None) => {
+                        let entry = self.entry(place)?;
+                        if entry.seq <= max_seq {
+                            return Ok(Some(entry));
+                        }
+                        // A version too new: older ones may fill several restarts.
+                        end = self.layout.entries_end;
+                    }
                     (None, Some(_)) => {}
                     (Some(ours), Some(theirs)) if ours < theirs => {}
                     _ => return Ok(None),
                 }
             }
-            place = entry.next();
+            place = self.after(place, &lengths)?;
         }
         Ok(None)
     }
 }
 
-/// One byte in most cases, so that case comes first.
+/// One to three bytes in most cases, so those come first.
+#[inline]
 fn varint(entries: &[u8], pos: &mut usize) -> Result<u64, DecodeError> {
-    match entries.get(*pos) {
-        Some(&byte) if byte < 0x80 => {
-            *pos += 1;
-            Ok(u64::from(byte))
+    let (value, len) = match entries.get(*pos..).unwrap_or_default() {
+        [a @ ..0x80, ..] => (u64::from(*a), 1),
+        [a, b @ 1..0x80, ..] => (u64::from(a & 0x7f) | u64::from(*b) << 7, 2),
+        [a, b @ 0x80..=0xff, c @ 1..0x80, ..] => {
+            (u64::from(a & 0x7f) | u64::from(b & 0x7f) << 7 | u64::from(*c) << 14, 3)
         }
-        _ => {
-            let mut reader = Reader::new(entries.get(*pos..).unwrap_or_default());
+        rest => {
+            let mut reader = Reader::new(rest);
             let value = reader.varint().map_err(|e| DecodeError { offset: *pos, what: e.what })?;
-            *pos += reader.offset();
-            Ok(value)
+            (value, reader.offset())
         }
-    }
+    };
+    *pos += len;
+    Ok(value)
+}
+
+fn cut(at: usize) -> DecodeError {
+    DecodeError { offset: at, what: "entry runs over the end of its block" }
 }
 
 fn advance(pos: usize, len: u64, end: usize) -> Option<usize> {

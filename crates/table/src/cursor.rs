@@ -8,17 +8,19 @@
 //! 1. `entry` is set only while `block` holds it and `key` is its key. Every move takes it away
 //!    first, so that a failed move leaves the cursor invalid.
 //! 2. `back` holds the entries between the nearest restart before `entry` and `entry`, or nothing.
+//! 3. `begins_key` may be false for the first entry of a key, and is never true for another.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use cairn_codec::{DecodeError, compare};
+use cairn_codec::{DecodeError, compare, same};
 
 use crate::block::Entry;
 use crate::footer::Handle;
 use crate::partition::Partition;
 use crate::seal::TRAILER_BYTES;
-use crate::table::{Held, read_stored};
+use crate::table::{Held, read_stored, read_stored_into};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
@@ -36,6 +38,8 @@ pub struct TableCursor {
     block: Option<(Place, Handle, Arc<Block>)>,
     entry: Option<Entry>,
     key: Vec<u8>,
+    /// The entry is known to be the first of its key in the table.
+    begins_key: bool,
     back: Vec<Passed>,
     /// The keys of `back`, one after the other.
     back_keys: Vec<u8>,
@@ -52,6 +56,7 @@ struct Place {
 /// An entry to step back to.
 struct Passed {
     entry: Entry,
+    begins_key: bool,
     key_end: usize,
 }
 
@@ -70,6 +75,7 @@ impl TableCursor {
             block: None,
             entry: None,
             key: Vec::new(),
+            begins_key: false,
             back: Vec::new(),
             back_keys: Vec::new(),
             ahead: Ahead {
@@ -108,6 +114,12 @@ impl TableCursor {
             (Some(entry), Some((_, _, block))) => block.data().map_or(&[], |data| data.value(entry)),
             _ => &[],
         }
+    }
+
+    /// Whether it is known that no newer version of the key stands in the table. Tells whoever walks backwards, most
+    /// of the time, without a step further.
+    pub fn is_newest(&self) -> bool {
+        self.valid() && self.begins_key
     }
 
     /// The value, for keeping; `None` out of position.
@@ -158,6 +170,7 @@ impl TableCursor {
             let entry = data.entry(place).map_err(damaged)?;
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             if compare(&self.key, key).then(max_seq.cmp(&entry.seq)).is_ge() {
+                self.begins_key = false;
                 self.entry = Some(entry);
                 return Ok(());
             }
@@ -191,12 +204,26 @@ impl TableCursor {
         let data = block.data().map_err(damaged)?;
         if from.next().at < data.end() {
             let entry = data.entry(from.next()).map_err(damaged)?;
+            self.begins_key = begins_key(&self.key, &entry, data.suffix(&entry));
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             self.entry = Some(entry);
             return Ok(());
         }
         let at = *at;
         self.enter_after(at)
+    }
+
+    /// Moves to the first entry of the next key.
+    ///
+    /// # Errors
+    /// As every move.
+    pub fn next_key(&mut self) -> Result<()> {
+        loop {
+            self.next()?;
+            if !self.valid() || self.begins_key {
+                return Ok(());
+            }
+        }
     }
 
     /// Moves to the entry before.
@@ -210,6 +237,7 @@ impl TableCursor {
             self.key.clear();
             self.key.extend_from_slice(self.back_keys.get(start..passed.key_end).unwrap_or_default());
             self.back_keys.truncate(start);
+            self.begins_key = passed.begins_key;
             self.entry = Some(passed.entry);
             return Ok(());
         }
@@ -229,6 +257,7 @@ impl TableCursor {
         self.back_keys.clear();
         if jump {
             self.ahead.window = 0;
+            self.key.clear();
         }
         self.entry.take()
     }
@@ -264,6 +293,8 @@ impl TableCursor {
         let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
         let data = block.data().map_err(damaged)?;
         let entry = data.entry(data.start()).map_err(damaged)?;
+        // Whoever jumped here left no key.
+        self.begins_key = begins_key(&self.key, &entry, data.suffix(&entry));
         self.key.clear();
         data.step_key(&mut self.key, &entry).map_err(damaged)?;
         self.entry = Some(entry);
@@ -299,12 +330,14 @@ impl TableCursor {
             let entry = data.entry(place).map_err(damaged)?;
             if let Some(entry) = last {
                 self.back_keys.extend_from_slice(&self.key);
-                self.back.push(Passed { entry, key_end: self.back_keys.len() });
+                self.back.push(Passed { entry, begins_key: self.begins_key, key_end: self.back_keys.len() });
             }
             // Also bounds what keys that share everything could unpack to.
             if self.back.len() >= self.table.options().restart_interval {
                 return Err(damaged(DecodeError { offset: entry.at, what: "more entries than the restart interval" }));
             }
+            // What comes before the restart is not known here.
+            self.begins_key = last.is_some() && begins_key(&self.key, &entry, data.suffix(&entry));
             data.step_key(&mut self.key, &entry).map_err(damaged)?;
             last = Some(entry);
             place = entry.next();
@@ -332,6 +365,11 @@ impl TableCursor {
     }
 }
 
+/// Whether `entry`, with this suffix, is of another key than the entry before it, whose key is `before`.
+fn begins_key(before: &[u8], entry: &Entry, suffix: &[u8]) -> bool {
+    if entry.shared == 0 { !same(before, suffix) } else { !suffix.is_empty() || entry.shared < before.len() }
+}
+
 /// Bytes of the file read before they are asked for.
 struct Ahead {
     bytes: Vec<u8>,
@@ -346,15 +384,15 @@ struct Ahead {
 
 impl Ahead {
     /// The block at `handle` as it is stored, read together with neighbours in the direction of travel.
-    fn read(&mut self, table: &Table, handle: Handle, forward: bool) -> Result<Vec<u8>> {
+    fn read(&mut self, table: &Table, handle: Handle, forward: bool) -> Result<Cow<'_, [u8]>> {
         let len = handle.len + TRAILER_BYTES;
-        if let Some(stored) = self.held(handle.offset, len) {
-            return Ok(stored.to_vec());
+        if self.held(handle.offset, len).is_some() {
+            return self.lend(table, handle.offset, len);
         }
         let window = self.window.min(self.window_max);
         self.window = window.saturating_mul(2).max(READAHEAD_BYTES_MIN);
         if len >= window {
-            return read_stored(table.file(), handle.offset, len);
+            return read_stored(table.file(), handle.offset, len).map(Cow::Owned);
         }
         let data_end = table.footer().data_end;
         let (window, more) = (window as u64, (window - len) as u64);
@@ -363,12 +401,20 @@ impl Ahead {
         } else {
             (handle.offset.saturating_sub(more), handle.offset + len as u64)
         };
-        self.bytes = read_stored(table.file(), at, usize::try_from(end - at).unwrap_or(len))?;
-        self.charge = table.charge(self.bytes.len());
+        let held = self.bytes.capacity();
+        read_stored_into(&mut self.bytes, table.file(), at, usize::try_from(end - at).unwrap_or(len))?;
+        if self.bytes.capacity() != held {
+            self.charge = table.charge(self.bytes.capacity());
+        }
         self.at = at;
-        match self.held(handle.offset, len) {
-            Some(stored) => Ok(stored.to_vec()),
-            None => read_stored(table.file(), handle.offset, len),
+        self.lend(table, handle.offset, len)
+    }
+
+    /// What is held of the file, or read now if it is not.
+    fn lend(&self, table: &Table, offset: u64, len: usize) -> Result<Cow<'_, [u8]>> {
+        match self.held(offset, len) {
+            Some(stored) => Ok(Cow::Borrowed(stored)),
+            None => read_stored(table.file(), offset, len).map(Cow::Owned),
         }
     }
 

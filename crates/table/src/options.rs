@@ -44,7 +44,7 @@ impl Default for TableOptions {
     fn default() -> TableOptions {
         TableOptions {
             block_bytes: 4096,
-            restart_interval: 16,
+            restart_interval: 8,
             compression: Compression::default(),
             filter_bits_per_key: 10,
             filter_hashes: None,

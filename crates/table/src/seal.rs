@@ -13,8 +13,10 @@
 //! `contents_length` is at most 255 times the LZ4 block, which is the most LZ4 can express, so
 //! that what is allocated before decompressing is warranted by what was read.
 
+use std::borrow::Cow;
+
 use cairn_codec::{DecodeError, Reader, Write, checksum64};
-use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress, get_maximum_output_size};
 
 use crate::{Compression, mix64};
 
@@ -49,7 +51,8 @@ impl Seal {
     }
 
     /// Checks a block as it was read, and returns its contents.
-    pub(crate) fn open(self, mut block: Vec<u8>, offset: u64) -> Result<Vec<u8>, DecodeError> {
+    pub(crate) fn open<'a>(self, block: impl Into<Cow<'a, [u8]>>, offset: u64) -> Result<Vec<u8>, DecodeError> {
+        let block = block.into();
         let damaged = |offset, what| DecodeError { offset, what };
         let Some(payload_len) = block.len().checked_sub(TRAILER_BYTES) else {
             return Err(damaged(0, "block shorter than its trailer"));
@@ -62,8 +65,9 @@ impl Seal {
         }
         match body.last() {
             Some(&RAW) => {
-                block.truncate(payload_len);
-                Ok(block)
+                let mut contents = block.into_owned();
+                contents.truncate(payload_len);
+                Ok(contents)
             }
             Some(&LZ4) => {
                 let mut reader = Reader::new(body);
@@ -72,9 +76,8 @@ impl Seal {
                 if len > packed.len().saturating_mul(LZ4_RATIO_MAX) {
                     return Err(damaged(0, "compressed block claims an impossible length"));
                 }
-                let mut contents = vec![0; len];
-                match decompress_into(packed, &mut contents) {
-                    Ok(written) if written == len => Ok(contents),
+                match decompress(packed, len) {
+                    Ok(contents) if contents.len() == len => Ok(contents),
                     _ => Err(damaged(LZ4_HEADER_BYTES, "compressed block does not decompress to its length")),
                 }
             }

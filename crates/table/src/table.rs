@@ -7,6 +7,7 @@
 //! The life of a read: key and sequence range, index, a partition's filter and index, one data block,
 //! its hash index.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -294,7 +295,7 @@ impl Table {
     }
 
     /// Checks and decodes a data block as it was read.
-    pub(crate) fn decode_data(&self, stored: Vec<u8>, handle: Handle) -> Result<Block> {
+    pub(crate) fn decode_data<'a>(&self, stored: impl Into<Cow<'a, [u8]>>, handle: Handle) -> Result<Block> {
         self.seal.open(stored, handle.offset).and_then(Block::of_data).map_err(self.damaged(handle))
     }
 
@@ -328,12 +329,21 @@ impl Table {
 
 /// Reads `len` bytes, which the footer says are there.
 pub(crate) fn read_stored(file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset).map_err(|error| match error.source.kind() {
-        ErrorKind::UnexpectedEof => Error::corrupt(file.path(), offset, "the file ends within a block"),
-        _ => Error::Io(error),
-    })?;
+    let mut bytes = Vec::new();
+    read_stored_into(&mut bytes, file, offset, len)?;
     Ok(bytes)
+}
+
+/// As [`read_stored`], into memory that is used again; after an error it is empty.
+pub(crate) fn read_stored_into(bytes: &mut Vec<u8>, file: &File, offset: u64, len: usize) -> Result<()> {
+    bytes.resize(len, 0);
+    file.read_exact_at(bytes, offset).map_err(|error| {
+        bytes.clear();
+        match error.source.kind() {
+            ErrorKind::UnexpectedEof => Error::corrupt(file.path(), offset, "the file ends within a block"),
+            _ => Error::Io(error),
+        }
+    })
 }
 
 pub(crate) fn read_footer(file: &File, file_bytes: u64) -> Result<Footer> {

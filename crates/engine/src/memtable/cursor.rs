@@ -105,6 +105,13 @@ impl MemtableCursor {
         }
     }
 
+    /// Whether it is known that this is the newest version of its key, of those that were there when the
+    /// cursor came to it going backwards.
+    #[inline]
+    pub(crate) fn is_newest(&self) -> bool {
+        self.newer.as_ref().is_some_and(Vec::is_empty)
+    }
+
     /// Whether the cursor is at an entry.
     #[inline]
     pub(crate) fn valid(&self) -> bool {
