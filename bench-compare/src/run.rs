@@ -120,7 +120,8 @@ fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Res
 
 /// One process; returns what went wrong with it, beside what it says itself.
 fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<Option<String>> {
-    let mut child = Command::new(std::env::current_exe()?)
+    // This very program, though a build may have put another in its place since.
+    let mut child = Command::new("/proc/self/exe")
         .arg("child")
         .arg(serde_json::to_string(task)?)
         .stdin(Stdio::null())

@@ -114,3 +114,21 @@ fn bad_input_gets_an_answer_that_helps() {
         assert!(said.contains(expected), "{args:?}: {said}");
     }
 }
+
+/// A build while a run was under way took the program's file away, and the run ended at its next process.
+#[test]
+fn a_run_survives_that_its_program_is_replaced() {
+    let dir = Dir::new("replaced");
+    let program = dir.0.join("compare");
+    std::fs::copy(env!("CARGO_BIN_EXE_compare"), &program).unwrap();
+    let mut run = Command::new(&program)
+        .args(["run", "--keys", "10000", "--seconds", "0.02", "--results", "results"])
+        .args(["--engines", "cairn", "--scenarios", "sorted,main", "--reps", "1"])
+        .current_dir(&dir.0)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::fs::remove_file(&program).unwrap();
+    assert!(run.wait().unwrap().success());
+    assert!(table(&dir.0).contains("| rww_20k | "));
+}
