@@ -1,10 +1,11 @@
 //! Every automation of the project that is more than a command line: `cargo xtask tidy`,
-//! `cargo xtask accept`, `cargo xtask bench-tasks` and `cargo xtask prove`.
+//! `cargo xtask accept`, `cargo xtask bench-tasks`, `cargo xtask counts` and `cargo xtask prove`.
 //!
 //! Owns checks that the compiler and clippy cannot make, about the text of the tree ([`tidy`]), the
-//! acceptance runs against the real binary ([`accept`]), measurements of tasks ([`bench_tasks`]), and the long
-//! proofs of the engine and their table ([`prove`]). Refuses dependencies, but for what it drives and speaks,
-//! and changes to the tree: it reads, runs and reports.
+//! acceptance runs against the real binary ([`accept`]), measurements of tasks ([`bench_tasks`]), the instructions
+//! of the engine's hot paths ([`counts`]), and the long proofs of the engine and their table ([`prove`]). Refuses
+//! dependencies, but for what it drives and speaks, and changes to the tree, but for the counts that it is told
+//! to accept: it reads, runs and reports.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -13,6 +14,8 @@
 
 mod accept;
 mod bench_tasks;
+mod callgrind;
+mod counts;
 mod http;
 mod names;
 mod prove;
@@ -38,6 +41,10 @@ usage: cargo xtask <command>
           builds the release program and measures tasks on it for N seconds (5) each; a million that wait
           are --waiting. Prints a table of figures and targets, and of what the model system does. The workloads:
 WORKLOADS
+  counts [--accept]
+          builds the release program and counts the instructions of the engine's hot paths under valgrind, against
+          xtask/counts.txt; 3 % more fails. --accept writes that file. SKIPPED without valgrind, or with another
+          compiler, processor or C library than the file names
   prove [--seed N] [--minutes M] [--only STAGE,...] [--scratch DIR] [--out FILE]
           builds and runs every long proof of the engine within M minutes (12), builds included, and
           prints a table of figures; --out writes it as markdown. A stage that needs what the machine
@@ -69,6 +76,8 @@ fn main() -> ExitCode {
         ["tidy"] => run_tidy(),
         ["accept", rest @ ..] => run_accept(rest),
         ["bench-tasks", rest @ ..] => run_bench_tasks(rest),
+        ["counts"] => told("counts", counts::run(&root(), &target(), false)),
+        ["counts", "--accept"] => told("counts", counts::run(&root(), &target(), true)),
         ["claims", rest @ ..] => told("claims", bench_tasks::run_claims(rest).map(|()| true)),
         ["prove", rest @ ..] => run_prove(rest),
         ["victim", rest @ ..] => told("victim", prove::run_victim(rest).map(|()| true)),

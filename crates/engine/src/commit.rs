@@ -215,6 +215,21 @@ impl Lead {
     }
 }
 
+/// Tickets whose outcome is known, and still to be told.
+struct Done {
+    tickets: Vec<(Promise, SeqNo)>,
+    /// What they end with, if not well.
+    error: Option<Error>,
+}
+
+impl Done {
+    fn tell(self) {
+        for (ticket, seq) in self.tickets {
+            ticket.resolve(self.error.as_ref().map_or(Ok(Commit { seq }), |error| Err(error.clone())));
+        }
+    }
+}
+
 /// A group that was written, to be published.
 struct Written {
     end: Position,
@@ -295,7 +310,7 @@ impl Core {
             return Err(Error::closed(closed_text(why)));
         }
         let bytes = batch.body.bytes().len();
-        let ticket = Arc::new(TicketCell::default());
+        let ticket = Arc::new(TicketCell::new(&self.env));
         let charge = self.memory.charge(Use::Queue, bytes as u64);
         state.pending_bytes += bytes;
         state.pending_unattended += usize::from(!attended);
@@ -312,31 +327,30 @@ impl Core {
     /// Waits for a ticket, leading where nobody does. Who did not ask for a sync leads none.
     pub(crate) fn wait_for(&self, ticket: &TicketCell, durability: Durability) -> Result<Commit> {
         let syncs = durability == Durability::Commit;
-        if let Some(outcome) = ticket.outcome() {
-            return outcome;
-        }
-        let mut state = self.commit.lock();
+        let mut outcome = ticket.outcome();
         loop {
-            if let Some(outcome) = ticket.outcome() {
+            if let Some(outcome) = outcome {
                 return outcome;
             }
+            let mut state = self.commit.lock();
             if state.may_lead() && !state.pending.is_empty() {
                 self.lead_group(state);
-                state = self.commit.lock();
+                outcome = ticket.outcome();
             } else if syncs && !state.syncing && state.unsynced.iter().any(|u| !u.tickets.is_empty()) {
                 state.begin_sync();
                 drop(state);
                 self.sync_log();
-                state = self.commit.lock();
+                outcome = ticket.outcome();
             } else {
-                state = self.commit_changed.wait(state);
+                drop(state);
+                outcome = ticket.wait();
             }
         }
     }
 
     /// A ticket that resolves when everything up to `seq`, which is applied, is durable.
     pub(crate) fn ticket_for(&self, seq: SeqNo) -> Result<Arc<TicketCell>> {
-        let cell = Arc::new(TicketCell::default());
+        let cell = Arc::new(TicketCell::new(&self.env));
         let mut state = self.commit.lock();
         if state.closing {
             return Err(Error::closed("the database is closed"));
@@ -460,11 +474,11 @@ impl Core {
         std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
-        if let Some(written) = written {
-            self.publish(&mut state, written);
-        }
+        let done = written.map(|written| self.publish(&mut state, written));
         drop(lead);
-        self.tell_followers(&state);
+        self.hand_over(&state);
+        drop(state);
+        done.into_iter().for_each(Done::tell);
     }
 
     /// Works between two groups: after the one under way, if there is one, and before all that are not
@@ -487,21 +501,33 @@ impl Core {
         std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
-        self.tell_followers(&state);
+        self.hand_over(&state);
         result
     }
 
-    /// Nobody leads any more: whoever has something to write, or waits for what was written, goes on.
-    fn tell_followers(&self, state: &CommitState) {
+    /// Nobody leads, or nobody syncs any more: calls who goes on with it, and wakes who waits for the end of that.
+    /// Each stage has one who is called: the background thread if there is something that nobody waits for, or else
+    /// who waits for the first that is to be done.
+    fn hand_over(&self, state: &CommitState) {
         if state.pending_unattended > 0 || state.room_wanted || state.closing {
             self.append_wanted.notify_one();
+        }
+        if state.may_lead()
+            && let Some(first) = state.pending.front().filter(|first| first.attended)
+            && !cairn_env::mutant("group-follower-not-woken")
+        {
+            first.ticket.0.call();
         }
         if state.unsynced_unattended() || state.closing {
             self.sync_wanted.notify_one();
         }
-        if !cairn_env::mutant("group-follower-not-woken") {
-            self.commit_changed.notify_all();
+        if !state.syncing
+            && let Some((first, _)) = state.unsynced.iter().find_map(|unsynced| unsynced.tickets.first())
+            && !cairn_env::mutant("sync-waiter-not-woken")
+        {
+            first.0.call();
         }
+        self.commit_changed.notify_all();
     }
 
     /// Writes a group: room, conditions, log, memtables. Tickets of refused batches are resolved
@@ -688,26 +714,19 @@ impl Core {
         (Arc::new(Buffer::new(memtable, segment, charge)), writer)
     }
 
-    /// Makes a written group visible, and queues or resolves its tickets.
-    fn publish(&self, state: &mut CommitState, written: Written) {
+    /// Makes a written group visible and queues its tickets; returns those that are done, to be told without the lock.
+    fn publish(&self, state: &mut CommitState, mut written: Written) -> Done {
         if let Some(why) = &state.failed {
             // A sync failed meanwhile: what was just appended may or may not be found again.
-            let error = Error::unknown(unknown_text(why));
-            for (ticket, _) in written.tickets.into_iter().chain(written.done) {
-                ticket.resolve(Err(error.clone()));
-            }
-            return;
+            written.done.append(&mut written.tickets);
+            return Done { tickets: written.done, error: Some(Error::unknown(unknown_text(why))) };
         }
         self.visible.store(written.seq.0, Ordering::Release);
-        for (ticket, seq) in written.done {
-            ticket.resolve(Ok(Commit { seq }));
-        }
+        let mut done = Done { tickets: written.done, error: None };
         if written.seq <= self.seq_at(Visibility::Durable) {
             // Nothing was appended and everything before is synced.
-            for (ticket, seq) in written.tickets {
-                ticket.resolve(Ok(Commit { seq }));
-            }
-            return;
+            done.tickets.append(&mut written.tickets);
+            return done;
         }
         match state.unsynced.back_mut() {
             // Nobody waits for the last one: they become one.
@@ -725,6 +744,7 @@ impl Core {
                 covered: false,
             }),
         }
+        done
     }
 
     /// Syncs the log and resolves what that covers. The caller has set `syncing`.
@@ -744,19 +764,19 @@ impl Core {
         state.syncing = false;
         match result {
             Ok(end) => {
+                let mut done = Done { tickets: Vec::new(), error: None };
                 while state.unsynced.front().is_some_and(|u| u.end <= end) {
-                    let Some(synced) = state.unsynced.pop_front() else { break };
+                    let Some(mut synced) = state.unsynced.pop_front() else { break };
                     self.durable.store(synced.seq.0, Ordering::Release);
-                    for (ticket, seq) in synced.tickets {
-                        ticket.resolve(Ok(Commit { seq }));
+                    if done.tickets.is_empty() {
+                        done.tickets = synced.tickets;
+                    } else {
+                        done.tickets.append(&mut synced.tickets);
                     }
                 }
-                if state.unsynced_unattended() || state.closing {
-                    self.sync_wanted.notify_one();
-                }
-                if !cairn_env::mutant("sync-waiter-not-woken") {
-                    self.commit_changed.notify_all();
-                }
+                self.hand_over(&state);
+                drop(state);
+                done.tell();
             }
             Err(e) => {
                 drop(state);

@@ -60,7 +60,7 @@ pub(crate) struct Core {
     pub(crate) lead: sync::Mutex<Lead>,
     pub(crate) syncer: cairn_wal::LogSyncer,
     pub(crate) commit: sync::Mutex<CommitState>,
-    /// Something about the commit state changed: tickets resolved, leadership free, queue shorter.
+    /// Something about the commit state changed other than a ticket: leadership free, queue shorter, more synced.
     pub(crate) commit_changed: Condvar,
     /// There is something to append and nobody who waits for it.
     pub(crate) append_wanted: Condvar,

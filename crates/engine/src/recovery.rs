@@ -312,6 +312,40 @@ pub(crate) fn open_table(
     Ok(TableHandle::new(meta, table, path, removals, charge))
 }
 
+/// A group of the new log in the making. Small groups of the old log whose numbers follow on one another become one:
+/// it is all there or not at all before `CURRENT` leads to it, and a write for each would take most of the opening.
+#[derive(Debug, Default)]
+struct Anew {
+    first_seq: u64,
+    /// The number after its last.
+    next_seq: u64,
+    /// The bodies, one after the other.
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+/// A group in the making is appended from this size on.
+const ANEW_BYTES: usize = 1 << 20;
+
+impl Anew {
+    /// Whether a group that begins with `first_seq` can go on it.
+    fn takes(&self, first_seq: u64) -> bool {
+        self.ends.is_empty() || (first_seq == self.next_seq && self.bytes.len() < ANEW_BYTES)
+    }
+
+    fn add<'a>(&mut self, first_seq: u64, next_seq: u64, bodies: impl Iterator<Item = &'a [u8]>) {
+        if self.ends.is_empty() {
+            self.first_seq = first_seq;
+        }
+        self.next_seq = next_seq;
+        for body in bodies {
+            self.bytes.extend_from_slice(body);
+            self.ends.push(self.bytes.len());
+        }
+    }
+}
+
 /// A failure of a replay, as the engine reports it.
 pub(crate) fn log_error(e: ReplayError<Error>) -> Error {
     match e {
@@ -325,6 +359,7 @@ impl Core {
     fn replay_log(&self, state: &State, old_log: &OldLog) -> Result<SeqNo> {
         let mut last = if cairn_env::mutant("flushed-numbers-forgotten") { SeqNo(0) } else { state.last_seq() };
         let mut lead = self.lead.lock();
+        let mut anew = Anew::default();
         let replayed = replay(&self.env, &self.dir, LOG, state.log_start, |group| {
             let path = LOG.path(&self.dir, group.position.segment);
             let damaged = |what: String| Error::corrupt(&path, Some(group.position.offset), what);
@@ -354,15 +389,17 @@ impl Core {
             if !live {
                 return Ok(());
             }
-            let bodies: Vec<cairn_wal::Body<'_>> = group.bodies().map(cairn_wal::Body::new).collect();
-            let bytes: usize = bodies.iter().map(|body| body.bytes().len()).sum();
-            let end = lead.log()?.append(GROUP_KIND, group.first_seq, &bodies).map_err(wal_error)?;
-            self.log_space.appended(end.segment, bytes as u64);
+            if !anew.takes(group.first_seq) {
+                self.append_anew(&mut lead, &mut anew)?;
+            }
+            anew.add(group.first_seq, seq, group.bodies());
+            // Where the log stands now: what is to be appended will lie there or later.
+            let segment = lead.log()?.position().segment;
             let mut touched: Vec<KeyspaceId> = inserts.iter().map(|(_, op)| op.keyspace).collect();
             touched.sort_unstable();
             touched.dedup();
             for (seq, op) in inserts {
-                self.insert(&mut lead, end.segment, seq, &op)
+                self.insert(&mut lead, segment, seq, &op)
                     .map_err(|e| damaged(format!("an entry cannot be taken: {e}")))?;
             }
             self.settle(&mut lead, &touched);
@@ -374,6 +411,7 @@ impl Core {
             Ok(())
         })
         .map_err(log_error)?;
+        self.append_anew(&mut lead, &mut anew)?;
         if old_log.closed && replayed.closing_groups == 0 && !cairn_env::mutant("lost-end-of-log-accepted") {
             let path = LOG.path(&self.dir, replayed.end.segment);
             return Err(Error::corrupt(path, Some(replayed.end.offset), LOST_END));
@@ -385,6 +423,23 @@ impl Core {
             ));
         }
         Ok(last)
+    }
+
+    /// Appends what was gathered to the new log.
+    fn append_anew(&self, lead: &mut Lead, anew: &mut Anew) -> Result<()> {
+        if anew.ends.is_empty() {
+            return Ok(());
+        }
+        let starts = std::iter::once(0).chain(anew.ends.iter().copied());
+        let bodies: Vec<cairn_wal::Body<'_>> = starts
+            .zip(&anew.ends)
+            .map(|(start, &end)| cairn_wal::Body::new(anew.bytes.get(start..end).unwrap_or_default()))
+            .collect();
+        let end = lead.log()?.append(GROUP_KIND, anew.first_seq, &bodies).map_err(wal_error)?;
+        self.log_space.appended(end.segment, anew.bytes.len() as u64);
+        anew.bytes.clear();
+        anew.ends.clear();
+        Ok(())
     }
 
     /// Removes what a failed opening has written of the log, from segment `first` on; `CURRENT` does

@@ -2,8 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use cairn_env::Env;
+use cairn_env::sync::{Condvar, Mutex};
 
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -60,21 +63,29 @@ impl Future for Ticket {
     }
 }
 
-/// Where the outcome is put. The lock is never held across anything but a look or a store.
-#[derive(Debug, Default)]
+/// Where the outcome is put, and where its one waiter waits: for the outcome, or for a call to do what all wait for.
+/// So a group or a sync wakes only those who have something of it. The lock is a leaf.
+#[derive(Debug)]
 pub(crate) struct TicketCell {
     slot: Mutex<Slot>,
+    news: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     outcome: Option<Result<Commit>>,
+    /// The waiter was called, and has not looked since.
+    called: bool,
     waker: Option<Waker>,
 }
 
 impl TicketCell {
-    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn new(env: &Env) -> TicketCell {
+        TicketCell { slot: env.mutex(Slot::default()), news: env.condvar() }
+    }
+
+    fn slot(&self) -> cairn_env::sync::MutexGuard<'_, Slot> {
+        self.slot.lock()
     }
 
     /// The outcome, if it is there.
@@ -82,7 +93,23 @@ impl TicketCell {
         self.slot().outcome.clone()
     }
 
-    /// Puts the outcome and wakes who polls. The first one stays.
+    /// Calls the waiter to look whether it must lead.
+    pub(crate) fn call(&self) {
+        self.slot().called = true;
+        self.news.notify_one();
+    }
+
+    /// Waits for the outcome, or without one for a call.
+    pub(crate) fn wait(&self) -> Option<Result<Commit>> {
+        let mut slot = self.slot();
+        while slot.outcome.is_none() && !slot.called {
+            slot = self.news.wait(slot);
+        }
+        slot.called = false;
+        slot.outcome.clone()
+    }
+
+    /// Puts the outcome and wakes who waits or polls. The first one stays.
     pub(crate) fn resolve(&self, outcome: Result<Commit>) {
         let waker = {
             let mut slot = self.slot();
@@ -92,6 +119,7 @@ impl TicketCell {
             slot.outcome = Some(outcome);
             slot.waker.take()
         };
+        self.news.notify_one();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -104,7 +132,7 @@ impl TicketCell {
 pub(crate) struct Promise(pub(crate) Arc<TicketCell>);
 
 impl Promise {
-    /// Puts the outcome and wakes who polls.
+    /// Puts the outcome and wakes who waits or polls.
     pub(crate) fn resolve(&self, outcome: Result<Commit>) {
         self.0.resolve(outcome);
     }

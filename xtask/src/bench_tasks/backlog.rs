@@ -4,7 +4,6 @@
 //! opens the database and claims nothing, once it claims, and the difference is what the claims cost.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use cairn_durable::call::Spawn;
@@ -14,6 +13,7 @@ use super::client::Client;
 use super::embedded::{Embedded, block_on, spawn};
 use super::figure::{Figure, quantile};
 use super::{Bench, Result};
+use crate::callgrind;
 
 /// Claims that are measured.
 const CLAIMS: u64 = 1_000;
@@ -155,18 +155,7 @@ pub(crate) fn run_claims(arguments: &[&str]) -> Result<()> {
 /// The instructions of so many claims and all around them; None without valgrind.
 fn counted(dir: &Path, claims: u64) -> Result<Option<u64>> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(program)
-        .arg("claims")
-        .arg(dir)
-        .arg(claims.to_string())
-        .output();
-    let Ok(output) = output else { return Ok(None) };
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
-    match collected.and_then(|(_, count)| count.trim().parse().ok()) {
-        Some(count) if output.status.success() => Ok(Some(count)),
-        _ => Err(format!("valgrind: {}\n{said}", output.status)),
-    }
+    let dir = dir.to_str().ok_or_else(|| format!("{}: not UTF-8", dir.display()))?;
+    let counted = callgrind::count(&program, &["claims", dir, &claims.to_string()], None)?;
+    Ok(counted.map(|counted| counted.instructions))
 }
