@@ -622,14 +622,25 @@ impl Core {
 
     fn append(&self, lead: &mut Lead, first: u64, group: &[Pending]) -> Result<Position> {
         let log = lead.log()?;
-        let bodies: Vec<cairn_wal::Body<'_>> =
-            group.iter().filter(|p| p.batch.count > 0).map(|p| p.batch.body.body()).collect();
-        let mut appended = log.append(GROUP_KIND, first, &bodies);
+        let (one, many);
+        let bodies: &[cairn_wal::Body<'_>] = match group {
+            // Most have one batch: it needs no list.
+            [only] => {
+                one = [only.batch.body.body()];
+                &one
+            }
+            _ => {
+                let written = group.iter().filter(|p| p.batch.count > 0);
+                many = written.map(|p| p.batch.body.body()).collect::<Vec<_>>();
+                &many
+            }
+        };
+        let mut appended = log.append(GROUP_KIND, first, bodies);
         if let Err(cairn_wal::Error::NoSpace(e)) = &appended {
             self.set_full(&e.to_string());
             if group.iter().all(|p| p.batch.only_deletes) {
                 // The reserve has just been given back.
-                appended = log.append(GROUP_KIND, first, &bodies);
+                appended = log.append(GROUP_KIND, first, bodies);
             }
         }
         appended.map_err(|e| match e {

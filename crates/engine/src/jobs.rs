@@ -21,11 +21,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::catalog::Tree;
 use crate::core::{Core, Health};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{FileKind, LOG, RESERVE, classify};
-use crate::picker::{Circumstances, Plan, pick, pick_full, pick_series};
+use crate::picker::{Circumstances, Plan, level0_is_worth_merging, pick, pick_full, pick_series};
+use crate::options::CompactionStyle;
 use crate::stats::add;
 use crate::types::{KeyspaceId, SeqNo, Visibility};
 
@@ -144,17 +144,27 @@ impl Core {
         }
     }
 
-    /// Asks the leader to seal memtables that are mostly tombstones, once nobody has written for a while.
+    /// Once nobody has written for a while: asks the leader to seal memtables that are mostly tombstones, and compaction
+    /// to merge level 0.
     fn tidy_when_quiet(&self, quiet: &mut Quiet) {
         let (seq, now) = (self.seq_at(Visibility::Applied), self.env.now());
         if seq != quiet.seq {
             *quiet = Quiet { seq, since: now };
         }
         let due = now.saturating_sub(quiet.since) >= QUIET_INTERVAL;
-        let garbage = |tree: &Tree| tree.active.as_ref().is_some_and(|buffer| buffer.is_garbage());
-        if due && self.catalog.load().trees().any(|tree| garbage(tree)) {
+        self.quiet.store(due, Ordering::Relaxed);
+        if !due {
+            return;
+        }
+        let catalog = self.catalog.load();
+        if catalog.trees().any(|tree| tree.active.as_ref().is_some_and(|buffer| buffer.is_garbage())) {
             self.commit.lock().room_wanted = true;
             self.append_wanted.notify_one();
+        }
+        let leveled = self.options.compaction == CompactionStyle::Leveled;
+        if leveled && catalog.trees().any(|tree| level0_is_worth_merging(&tree.levels)) {
+            self.jobs.lock().compaction_due = true;
+            self.compaction_wanted.notify_one();
         }
     }
 
@@ -259,7 +269,11 @@ impl Core {
         manual: Option<SeqNo>,
         series: Option<KeyspaceId>,
     ) -> Option<(KeyspaceId, Plan)> {
-        let at = Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms() };
+        let at = Circumstances {
+            oldest_reader: self.oldest_reader(),
+            now_ms: self.env.unix_time_ms(),
+            quiet: self.quiet.load(Ordering::Relaxed),
+        };
         let mut trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         trees.sort_by_key(|tree| (failed.get(&tree.id), Reverse(tree.levels.level(0).len())));
         if let Some(target) = manual

@@ -3,7 +3,8 @@
 //! Leveled: level 0 may hold a few tables, level 1 a few memtables' worth, each deeper one ten
 //! times more. The fullest level gives a table to the next. When no level is over its size, tables
 //! that hold much garbage (tombstones, versions kept for snapshots that are gone) are rewritten so
-//! that deletes give disk back; old garbage goes even where it is sparse.
+//! that deletes give disk back; old garbage goes even where it is sparse. When nobody writes, level 0 goes
+//! down however small it is, if that costs little.
 //!
 //! Every plan keeps the invariants of [`crate::levels`]: from level 0 all tables go together, so
 //! that no older version stays above a newer one.
@@ -44,6 +45,8 @@ pub(crate) struct Circumstances {
     /// The oldest number at which anybody may read.
     pub(crate) oldest_reader: SeqNo,
     pub(crate) now_ms: u64,
+    /// Nobody has written for a while.
+    pub(crate) quiet: bool,
 }
 
 /// The bytes that level `level` (from 1) may hold.
@@ -72,8 +75,15 @@ pub(crate) fn pick(levels: &Levels, options: &Options, at: Circumstances) -> Opt
         garbage * GARBAGE_SHARE >= table.meta.entries
             || (garbage > 0 && table.meta.created_ms.saturating_add(GARBAGE_AGE_MS) <= at.now_ms)
     };
-    clean(levels, at, pressing)
+    clean(levels, at, pressing).or_else(|| (at.quiet && level0_is_worth_merging(levels)).then(|| push_down(levels, 0)))
 }
+
+/// Whether a quiet time should be used to merge level 0, so that reads find one table where they found some: only
+/// where that writes at most three bytes for each that came.
+pub(crate) fn level0_is_worth_merging(levels: &Levels) -> bool {
+    !levels.level(0).is_empty() && levels.level_bytes(1) <= 2 * levels.level_bytes(0)
+}
+
 
 /// The next step of a full compaction: everything moves to the bottom, then what garbage is left
 /// there goes. Tables written after `target` are left alone, so that it ends under load. `None`

@@ -122,6 +122,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         flush_wanted: env.condvar(),
         compaction_wanted: env.condvar(),
         jobs_changed: env.condvar(),
+        quiet: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         health: Mutex::new(Health::Open),
         lock_file: Mutex::new(Some(lock_file)),
