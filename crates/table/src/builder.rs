@@ -73,7 +73,7 @@ impl TableBuilder {
         options.check()?;
         Ok(TableBuilder {
             sealer: Sealer::new(Seal::new(id, options.hash_seed)),
-            block: BlockBuilder::new(options.restart_interval, options.hash_index),
+            block: BlockBuilder::new(options.hash_index),
             partitions: PartitionsBuilder::new(id, &options),
             last_hash: 0,
             summary: TableSummary::new(id, owner),
@@ -105,7 +105,7 @@ impl TableBuilder {
                 return Err(Error::Order { path, seq, previous_seq: self.block.last_seq() });
             }
         }
-        let grown = self.block.estimated_bytes() + BlockBuilder::estimated_entry_bytes(key, value);
+        let grown = self.block.estimated_bytes() + self.block.estimated_entry_bytes(key, value);
         if !self.block.is_empty() && grown > self.options.block_bytes {
             self.end_block(Some(key))?;
         }

@@ -49,24 +49,17 @@ impl Table {
     fn describe_block(&self, out: &mut String, number: u64, handle: Handle) -> Result<()> {
         let block = self.load_data(handle)?;
         let data = block.data().map_err(self.damaged(handle))?;
-        let (mut place, mut entries, mut key, mut first) = (data.start(), 0, Vec::new(), None);
-        while place.at < data.end() {
-            let entry = data.entry(place).map_err(self.damaged(handle))?;
-            data.step_key(&mut key, &entry).map_err(self.damaged(handle))?;
-            first.get_or_insert_with(|| key.clone());
-            entries += 1;
-            place = entry.next();
-        }
+        let key = |number: usize| [data.prefix(), data.suffix(number)].concat();
         let _ = writeln!(
             out,
-            "block {number}: offset {}, {} bytes stored, {} unpacked, {entries} entries, {} restarts, {} buckets, {} .. {}",
+            "block {number}: offset {}, {} bytes stored, {} unpacked, {} entries, {} buckets, {} .. {}",
             handle.offset,
             handle.len,
             data.contents.len(),
-            data.restart_count(),
+            data.count(),
             data.bucket_count(),
-            shown(&first.unwrap_or_default()),
-            shown(&key),
+            shown(&key(0)),
+            shown(&key(data.count() - 1)),
         );
         Ok(())
     }
@@ -78,7 +71,7 @@ impl Table {
              entries: {} ({} keys, {} tombstones), {} bytes of keys and values\n\
              keys: {} .. {}\n\
              sequence numbers: {} .. {}; largest kind {}\n\
-             written with: blocks of {} bytes, restarts every {}, compression {:?}, hash index {}\n\
+             written with: blocks of {} bytes, compression {:?}, hash index {}\n\
              data: {} blocks, {} bytes\n\
              index: offset {}, {} bytes, {} partitions\n",
             s.id,
@@ -96,7 +89,6 @@ impl Table {
             s.largest_seq,
             s.largest_kind,
             o.block_bytes,
-            o.restart_interval,
             o.compression,
             if o.hash_index { "on" } else { "off" },
             s.data_blocks,

@@ -4,7 +4,7 @@
 //! ```text
 //! properties := id owner entries keys tombstones data_bytes data_blocks smallest_seq largest_seq
 //!               largest_kind:u8 smallest_key:prefixed largest_key:prefixed
-//!               block_bytes restart_interval compression:u8 filter_bits_per_key filter_hashes hash_index:u8
+//!               block_bytes compression:u8 filter_bits_per_key filter_hashes hash_index:u8
 //! ```
 //!
 //! Everything without a type is a varint; `prefixed` is a varint length and the bytes; compression
@@ -105,7 +105,6 @@ impl Properties {
         out.put_prefixed(&s.smallest_key);
         out.put_prefixed(&s.largest_key);
         out.put_varint(o.block_bytes as u64);
-        out.put_varint(o.restart_interval as u64);
         out.put_u8(match o.compression {
             Compression::None => 0,
             Compression::Lz4 => 1,
@@ -149,7 +148,6 @@ impl Properties {
         let options = TableOptions {
             hash_seed,
             block_bytes: size(r.varint()?),
-            restart_interval: size(r.varint()?),
             compression: match r.u8()? {
                 0 => Compression::None,
                 1 => Compression::Lz4,
@@ -205,7 +203,7 @@ mod tests {
             |p| p.summary.smallest_seq = 71,
             |p| p.summary.smallest_key = b"c".to_vec(),
             |p| p.summary.largest_key = vec![b'z'; 65_536],
-            |p| p.options.restart_interval = 129,
+            |p| p.options.block_bytes = 63,
         ];
         for spoil in spoils {
             let mut bad = properties();

@@ -205,7 +205,7 @@ impl Table {
             Read::ResidentOnly => self.cached(handle),
         };
         let Some(block) = block else { return Ok(Lookup::NotResident) };
-        let found = block.data().and_then(|data| data.find(key, hash, max_seq)).map_err(self.damaged(handle))?;
+        let found = block.data().map_err(self.damaged(handle))?.find(key, hash, max_seq);
         Ok(match found {
             Some(entry) => {
                 let value = BlockSlice::new(block, entry.value_at..entry.value_end);

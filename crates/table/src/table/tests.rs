@@ -15,11 +15,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.chunks(32).map(|chunk| line(chunk) + "\n").collect()
 }
 
-/// Every part of the format: shared prefixes, restarts, hash index, versions, kinds, separators, two partitions.
+/// Every part of the format: shared prefixes, hash index, versions, kinds, separators, two partitions.
 pub(crate) fn golden() -> (TableOptions, Model) {
     let options = TableOptions {
         block_bytes: 64,
-        restart_interval: 2,
         compression: Compression::None,
         filter_bits_per_key: 64,
         filter_hashes: Some(6),
@@ -88,13 +87,12 @@ fn lookups_agree_with_a_map_at_every_sequence_number() {
     for seed in 1..=3 {
         let model = Rng(seed).model(900);
         for block_bytes in [64, 500, 4096, 65_536] {
-            for (restart_interval, hash_index) in [(1, true), (4, true), (16, true), (16, false)] {
+            for hash_index in [true, false] {
                 for compression in [Compression::None, Compression::Lz4] {
                     id += 1;
                     let filter_bits_per_key = [0, 10, 3][id as usize % 3];
                     let options = TableOptions {
                         block_bytes,
-                        restart_interval,
                         compression,
                         hash_index,
                         filter_bits_per_key,
@@ -266,8 +264,6 @@ fn options_out_of_bounds_are_refused() {
     for bad in [
         TableOptions { block_bytes: 63, ..default() },
         TableOptions { block_bytes: (1 << 20) + 1, ..default() },
-        TableOptions { restart_interval: 0, ..default() },
-        TableOptions { restart_interval: 129, ..default() },
         TableOptions { filter_bits_per_key: 65, ..default() },
         TableOptions { filter_hashes: Some(0), ..default() },
         TableOptions { filter_hashes: Some(17), ..default() },

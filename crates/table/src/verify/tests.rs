@@ -37,7 +37,7 @@ fn never_wrong(dir: &Dir, load: Load, model: &Model) -> Result<(), Error> {
 
 fn small(dir: &Dir, compression: Compression) -> (Model, File, Vec<u8>) {
     let model = Rng(21).model(30);
-    let options = TableOptions { block_bytes: 300, restart_interval: 3, compression, ..TableOptions::default() };
+    let options = TableOptions { block_bytes: 300, compression, ..TableOptions::default() };
     let summary = dir.build(1, &options, &model);
     assert!(summary.data_blocks >= 3);
     let file = Env::real().open_writable(&dir.path("1")).unwrap();
