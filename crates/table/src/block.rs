@@ -396,11 +396,15 @@ impl Layout {
                 return error(prefix_at, "a key of impossible length");
             }
         }
-        if seq_bytes > 0 && (0..count).any(|n| base_seq.checked_add(block.seq_delta(n)).is_none()) {
+        // Only where so large a delta could be does one have to look.
+        let delta_max = u64::MAX.checked_shr(64 - 8 * seq_bytes as u32).unwrap_or(0);
+        let overflows = |n: usize| base_seq.checked_add(block.seq_delta(n)).is_none();
+        if base_seq.checked_add(delta_max).is_none() && (0..count).any(overflows) {
             return error(seqs_at, "sequence number over 64 bits");
         }
         let buckets = contents.get(buckets_at..buckets_at + bucket_count).unwrap_or_default();
-        if buckets.iter().any(|&bucket| bucket != BUCKET_NONE && usize::from(bucket) >= count) {
+        let named = |&bucket: &u8| if bucket == BUCKET_NONE { 0 } else { bucket };
+        if buckets.iter().map(named).fold(0, u8::max) as usize >= count {
             return error(buckets_at, "the hash index names an entry that does not exist");
         }
         Ok(layout)
@@ -552,12 +556,18 @@ impl<'a> DataBlock<'a> {
 
     /// The number of the first entry at or after `(key, seq)`; past the last if there is none.
     pub(crate) fn at_or_after(&self, key: &[u8], seq: u64) -> usize {
-        let prefix = self.prefix();
-        match key.strip_prefix(prefix) {
+        match self.behind_prefix(key) {
             Some(suffix) => self.bisect(suffix, seq),
-            None if compare(key, prefix).is_lt() => 0,
+            None if compare(key, self.prefix()).is_lt() => 0,
             None => self.layout.count,
         }
+    }
+
+    /// What follows the prefix in a key that begins with it.
+    #[inline]
+    fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let (start, rest) = key.split_at_checked(self.layout.prefix_len)?;
+        same(start, self.prefix()).then_some(rest)
     }
 
     fn bisect(&self, suffix: &[u8], seq: u64) -> usize {
@@ -575,7 +585,7 @@ impl<'a> DataBlock<'a> {
 
     /// The newest version of `key` in this block that is no newer than `max_seq`.
     pub(crate) fn find(&self, key: &[u8], hash: u64, max_seq: u64) -> Option<Entry> {
-        let suffix = key.strip_prefix(self.prefix())?;
+        let suffix = self.behind_prefix(key)?;
         let bucket = self.bucket(hash);
         if bucket == Bucket::Absent {
             return None;
