@@ -316,7 +316,8 @@ impl Parts {
     fn take(&mut self, count: usize, each: usize) -> Result<usize, DecodeError> {
         let at = self.at;
         let short = DecodeError { offset: at, what: "data block too short for its entries" };
-        self.at = count.checked_mul(each).and_then(|len| at.checked_add(len)).filter(|end| *end <= self.end).ok_or(short)?;
+        self.at =
+            count.checked_mul(each).and_then(|len| at.checked_add(len)).filter(|end| *end <= self.end).ok_or(short)?;
         Ok(at)
     }
 }
@@ -336,7 +337,8 @@ impl Layout {
         let (prefix_at, prefix_len) = (header.offset() - prefix.len(), prefix.len());
         let base_seq = header.varint()?;
         let kind = if flags & KIND != 0 { Some(header.u8()?) } else { None };
-        let mut len_if = |flag: u8| if flags & flag != 0 { header.varint_len(contents.len()).map(Some) } else { Ok(None) };
+        let mut len_if =
+            |flag: u8| if flags & flag != 0 { header.varint_len(contents.len()).map(Some) } else { Ok(None) };
         let (suffix_len, value_len) = (len_if(KEYS)?, len_if(VALUES)?);
         let bucket_count = header.varint_len(contents.len())?;
         if count == 0 {

@@ -16,7 +16,7 @@ use cairn_codec::same;
 
 use crate::block::{DataBlock, Entry};
 use crate::footer::Handle;
-use crate::partition::Partition;
+use crate::index::Index;
 use crate::seal::TRAILER_BYTES;
 use crate::table::{Held, read_stored, read_stored_into};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
@@ -141,7 +141,7 @@ impl TableCursor {
     pub fn seek(&mut self, key: &[u8], max_seq: u64) -> Result<()> {
         self.leave();
         let Some(partition) = self.table.index().find(key, max_seq) else { return Ok(()) };
-        let Some(number) = self.partition(partition)?.index().find(key, max_seq) else { return Ok(()) };
+        let Some(number) = self.partition(partition)?.find(key, max_seq) else { return Ok(()) };
         let at = Place { partition, block: number };
         if !self.load(at, true)? {
             return Ok(());
@@ -238,7 +238,7 @@ impl TableCursor {
     }
 
     /// The partition with this number, which must be there, from wherever it lives.
-    fn partition(&mut self, number: usize) -> Result<&Partition> {
+    fn partition(&mut self, number: usize) -> Result<&Index> {
         let held = match self.partition.take() {
             Some((at, held)) if at == number => held,
             _ => self.table.partition(number)?,
@@ -250,7 +250,7 @@ impl TableCursor {
     /// Moves to the first entry of the block after `at`; out of position if that was the last.
     fn enter_after(&mut self, at: Place) -> Result<()> {
         let Place { partition, block } = at;
-        if block + 1 < self.partition(partition)?.index().block_count() {
+        if block + 1 < self.partition(partition)?.block_count() {
             self.enter(Place { partition, block: block + 1 }, true)
         } else if partition + 1 < self.table.index().block_count() {
             self.enter(Place { partition: partition + 1, block: 0 }, true)
@@ -265,9 +265,8 @@ impl TableCursor {
             return Ok(());
         }
         // Whoever jumped here left no key.
-        let goes_on = |data: DataBlock<'_>| {
-            self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)))
-        };
+        let goes_on =
+            |data: DataBlock<'_>| self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)));
         let goes_on = self.data()?.is_some_and(goes_on);
         self.stand(0, false)?;
         self.begins_key = !goes_on;
@@ -278,7 +277,7 @@ impl TableCursor {
     fn enter_from_end(&mut self, partition: usize, block: Option<usize>) -> Result<()> {
         let block = match block {
             Some(block) => block,
-            None => self.partition(partition)?.index().block_count().saturating_sub(1),
+            None => self.partition(partition)?.block_count().saturating_sub(1),
         };
         if self.load(Place { partition, block }, false)? {
             let last = self.data()?.map_or(0, |data| data.count() - 1);
@@ -292,7 +291,7 @@ impl TableCursor {
         if self.block.as_ref().is_some_and(|(at, _, _)| *at == place) {
             return Ok(true);
         }
-        let Some(handle) = self.partition(place.partition)?.index().handle(place.block) else { return Ok(false) };
+        let Some(handle) = self.partition(place.partition)?.handle(place.block) else { return Ok(false) };
         let block = match self.table.cached(handle) {
             Some(block) => block,
             None => {

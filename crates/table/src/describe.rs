@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::filter::Filter;
+use crate::filter::Shape;
 use crate::footer::Handle;
 use crate::{Result, Table};
 
@@ -26,19 +26,15 @@ impl Table {
         let mut number = 0;
         for (partition, at) in self.index().handles().enumerate() {
             let held = self.load_partition(at)?;
-            let filter = match held.filter().map(Filter::shape) {
-                Some((lines, hashes)) => format!("{lines} lines of 512 bits, {hashes} probes"),
-                None => "none".to_owned(),
-            };
             // Writing to a String cannot fail.
             let _ = writeln!(
                 out,
-                "partition {partition}: offset {}, {} bytes, {} blocks; filter: {filter}",
+                "partition {partition}: offset {}, {} bytes, {} blocks",
                 at.offset,
                 at.len,
-                held.index().block_count()
+                held.block_count()
             );
-            for handle in held.index().handles() {
+            for handle in held.handles() {
                 self.describe_block(&mut out, number, handle)?;
                 number += 1;
             }
@@ -66,6 +62,14 @@ impl Table {
 
     fn describe_parts(&self) -> String {
         let (s, o, footer) = (self.summary(), self.options(), self.footer());
+        let filter = match footer.filter {
+            Shape { lines: 0, .. } => "none".to_owned(),
+            Shape { offset, lines } => format!(
+                "offset {offset}, {lines} lines of 512 bits in {} pieces, {} probes",
+                footer.filter.piece_count(),
+                o.filter_hashes.unwrap_or_default()
+            ),
+        };
         format!(
             "table {} of owner {}, format version {}, {} bytes, hash seed {:#x}\n\
              entries: {} ({} keys, {} tombstones), {} bytes of keys and values\n\
@@ -73,6 +77,7 @@ impl Table {
              sequence numbers: {} .. {}; largest kind {}\n\
              written with: blocks of {} bytes, compression {:?}, hash index {}\n\
              data: {} blocks, {} bytes\n\
+             filter: {filter}\n\
              index: offset {}, {} bytes, {} partitions\n",
             s.id,
             s.owner,

@@ -15,7 +15,7 @@ use cairn_env::Env;
 use crate::block::{BlockBuilder, DataBlock, Layout};
 use crate::footer::{FOOTER_BYTES, Footer, Handle};
 use crate::index::Index;
-use crate::partition::Partition;
+use crate::partition;
 use crate::properties::Properties;
 use crate::seal::{Seal, Sealer, TRAILER_BYTES};
 use crate::{Compression, Load, Lookup, Read, Table, TableBuilder, TableOptions};
@@ -135,9 +135,15 @@ fn agree(table: &Arc<Table>, resident: &Arc<Table>) {
             assert_eq!(here(&cursor), *entry);
         }
     }
+    let (whole, seed) = (table.load_filter().expect("sound"), table.options().hash_seed);
+    for entry in &forward {
+        let hash = hash64(&[&entry.key[..], b"~"].concat(), seed);
+        let passes = whole.as_ref().is_none_or(|filter| filter.may_contain(hash));
+        assert_eq!(table.ask_on_demand(hash, Read::Any).expect("sound"), Some(passes), "in pieces and whole");
+    }
 }
 
-/// Puts the checksums of a table right, as far as its footer, index and partitions lead.
+/// Puts the checksums of a table right, as far as its footer, filter, index and partitions lead.
 pub fn mend(bytes: &mut [u8]) {
     let Some(footer_at) = bytes.len().checked_sub(FOOTER_BYTES) else { return };
     let file_bytes = bytes.len() as u64;
@@ -147,16 +153,16 @@ pub fn mend(bytes: &mut [u8]) {
     let decoded = Footer::decode(bytes.get(footer_at..).unwrap_or_default(), file_bytes);
     let Ok(footer) = decoded else { return };
     let seal = Seal::new(footer.table_id, footer.hash_seed);
-    let properties = mend_block(bytes, footer.properties, seal);
-    let options = properties.and_then(|contents| Properties::decode(&contents, file_bytes, footer.hash_seed).ok());
-    let filters = options.is_none_or(|properties| properties.options.filter_bits_per_key > 0);
+    mend_block(bytes, footer.properties, seal);
+    for handle in footer.filter.pieces() {
+        mend_block(bytes, handle, seal);
+    }
     let Some(contents) = mend_block(bytes, footer.index, seal) else { return };
     let Ok(index) = Index::decode(&mut Reader::new(&contents), footer.data_end) else { return };
     for handle in index.handles() {
         let Some(contents) = mend_block(bytes, handle, seal) else { continue };
-        let filter_of = filters.then_some(footer.table_id);
-        let Ok(partition) = Partition::decode(&contents, footer.data_end, filter_of) else { continue };
-        for handle in partition.index().handles() {
+        let Ok(partition) = partition::decode(&contents, footer.data_end) else { continue };
+        for handle in partition.handles() {
             mend_block(bytes, handle, seal);
         }
     }
@@ -283,22 +289,13 @@ fn plain_block(contents: &[u8]) -> Option<Vec<Owned>> {
     (0..count).map(owned).collect()
 }
 
-/// A partition of a table: an index and a filter. The first byte says whether it has a filter.
+/// A partition of a table: an index.
 ///
 /// # Panics
 /// If a promise is broken.
 pub fn partition(input: &[u8]) {
     const DATA_END: u64 = 1 << 30;
-    let Some((flags, bytes)) = input.split_first() else { return };
-    let filter_of = (flags & 1 != 0).then_some(ID);
-    let Ok(partition) = Partition::decode(bytes, DATA_END, filter_of) else { return };
-    if let Some(filter) = partition.filter() {
-        let mut again = Vec::new();
-        filter.encode(&mut again);
-        assert!(bytes.ends_with(&again), "a filter has one encoding");
-        let _ = partition.may_contain(hash64(bytes, SEED));
-    }
-    let index = partition.index();
+    let Ok(index) = partition::decode(input, DATA_END) else { return };
     let mut end = index.start();
     for handle in index.handles() {
         assert_eq!(handle.offset, end, "blocks lie end to end");
@@ -388,17 +385,15 @@ fn entries() -> Vec<Owned> {
 pub fn file_seeds() -> Vec<Vec<u8>> {
     let (env, path) = (Env::memory(), Path::new("/table"));
     let mut seeds = Vec::new();
-    for (block_bytes, compression, filter_bits_per_key) in
-        [(64, Compression::None, 10), (200, Compression::Lz4, 0), (4096, Compression::Lz4, 10), (4096, Compression::None, 64)]
-    {
+    for (block_bytes, compression, filter_bits_per_key) in [
+        (64, Compression::None, 10),
+        (200, Compression::Lz4, 0),
+        (4096, Compression::Lz4, 10),
+        (4096, Compression::None, 64),
+    ] {
         let _ = env.remove(path);
-        let options = TableOptions {
-            block_bytes,
-            compression,
-            filter_bits_per_key,
-            hash_seed: SEED,
-            ..TableOptions::default()
-        };
+        let options =
+            TableOptions { block_bytes, compression, filter_bits_per_key, hash_seed: SEED, ..TableOptions::default() };
         let mut builder = TableBuilder::new(env.create(path).expect("memory"), ID, 0, options).expect("in bounds");
         for entry in entries() {
             builder.add(&entry.key, entry.seq, entry.kind, &entry.value).expect("in order");
@@ -442,11 +437,7 @@ pub fn partition_seeds() -> Vec<Vec<u8>> {
     parts(|file, footer, seal| {
         let contents = seal.open(stored(file, footer.index)?.to_vec(), footer.index.offset).ok()?;
         let index = Index::decode(&mut Reader::new(&contents), footer.data_end).ok()?;
-        let of = |handle: Handle| {
-            let contents = seal.open(stored(file, handle)?.to_vec(), handle.offset).ok()?;
-            let filter = Partition::decode(&contents, footer.data_end, None).is_err();
-            Some([&[u8::from(filter)][..], &contents].concat())
-        };
+        let of = |handle: Handle| seal.open(stored(file, handle)?.to_vec(), handle.offset).ok();
         Some(index.handles().filter_map(of).take(2).collect())
     })
 }

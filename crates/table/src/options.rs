@@ -30,7 +30,7 @@ pub struct TableOptions {
     pub compression: Compression,
     /// Size of the filter, 0 (no filter) to 64 bits a key.
     pub filter_bits_per_key: u32,
-    /// Probes of the filter a key, 1 to 16; `None` picks what suits the bits.
+    /// Probes of the filter a key, 1 to 16; `None` picks what suits the bits. Of a table read: what was picked.
     pub filter_hashes: Option<u32>,
     /// Whether data blocks carry a hash index, which spares point lookups the search within a block.
     pub hash_index: bool,

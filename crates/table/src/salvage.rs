@@ -4,7 +4,7 @@
 //! Owns the judgement of what is lost with a block: the index that leads to it also tells the range
 //! of its keys. A block is judged whole before any entry of it is given out: its checksum, that it
 //! decodes, and that its entries are in order and lie where the index says. What the file system
-//! cannot read is as good as damaged. Refuses a table without a sound footer, properties and index:
+//! cannot read is as good as damaged. The filter is not asked, and damage in it costs nothing. Refuses a table without a sound footer, properties and index:
 //! [`Table::open`] does not open it, and it is lost whole.
 //!
 //! Invariant: `entry` stands in `block`, and `key` is its key; the rest of the block has been judged.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::block::Entry;
 use crate::footer::Handle;
-use crate::partition::Partition;
+use crate::index::Index;
 use crate::{Block, Error, Result, Table};
 
 /// Entries of a table that cannot be read.
@@ -34,7 +34,7 @@ pub struct Lost {
 pub struct Salvage {
     table: Arc<Table>,
     /// The partition at hand, and the numbers of what comes after it and after the block at hand.
-    partition: Option<Partition>,
+    partition: Option<Index>,
     next_partition: usize,
     next_block: usize,
     block: Option<Block>,
@@ -136,8 +136,7 @@ impl Salvage {
     /// Where the next data block lies, and the separator that ends it.
     fn next_handle(&mut self, lost: &mut dyn FnMut(Lost)) -> Option<(Handle, (Vec<u8>, u64))> {
         loop {
-            if let Some(partition) = &self.partition {
-                let index = partition.index();
+            if let Some(index) = &self.partition {
                 if let Some(handle) = index.handle(self.next_block) {
                     let to = (index.separator(self.next_block), index.seq(self.next_block));
                     self.next_block += 1;

@@ -9,8 +9,8 @@ use std::cmp::Ordering;
 use cairn_codec::hash64;
 
 use crate::block::DataBlock;
+use crate::filter::Filter;
 use crate::footer::Handle;
-use crate::partition::Partition;
 use crate::table::{read_footer, read_index, read_properties};
 use crate::{Error, Result, Table, TableSummary};
 
@@ -32,16 +32,16 @@ impl Table {
         let found = TableSummary::new(self.id(), self.summary().owner);
         let mut walk = Walk { table: self, before: None, found, key: Vec::new(), seq: 0 };
         let index = read_index(file, &footer, self.seal())?;
+        let filter = self.load_filter()?;
         let mut data_end = 0;
         for (number, at) in index.handles().enumerate() {
-            let partition = self.load_partition(at)?;
-            let blocks = partition.index();
+            let blocks = self.load_partition(at)?;
             if blocks.start() != data_end {
                 return Err(Error::corrupt(path, at.offset, "the partition does not begin where the one before ends"));
             }
             for (number, handle) in blocks.handles().enumerate() {
                 let block = self.load_data(handle)?;
-                walk.block(handle, block.data().map_err(self.damaged(handle))?, &partition)?;
+                walk.block(handle, block.data().map_err(self.damaged(handle))?, filter.as_ref())?;
                 walk.end_block(handle, blocks.separator(number), blocks.seq(number))?;
                 progress(handle.end().unwrap_or(file_bytes));
             }
@@ -80,7 +80,7 @@ fn order(a: (&[u8], u64), b: (&[u8], u64)) -> Ordering {
 }
 
 impl Walk<'_> {
-    fn block(&mut self, handle: Handle, data: DataBlock<'_>, partition: &Partition) -> Result<()> {
+    fn block(&mut self, handle: Handle, data: DataBlock<'_>, filter: Option<&Filter>) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::corrupt(self.table.path(), handle.offset, what));
         let mut key = Vec::new();
         let mut firsts = Vec::new();
@@ -92,14 +92,12 @@ impl Walk<'_> {
                 return wrong("entries are out of order");
             }
             let new_key = first || self.key != key;
-            if number == 0
-                && self.before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge())
-            {
+            if number == 0 && self.before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge()) {
                 return wrong("the block begins before the separator of the block before");
             }
             if new_key || number == 0 {
                 let hash = hash64(&key, self.table.options().hash_seed);
-                if !partition.may_contain(hash) {
+                if filter.is_some_and(|filter| !filter.may_contain(hash)) {
                     return wrong("the filter denies a key of this block");
                 }
                 firsts.push((number, hash));
