@@ -214,10 +214,11 @@ fn a_filter_on_demand_costs_one_read_of_a_piece() {
     let dir = Dir::new();
     let key = |i: u32| i.to_be_bytes().to_vec();
     let model: Model = (0..9000).map(|i| ((key(i * 2), Reverse(1)), (1, vec![7; 20]))).collect();
-    dir.build(1, &TableOptions::default(), &model);
+    let blocks = dir.build(1, &TableOptions::default(), &model).data_blocks;
     let cache = Arc::new(MapCache::default());
     let table = dir.open(1, Load::OnDemand, Some(Arc::clone(&cache) as Arc<dyn BlockCache>)).unwrap();
     assert_eq!(table.footer().filter.piece_count(), 3);
+    assert!(blocks > 64 && table.index().block_count() as u64 == blocks.div_ceil(64), "{blocks} blocks");
     let loads = |key: &[u8], found: bool| {
         let before = cache.loads.load(Ordering::SeqCst);
         assert_eq!(get(&table, key, 9).unwrap().is_some(), found);
