@@ -31,6 +31,8 @@ pub struct Setup {
     pub cache_bytes: u64,
     /// Whether the scenario is about durable writes: LMDB decides that when it is opened.
     pub durable: bool,
+    /// All the memory that the process may have, if that is bounded; for engines that can be told.
+    pub memory_bytes_max: Option<u64>,
 }
 
 /// Something held until it is dropped.

@@ -88,8 +88,13 @@ pub fn scenario(name: &str) -> Result<&'static Scenario> {
 
 /// How the engine is opened for a scenario.
 pub fn setup(scenario: &str, config: &Config) -> Setup {
-    let cache_mib = if scenario == "cgroup" { CGROUP_CACHE_MIB } else { config.cache_mib };
-    Setup { cache_bytes: cache_mib << 20, durable: scenario == "sync" }
+    let bounded = scenario == "cgroup";
+    let cache_mib = if bounded { CGROUP_CACHE_MIB } else { config.cache_mib };
+    Setup {
+        cache_bytes: cache_mib << 20,
+        durable: scenario == "sync",
+        memory_bytes_max: bounded.then_some(config.mem_max_mb << 20),
+    }
 }
 
 /// The cache of scenario `cgroup`, in MiB.

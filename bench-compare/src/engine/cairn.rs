@@ -15,17 +15,22 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 
 fn settings(setup: &Setup) -> String {
     format!(
-        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB, cache_bytes_max {} MiB, Buffered, or Commit for sync",
-        BUDGET_BYTES.max(setup.cache_bytes * 2) >> 20,
+        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB (at most an eighth of the budget), cache_bytes_max {} MiB, Buffered, or Commit for sync",
+        budget(setup) >> 20,
         MEMTABLE_BYTES >> 20,
         setup.cache_bytes >> 20
     )
 }
 
+/// Two thirds of a process that may have no more: the rest is for the allocator, the program and the log on its way to the disk.
+fn budget(setup: &Setup) -> u64 {
+    setup.memory_bytes_max.map_or(BUDGET_BYTES.max(setup.cache_bytes * 2), |max| max / 3 * 2)
+}
+
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     let options = Options {
         durability: Durability::Buffered,
-        memory_budget_bytes: BUDGET_BYTES.max(setup.cache_bytes * 2),
+        memory_budget_bytes: budget(setup),
         cache_bytes_max: Some(setup.cache_bytes),
         memtable_bytes_max: MEMTABLE_BYTES,
         ..Options::default()

@@ -82,7 +82,7 @@ fn every_engine_answers_alike_in_memory_flushed_compacted_and_reopened() {
     for kind in KINDS {
         for durable in [false, true] {
             let dir = Dir::new(&format!("{}-{durable}", kind.name));
-            let setup = Setup { cache_bytes: 32 << 20, durable };
+            let setup = Setup { cache_bytes: 32 << 20, durable, memory_bytes_max: None };
             let data = Data::new(1_000, 100);
             let engine = (kind.open)(&dir.0, &setup).unwrap();
             assert_eq!(scan(engine.as_ref(), None, 10, false), [0; 0], "{}", kind.name);
