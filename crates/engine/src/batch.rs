@@ -4,13 +4,14 @@
 //! the log stores. Conditions are decided before the log is written and are not stored.
 //!
 //! ```text
-//! body  := count:u32  op*                 count = number of ops, at least 1
+//! body  := op*                            at least one
 //! op    := kind:u8  keyspace:varint  key  [value]
 //! key   := length:varint  bytes           1 to 65,535 bytes
 //! value := length:varint  bytes           only if kind = 1 (put); kind 0 is a delete
 //! ```
 //! The i-th op (from 0) of the bodies of a group has sequence number `first + i`; numbers are not
-//! in the body because the leader gives them later. Unknown kinds do not decode.
+//! in the body because the leader gives them later. How many there are the body's end tells, which the
+//! log keeps under its checksum. Unknown kinds do not decode.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, KeyspaceId, SeqNo, VALUE_BYTES_MAX, kind};
 
-const HEADER_BYTES: usize = 4;
 /// Of an operation, its kind, keyspace and two lengths.
 const OP_OVERHEAD_BYTES_MAX: usize = 1 + 5 + 3 + 5;
 
@@ -100,8 +100,7 @@ impl Batch {
             return;
         }
         // Room for all of it at once: a batch of one operation, which most are, then allocates once.
-        self.body.reserve(HEADER_BYTES + OP_OVERHEAD_BYTES_MAX + key.len() + value.len());
-        self.begin();
+        self.body.reserve(OP_OVERHEAD_BYTES_MAX + key.len() + value.len());
         self.body.put_u8(kind);
         self.body.put_varint(u64::from(keyspace.id()));
         self.body.put_prefixed(key);
@@ -110,13 +109,6 @@ impl Batch {
             self.only_deletes = false;
         }
         self.count += 1;
-    }
-
-    /// Leaves room for the count, which is known at the end.
-    fn begin(&mut self) {
-        if self.body.is_empty() {
-            self.body.put_u32(0);
-        }
     }
 
     fn check(&mut self, keyspace: &Keyspace, key: &[u8]) {
@@ -180,21 +172,16 @@ impl Batch {
 
     /// The encoded size in bytes.
     pub fn bytes(&self) -> usize {
-        self.body.len().saturating_sub(HEADER_BYTES)
+        self.body.len()
     }
 
     /// The batch as the commit pipeline takes it, or what is wrong with it.
-    pub(crate) fn finish(mut self, database: u64) -> Result<EncodedBatch> {
+    pub(crate) fn finish(self, database: u64) -> Result<EncodedBatch> {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
         if self.database != database {
             return Err(Error::invalid("the batch belongs to another database"));
-        }
-        self.begin();
-        let count = self.count.to_le_bytes();
-        for (to, from) in self.body.iter_mut().zip(count) {
-            *to = from;
         }
         Ok(EncodedBatch {
             body: cairn_wal::EncodedBody::new(self.body),
@@ -224,6 +211,13 @@ pub(crate) struct EncodedBatch {
     pub(crate) conditions: Vec<Condition>,
     /// All that it names, in operations and conditions.
     pub(crate) keyspaces: Named,
+}
+
+impl EncodedBatch {
+    /// What it counts as in the queue: a batch of conditions alone takes room there too.
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.body.bytes().len() + 4
+    }
 }
 
 /// The keyspaces that a batch names: in most only one, which takes no allocation.
@@ -256,22 +250,18 @@ impl Named {
 #[derive(Debug)]
 pub(crate) struct Ops<'a> {
     reader: Reader<'a>,
-    left: u32,
 }
 
 impl<'a> Ops<'a> {
-    pub(crate) fn new(body: &'a [u8]) -> std::result::Result<Ops<'a>, DecodeError> {
-        let mut reader = Reader::new(body);
-        let left = reader.u32()?;
-        Ok(Ops { reader, left })
+    pub(crate) fn new(body: &'a [u8]) -> Ops<'a> {
+        Ops { reader: Reader::new(body) }
     }
 
-    /// The next op; `None` after the last, and only if nothing follows it.
+    /// The next op; `None` after the last.
     pub(crate) fn next(&mut self) -> std::result::Result<Option<Op<'a>>, DecodeError> {
-        if self.left == 0 {
-            return self.reader.finish().map(|()| None);
+        if self.reader.is_empty() {
+            return Ok(None);
         }
-        self.left -= 1;
         let kind = self.reader.u8()?;
         if !kind::is_known(kind) {
             return Err(self.reader.error("an operation of a kind that this build does not know (use a newer cairn)"));

@@ -132,7 +132,7 @@ impl CommitState {
         let mut group: Vec<Pending> = Vec::with_capacity(self.pending.len().min(GROUP_BATCHES_MAX));
         let mut bytes = 0;
         while let Some(next) = self.pending.front() {
-            let len = next.batch.body.bytes().len();
+            let len = next.batch.queue_bytes();
             let begins_its_own = !group.is_empty()
                 && !next.batch.conditions.is_empty()
                 && !cairn_env::mutant("condition-decided-within-its-group");
@@ -243,7 +243,7 @@ impl Core {
     /// Queues a batch that nobody waits for yet; refuses beyond the bound.
     pub(crate) fn submit(&self, batch: EncodedBatch, durability: Durability) -> Result<Arc<TicketCell>> {
         self.check_memory()?;
-        let bytes = batch.body.bytes().len();
+        let bytes = batch.queue_bytes();
         let mut state = self.commit.lock();
         if self.queue_is_full(&state, bytes) {
             add(&self.counters.busy_refusals_count, 1);
@@ -277,7 +277,7 @@ impl Core {
     /// Queues a batch and waits for it.
     pub(crate) fn write(&self, batch: EncodedBatch, durability: Durability) -> Result<Commit> {
         self.check_memory()?;
-        let bytes = batch.body.bytes().len();
+        let bytes = batch.queue_bytes();
         let mut state = self.commit.lock();
         while self.queue_is_full(&state, bytes) && state.failed.is_none() && !state.closing {
             state = self.commit_changed.wait(state);
@@ -309,7 +309,7 @@ impl Core {
         if let Some(why) = &state.failed {
             return Err(Error::closed(closed_text(why)));
         }
-        let bytes = batch.body.bytes().len();
+        let bytes = batch.queue_bytes();
         let ticket = Arc::new(TicketCell::new(&self.env));
         let charge = self.memory.charge(Use::Queue, bytes as u64);
         state.pending_bytes += bytes;
@@ -533,7 +533,7 @@ impl Core {
     /// Writes a group: room, conditions, log, memtables. Tickets of refused batches are resolved
     /// here; `None` if no batch is left.
     fn write_group(&self, lead: &mut Lead, mut group: Vec<Pending>) -> Option<Written> {
-        let bytes: usize = group.iter().map(|p| p.batch.body.bytes().len()).sum();
+        let bytes: usize = group.iter().map(|p| p.batch.queue_bytes()).sum();
         if let Err(e) = self.make_room(lead, bytes as u64) {
             return refuse(group, &e);
         }
@@ -661,7 +661,7 @@ impl Core {
         let mut touched = std::mem::take(&mut lead.touched);
         for pending in group {
             let broken = |e: cairn_codec::DecodeError| Error::invalid(format!("the batch does not decode: {e}"));
-            let mut ops = Ops::new(pending.batch.body.bytes()).map_err(broken)?;
+            let mut ops = Ops::new(pending.batch.body.bytes());
             while let Some(op) = ops.next().map_err(broken)? {
                 if touched.last() != Some(&op.keyspace) {
                     touched.push(op.keyspace);

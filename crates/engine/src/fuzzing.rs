@@ -24,8 +24,8 @@ const DIR: &str = "/db";
 /// # Panics
 /// If a promise is broken.
 pub fn batch(input: &[u8]) {
-    let Ok(mut ops) = Ops::new(input) else { return };
-    let mut again = input.get(..4).unwrap_or_default().to_vec();
+    let mut ops = Ops::new(input);
+    let mut again = Vec::new();
     loop {
         match ops.next() {
             Err(_) => return,

@@ -149,11 +149,14 @@ fn segment(env: &Env, path: &Path, manifest: Option<bool>, line: Lines<'_>) -> R
     Ok(())
 }
 
-/// A manifest begins with the edit that tells of the database; hardly a batch decodes as one.
+/// A manifest begins with the whole state; a batch may read as the first change of that, hardly as three.
 fn begins_as_manifest(scan: &mut Scan) -> Result<bool> {
     let Some(Item::Group(group)) = scan.next().map_err(wal_error)? else { return Ok(false) };
     let first = group.bodies().next().map(edit::decode);
-    Ok(matches!(first, Some(Ok(changes)) if matches!(changes.first(), Some(Change::Database { .. }))))
+    let state = |changes: &[Change]| {
+        matches!(changes, [Change::Database { .. }, Change::NextTable(_), Change::LogStart(_), ..])
+    };
+    Ok(matches!(first, Some(Ok(changes)) if state(&changes)))
 }
 
 fn operations(group: &Group<'_>, line: Lines<'_>) -> ControlFlow<()> {
@@ -162,10 +165,7 @@ fn operations(group: &Group<'_>, line: Lines<'_>) -> ControlFlow<()> {
     }
     let mut seq = group.first_seq;
     for (index, body) in group.bodies().enumerate() {
-        let mut ops = match Ops::new(body) {
-            Ok(ops) => ops,
-            Err(e) => return line(&format!("  body {index} does not decode: {e}")),
-        };
+        let mut ops = Ops::new(body);
         loop {
             let op = match ops.next() {
                 Ok(Some(op)) => op,

@@ -374,7 +374,7 @@ impl Core {
             let mut live = false;
             let mut inserts: Vec<(u64, Op<'_>)> = Vec::new();
             for body in group.bodies() {
-                let mut ops = Ops::new(body).map_err(|e| damaged(format!("a batch does not decode: {e}")))?;
+                let mut ops = Ops::new(body);
                 while let Some(op) = ops.next().map_err(|e| damaged(format!("a batch does not decode: {e}")))? {
                     let keyspace = state.keyspace_of(op.keyspace, seq).map_err(damaged)?;
                     if keyspace.is_some_and(|keyspace| SeqNo(seq) > keyspace.flushed) {

@@ -551,10 +551,10 @@ fn where_a_log_ends_is_known_of_a_closed_database_only() {
     };
     assert_eq!(told_of(0, false), (true, true, true));
     assert_eq!(told_of(0, true), (true, false, false));
-    // The second closing record is 80 bytes long, and says only once more what the first one says.
-    assert_eq!(told_of(80, true), (true, false, false));
-    assert_eq!(told_of(81, false), (false, true, true));
-    assert_eq!(told_of(81, true), (false, true, false));
+    // The second closing record is 32 bytes long, and says only once more what the first one says.
+    assert_eq!(told_of(32, true), (true, false, false));
+    assert_eq!(told_of(33, false), (false, true, true));
+    assert_eq!(told_of(33, true), (false, true, false));
 }
 
 /// A flipped bit in one data block costs that block's keys in one keyspace, and nothing else.

@@ -1,7 +1,7 @@
 //! The bytes of a log segment: its header and its groups, both ways.
 //!
 //! All integers are little-endian. A segment is a header, then groups back to back, each starting
-//! at a multiple of 8, then zeros, or in a recycled segment whatever stood there before, or
+//! at a multiple of 4, then zeros, or in a recycled segment whatever stood there before, or
 //! nothing.
 //!
 //! ```text
@@ -18,27 +18,34 @@
 //!  56  8  salt, drawn at random when the segment began
 //!  64  8  checksum64 over bytes 0..64
 //!
-//! group: 80 bytes of header, the table, the bodies, padding
-//!   0  4  magic "CGRP"
-//!   4  1  kind: 0 closes the log, the others are the caller's
-//!   5  3  zero
-//!   8  4  length of the whole group in bytes, a multiple of 8
-//!  12  4  number of bodies
-//!  16  8  id of the segment    } where the group stands: elsewhere it is not valid
-//!  24  8  offset in it         }
-//!  32  8  salt of the segment
-//!  40  8  first sequence number; above the last group's (a closing group repeats the last)
-//!  48  8  segment  } up to here the log was known durable when this group was written;
-//!  56  8  offset   } never beyond the group's own start
-//!  64  8  checksum64 over the table
-//!  72  8  checksum64 over bytes 0..72
-//!  80     table: for each body its length (4) and its checksum64 (8)
-//!         the bodies, back to back
-//!         zeros up to the next multiple of 8
+//! group: 32 bytes of header, the bodies, padding
+//!   0  4  tag: the low half of the segment's salt, xor a quarter of the group's offset
+//!   4  4  length of the whole group in bytes: a multiple of 4, from 32 to 2^30
+//!   8  8  first sequence number; above the last group's (a closing group repeats the last)
+//!  16  1  kind: 0 closes the log, the others are the caller's
+//!  17  2  } up to here the log was known durable when this group was written: so many segments
+//!  19  5  } back, a quarter of the offset there; never beyond the group's own start.
+//!         } 65,535 and 0: nothing is said, or it is further back than these can say
+//!  24  8  header checksum: checksum64 over bytes 0..24, the segment's id (8) and the group's
+//!         offset in it (8), xor the salt
+//!  32     for each body, from index 0 on: its length (varint), its checksum (8), its bytes
+//!         the checksum is checksum64 over the bytes, xor the sum of header checksum and index
+//!         zeros up to the next multiple of 4
 //! ```
 //!
+//! Where a group stands is not in it but mixed into tag and checksums. What was written for
+//! another segment, another offset or an earlier use of the file has another tag or fails its checksum,
+//! and a body counts only behind its own header, in its own turn: a block of a group that never
+//! reached a recycled file leaves older bodies there, which are whole and yet not this group's.
+//! A torn header still shows by its tag and a length that can be that a group began there.
 //! The salt keeps what a user stores from passing for a group: the search for later groups looks
-//! at every multiple of 8, inside bodies too, and nobody can foretell the salt.
+//! at every multiple of 4, inside bodies too, and nobody can foretell the salt. Where the segment's
+//! header is lost a group's header gives the salt back (its checksum, xor what it should be
+//! without), and the tag tells whether it is one.
+//!
+//! No checksum stands over the lengths of the bodies. The header says where the group ends, the bodies
+//! must fill it but for the padding, and a wrong length is either beyond that end, which is looked
+//! at before the length is used, or ends the body elsewhere, where its checksum does not hold.
 
 use std::fmt;
 
@@ -59,16 +66,23 @@ pub const GROUP_BYTES_MAX: u64 = 1 << 30;
 pub const KIND_CLOSING: u8 = 0;
 
 pub(crate) const SEGMENT_HEADER_LEN: usize = SEGMENT_HEADER_BYTES as usize;
-pub(crate) const GROUP_HEADER_LEN: usize = 80;
-pub(crate) const GROUP_ALIGNMENT: usize = 8;
-pub(crate) const TABLE_ENTRY_LEN: usize = 12;
+pub(crate) const GROUP_HEADER_LEN: usize = 32;
+pub(crate) const GROUP_ALIGNMENT: usize = 4;
+pub(crate) const BODY_CHECKSUM_LEN: usize = 8;
 pub(crate) const SEGMENT_MAGIC: &[u8; 8] = b"CAIRNLOG";
-pub(crate) const GROUP_MAGIC: &[u8; 4] = b"CGRP";
 const FLAG_RECYCLED: u32 = 1;
+/// So many segments back stands for: nothing is said of what was durable.
+const NO_CLAIM: u16 = u16::MAX;
+/// What a group without a claim says: before this there is nothing.
+const NOTHING: Position = Position { segment: 0, offset: 0 };
+/// The bits of a quarter of an offset in a claim: up to 4 TiB.
+const CLAIM_OFFSET_BITS: u32 = 40;
 
 // A group's length is a u32, and offsets that a search visits start at the first group's.
 const _: () = assert!(GROUP_BYTES_MAX <= u32::MAX as u64);
 const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(GROUP_ALIGNMENT));
+// Every body is longer than the padding: the end of the group tells how many there are.
+const _: () = assert!(BODY_CHECKSUM_LEN >= GROUP_ALIGNMENT);
 
 /// What is wrong with bytes that should be a segment header or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +91,8 @@ pub enum Damage {
     FileEnds,
     /// Only zeros.
     Blank,
-    /// The bytes do not start as they must.
+    /// The bytes do not start as they must, here: they may be a group of another place or an
+    /// earlier use of the file.
     Magic,
     /// A segment header of a newer format.
     Newer {
@@ -88,10 +103,10 @@ pub enum Damage {
     HeaderChecksum,
     /// The header matches its checksum and yet makes no sense.
     HeaderFields,
-    /// It was written for another place: another segment, offset or use of the file.
+    /// A segment's header that was written for another segment.
     Elsewhere {
-        /// The place it names.
-        named: Position,
+        /// The segment it names.
+        segment: u64,
     },
     /// Its sequence number does not follow the group before.
     Sequence {
@@ -100,8 +115,8 @@ pub enum Damage {
         /// This one's.
         found: u64,
     },
-    /// The table of bodies does not match its checksum, or not the group's length.
-    Table,
+    /// The lengths of the bodies do not fill the group.
+    Lengths,
     /// A body does not match its checksum.
     Body {
         /// Which one, counted from 0.
@@ -130,9 +145,9 @@ impl fmt::Display for Damage {
             Damage::Newer { version } => write!(f, "written by a newer version (format {version})"),
             Damage::HeaderChecksum => f.write_str("the header does not match its checksum"),
             Damage::HeaderFields => f.write_str("the header contradicts itself"),
-            Damage::Elsewhere { named } => write!(f, "it belongs to another place ({named}) or an earlier use"),
+            Damage::Elsewhere { segment } => write!(f, "it is the header of segment {segment}"),
             Damage::Sequence { last, found } => write!(f, "sequence number {found} after {last}"),
-            Damage::Table => f.write_str("the table of bodies is damaged"),
+            Damage::Lengths => f.write_str("the lengths of its bodies are damaged"),
             Damage::Body { index } => write!(f, "body {index} does not match its checksum"),
             Damage::Padding => f.write_str("the padding is not zero"),
             Damage::Overrun { end } => write!(f, "it reaches beyond {end}, where the next segment begins"),
@@ -158,7 +173,7 @@ pub struct SegmentHeader {
     pub previous: Option<Position>,
     /// The file held another segment before.
     pub recycled: bool,
-    /// Drawn at random when it began; every group in it repeats it.
+    /// Drawn at random when it began; every group in it is bound to it.
     pub salt: u64,
 }
 
@@ -280,13 +295,14 @@ pub(crate) struct Place {
     pub(crate) salt: Option<u64>,
 }
 
-/// A group's header, without its lengths.
+/// A group's header, without its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupStart {
     pub(crate) kind: u8,
     pub(crate) position: Position,
     pub(crate) salt: u64,
     pub(crate) first_seq: u64,
+    /// Where it cannot be said (so far back, or beyond 4 TiB of a segment) it reads back as 0:0.
     pub(crate) synced: Position,
 }
 
@@ -298,7 +314,8 @@ pub(crate) fn group_bytes(bodies: &[Body<'_>]) -> Result<u64> {
         if len > BODY_BYTES_MAX {
             return Err(Error::TooLarge { bytes: len, bytes_max: BODY_BYTES_MAX });
         }
-        bytes += TABLE_ENTRY_LEN as u64 + len;
+        let length_bytes = u64::from((len | 1).ilog2() / 7 + 1);
+        bytes += length_bytes + BODY_CHECKSUM_LEN as u64 + len;
     }
     let bytes = bytes.next_multiple_of(GROUP_ALIGNMENT as u64);
     if bytes > GROUP_BYTES_MAX {
@@ -314,100 +331,113 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, start: &GroupStart, bodies: &[Body
     let total = usize::try_from(bytes).map_err(too_large(bytes))?;
     out.clear();
     out.reserve(total);
-    out.resize(GROUP_HEADER_LEN, 0);
-    for body in bodies {
-        out.put_u32(u32::try_from(body.bytes.len()).map_err(too_large(bytes))?);
-        out.put_u64(body.checksum);
+    let front = u64::from(tag(start.position.offset, start.salt)) | bytes << 32;
+    let words = [front, start.first_seq, u64::from(start.kind) | claim(start.synced, start.position)];
+    let checksum = header_checksum(words, start.position) ^ start.salt;
+    let [a, b, c] = words;
+    for word in [a, b, c, checksum] {
+        out.put_u64(word);
     }
-    let table_checksum = checksum64(out.get(GROUP_HEADER_LEN..).unwrap_or_default());
-    for body in bodies {
+    for (index, body) in (0..).zip(bodies) {
+        out.put_varint(body.bytes.len() as u64);
+        out.put_u64(body.checksum ^ body_key(checksum, index));
         out.extend_from_slice(body.bytes);
     }
+    debug_assert!(out.len() <= total && total - out.len() < GROUP_ALIGNMENT);
     out.resize(total, 0);
-
-    let [a, b, c, d] = *GROUP_MAGIC;
-    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let body_count = u32::try_from(bodies.len()).map_err(too_large(bytes))?;
-    let words = [
-        pair(u32::from_le_bytes([a, b, c, d]), u32::from(start.kind)),
-        pair(u32::try_from(bytes).map_err(too_large(bytes))?, body_count),
-        start.position.segment,
-        start.position.offset,
-        start.salt,
-        start.first_seq,
-        start.synced.segment,
-        start.synced.offset,
-        table_checksum,
-    ];
-    if let Some((front, _)) = out.split_first_chunk_mut::<GROUP_HEADER_LEN>() {
-        let (summed, sum) = front.split_at_mut(GROUP_HEADER_LEN - 8);
-        for (to, word) in summed.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *to = word.to_le_bytes();
-        }
-        sum.copy_from_slice(&checksum64(summed).to_le_bytes());
-    }
     Ok(())
 }
 
-/// A group's header that matched its checksum and stands where it says. Its bodies are not yet
-/// looked at.
+pub(crate) fn tag(offset: u64, salt: u64) -> u32 {
+    low_half(salt ^ offset / GROUP_ALIGNMENT as u64)
+}
+
+/// Over the words before it and the place, which is not stored. To be xored with the salt.
+pub(crate) fn header_checksum(words: [u64; 3], position: Position) -> u64 {
+    let [a, b, c] = words;
+    let mut summed = [0; 40];
+    for (to, word) in summed.as_chunks_mut::<8>().0.iter_mut().zip([a, b, c, position.segment, position.offset]) {
+        *to = word.to_le_bytes();
+    }
+    checksum64(&summed)
+}
+
+/// What the checksum of a body is xored with.
+pub(crate) fn body_key(header_checksum: u64, index: u64) -> u64 {
+    header_checksum.wrapping_add(index)
+}
+
+/// Bytes 17 to 24 of a header, in their place within the word from 16 on.
+fn claim(synced: Position, position: Position) -> u64 {
+    let quarter = synced.offset / GROUP_ALIGNMENT as u64;
+    let back = position.segment.checked_sub(synced.segment).filter(|back| *back < u64::from(NO_CLAIM));
+    let can_be_said = synced.offset >= SEGMENT_HEADER_BYTES
+        && synced.offset.is_multiple_of(GROUP_ALIGNMENT as u64)
+        && quarter >> CLAIM_OFFSET_BITS == 0;
+    match back.filter(|_| can_be_said) {
+        Some(back) => back << 8 | quarter << 24,
+        None => u64::from(NO_CLAIM) << 8,
+    }
+}
+
+/// What a group at `position` says was durable; none if nobody writes such a thing.
+fn claimed(word: u64, position: Position) -> Option<Position> {
+    let (back, quarter) = (word >> 8 & u64::from(u16::MAX), word >> 24);
+    if back == u64::from(NO_CLAIM) {
+        return (quarter == 0).then_some(NOTHING);
+    }
+    let segment = position.segment.checked_sub(back)?;
+    let synced = Position { segment, offset: quarter * GROUP_ALIGNMENT as u64 };
+    (synced.offset >= SEGMENT_HEADER_BYTES && synced <= position).then_some(synced)
+}
+
+/// A group's header that matched its checksum and stands where it was written. Its bodies are not
+/// yet looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
     pub(crate) start: GroupStart,
     /// Length of the whole group.
     pub(crate) bytes: u32,
-    body_count: u32,
-    table_checksum: u64,
+    checksum: u64,
 }
 
 impl GroupHeader {
     /// Decodes the front of `bytes`, which may be shorter than a header where the file is.
     pub(crate) fn decode(bytes: &[u8], place: Place) -> std::result::Result<GroupHeader, Damage> {
+        let Place { position, salt } = place;
         let mut reader = Reader::new(bytes);
-        let summed = reader.clone().bytes(GROUP_HEADER_LEN - 8)?;
-        if reader.bytes(4)? != GROUP_MAGIC {
-            let header = Reader::new(bytes).bytes(GROUP_HEADER_LEN)?;
-            return Err(if header.iter().all(|b| *b == 0) { Damage::Blank } else { Damage::Magic });
+        let words = [reader.u64()?, reader.u64()?, reader.u64()?];
+        let checksum = reader.u64()?;
+        let unsalted = header_checksum(words, position);
+        let salt = match salt {
+            Some(salt) if !cairn_env::mutant("salt-of-segment-skipped") => salt,
+            _ => checksum ^ unsalted,
+        };
+        let [front, first_seq, kind_and_claim] = words;
+        if low_half(front) != tag(position.offset, salt) {
+            return Err(if words == [0; 3] && checksum == 0 { Damage::Blank } else { Damage::Magic });
         }
-        let (kind, zeros) = (reader.u8()?, reader.bytes(3)?);
-        let (bytes, body_count) = (reader.u32()?, reader.u32()?);
-        let position = Position { segment: reader.u64()?, offset: reader.u64()? };
-        let (salt, first_seq) = (reader.u64()?, reader.u64()?);
-        let synced = Position { segment: reader.u64()?, offset: reader.u64()? };
-        let table_checksum = reader.u64()?;
-        if reader.u64()? != checksum64(summed) {
+        if checksum != unsalted ^ salt {
             return Err(Damage::HeaderChecksum);
         }
-        let other_use =
-            place.salt.is_some_and(|expected| expected != salt) && !cairn_env::mutant("salt-of-segment-skipped");
-        if position != place.position || other_use {
-            return Err(Damage::Elsewhere { named: position });
-        }
-        let least = GROUP_HEADER_LEN as u64 + u64::from(body_count) * TABLE_ENTRY_LEN as u64;
-        if zeros != [0; 3]
-            || u64::from(bytes) < least
-            || !bytes.is_multiple_of(GROUP_ALIGNMENT as u32)
-            || synced > position
-        {
-            return Err(Damage::HeaderFields);
-        }
-        let start = GroupStart { kind, position, salt, first_seq, synced };
-        Ok(GroupHeader { start, bytes, body_count, table_checksum })
+        let bytes = low_half(front >> 32);
+        let synced = claimed(kind_and_claim, position).filter(|_| is_group_length(bytes));
+        let Some(synced) = synced else { return Err(Damage::HeaderFields) };
+        let [kind, ..] = kind_and_claim.to_le_bytes();
+        Ok(GroupHeader { start: GroupStart { kind, position, salt, first_seq, synced }, bytes, checksum })
     }
 
-    /// Whether `bytes` begin as a group written for `place` would, damaged or not.
+    /// Whether `bytes` begin as a group written for `place` would, damaged or not. Without a salt
+    /// only a whole header can be told.
     pub(crate) fn begins(bytes: &[u8], place: Place) -> bool {
-        let begin = |bytes| -> std::result::Result<bool, DecodeError> {
+        let begin = |salt| -> std::result::Result<bool, DecodeError> {
             let mut reader = Reader::new(bytes);
-            if reader.bytes(4)? != GROUP_MAGIC {
-                return Ok(false);
-            }
-            reader.bytes(12)?;
-            let position = Position { segment: reader.u64()?, offset: reader.u64()? };
-            let salt = reader.u64()?;
-            Ok(position == place.position && place.salt.is_none_or(|expected| expected == salt))
+            Ok(reader.u32()? == tag(place.position.offset, salt) && is_group_length(reader.u32()?))
         };
-        begin(bytes).unwrap_or(false)
+        match place.salt {
+            Some(salt) => begin(salt).unwrap_or(false),
+            None => GroupHeader::decode(bytes, place).is_ok(),
+        }
     }
 
     pub(crate) fn end(&self) -> Position {
@@ -427,7 +457,7 @@ pub struct Group<'a> {
     pub kind: u8,
     /// Its first sequence number.
     pub first_seq: u64,
-    /// How far the log was known durable when it was written.
+    /// How far the log was known durable when it was written; 0:0 if it does not say.
     pub synced: Position,
     bodies: Bodies<'a>,
 }
@@ -436,30 +466,20 @@ impl<'a> Group<'a> {
     /// Decodes what follows a header; `bytes` are the whole group, or shorter where the file is.
     pub(crate) fn decode(header: &GroupHeader, bytes: &'a [u8]) -> std::result::Result<Group<'a>, Damage> {
         let total = usize::try_from(header.bytes).map_err(|_| Damage::FileEnds)?;
-        let body_count = usize::try_from(header.body_count).map_err(|_| Damage::FileEnds)?;
         let mut reader = Reader::new(bytes.get(..total).ok_or(Damage::FileEnds)?);
         reader.bytes(GROUP_HEADER_LEN)?;
-        // The header's decoding made sure that the table fits the group.
-        let table = reader.bytes(body_count.saturating_mul(TABLE_ENTRY_LEN))?;
-        if checksum64(table) != header.table_checksum {
-            return Err(Damage::Table);
-        }
-        let data = reader.rest();
-        let mut entries = Reader::new(table);
-        let mut rest = Reader::new(data);
-        for index in 0..header.body_count {
-            let (len, checksum) = (entries.u32()?, entries.u64()?);
-            let len = usize::try_from(len).map_err(|_| Damage::Table)?;
-            let body = rest.bytes(len).map_err(|_| Damage::Table)?;
-            if checksum64(body) != checksum && !cairn_env::mutant("log-checksum-skipped") {
+        let mut bodies = Bodies { reader: reader.clone(), left: 0 };
+        let mut index = 0u32;
+        while reader.remaining() >= GROUP_ALIGNMENT {
+            let (checksum, body) = next_body(&mut reader).map_err(|_| Damage::Lengths)?;
+            let expected = checksum64(body) ^ body_key(header.checksum, u64::from(index));
+            if checksum != expected && !cairn_env::mutant("log-checksum-skipped") {
                 return Err(Damage::Body { index });
             }
+            index += 1;
+            bodies.left += 1;
         }
-        let padding = rest.rest();
-        if padding.len() >= GROUP_ALIGNMENT {
-            return Err(Damage::Table);
-        }
-        if padding.iter().any(|b| *b != 0) {
+        if reader.rest().iter().any(|b| *b != 0) {
             return Err(Damage::Padding);
         }
         Ok(Group {
@@ -468,7 +488,7 @@ impl<'a> Group<'a> {
             kind: header.start.kind,
             first_seq: header.start.first_seq,
             synced: header.start.synced,
-            bodies: Bodies { table: Reader::new(table), data: Reader::new(data) },
+            bodies,
         })
     }
 
@@ -481,26 +501,35 @@ impl<'a> Group<'a> {
 /// The bodies of a [`Group`].
 #[derive(Clone, Debug)]
 pub struct Bodies<'a> {
-    table: Reader<'a>,
-    data: Reader<'a>,
+    reader: Reader<'a>,
+    left: usize,
+}
+
+/// A body and the checksum before it, which is not looked at.
+fn next_body<'a>(reader: &mut Reader<'a>) -> std::result::Result<(u64, &'a [u8]), DecodeError> {
+    let len = reader.varint_len(reader.remaining())?;
+    Ok((reader.u64()?, reader.bytes(len)?))
 }
 
 impl<'a> Iterator for Bodies<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let len = self.table.u32().ok()?;
-        self.table.u64().ok()?;
-        self.data.bytes(usize::try_from(len).ok()?).ok()
+        self.left = self.left.checked_sub(1)?;
+        next_body(&mut self.reader).ok().map(|(_, body)| body)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let count = self.table.remaining() / TABLE_ENTRY_LEN;
-        (count, Some(count))
+        (self.left, Some(self.left))
     }
 }
 
 impl ExactSizeIterator for Bodies<'_> {}
+
+fn is_group_length(bytes: u32) -> bool {
+    (GROUP_HEADER_LEN as u64..=GROUP_BYTES_MAX).contains(&u64::from(bytes))
+        && bytes.is_multiple_of(GROUP_ALIGNMENT as u32)
+}
 
 pub(crate) fn low_half(checksum: u64) -> u32 {
     let [a, b, c, d, ..] = checksum.to_le_bytes();

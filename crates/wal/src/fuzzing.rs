@@ -11,14 +11,14 @@ use cairn_codec::{Reader, checksum64};
 use cairn_env::Env;
 
 use crate::format::{
-    Body, GROUP_ALIGNMENT, GROUP_HEADER_LEN, GROUP_MAGIC, GroupStart, KIND_CLOSING, SEGMENT_HEADER_BYTES,
-    SEGMENT_HEADER_LEN, SEGMENT_MAGIC, SegmentHeader, TABLE_ENTRY_LEN, encode_group, low_half,
+    BODY_CHECKSUM_LEN, Body, GROUP_ALIGNMENT, GROUP_HEADER_LEN, GroupStart, KIND_CLOSING, SEGMENT_HEADER_BYTES,
+    SEGMENT_HEADER_LEN, SEGMENT_MAGIC, SegmentHeader, body_key, encode_group, header_checksum, low_half, tag,
 };
 use crate::{Item, LogOptions, LogWriter, Naming, Position, Scan, replay};
 
 const NAMING: Naming = Naming { prefix: "log-", suffix: ".wal" };
 const DIR: &str = "/log";
-/// Magic numbers, ids, offsets and salts are put right too.
+/// The magic number, ids and tags are put right too.
 const MEND_PLACES: u8 = 1;
 
 /// ```text
@@ -111,16 +111,14 @@ fn mend(bytes: &mut [u8], id: u64, places: bool) {
     put(bytes, 12, &same_in_all.to_le_bytes());
     let header = sum(bytes, 0..SEGMENT_HEADER_LEN - 8);
     put(bytes, SEGMENT_HEADER_LEN - 8, &header.to_le_bytes());
-    let salt = bytes.get(56..64).unwrap_or_default().to_vec();
+    let salt = Reader::new(bytes.get(56..).unwrap_or_default()).u64().unwrap_or_default();
     let mut at = SEGMENT_HEADER_LEN;
     while let Some(group) = bytes.get_mut(at..).filter(|group| group.len() >= GROUP_HEADER_LEN) {
+        let position = Position { segment: id, offset: at as u64 };
         if places && group.iter().take(GROUP_HEADER_LEN).any(|b| *b != 0) {
-            put(group, 0, GROUP_MAGIC);
-            put(group, 16, &id.to_le_bytes());
-            put(group, 24, &(at as u64).to_le_bytes());
-            put(group, 32, &salt);
+            put(group, 0, &tag(position.offset, salt).to_le_bytes());
         }
-        let len = mend_group(group);
+        let len = mend_group(group, position, salt);
         if len < GROUP_HEADER_LEN {
             return;
         }
@@ -129,29 +127,25 @@ fn mend(bytes: &mut [u8], id: u64, places: bool) {
 }
 
 /// Says how long it is.
-fn mend_group(group: &mut [u8]) -> usize {
-    let number = |bytes: &[u8], at: usize| {
-        let number = Reader::new(bytes.get(at..).unwrap_or_default()).u32().unwrap_or_default();
-        usize::try_from(number).unwrap_or(usize::MAX)
-    };
-    let (len, count) = (number(group, 8), number(group, 12));
-    let table_end = GROUP_HEADER_LEN.saturating_add(count.saturating_mul(TABLE_ENTRY_LEN));
-    if table_end <= len && len <= group.len() {
-        let mut body_at = table_end;
-        for entry_at in (GROUP_HEADER_LEN..table_end).step_by(TABLE_ENTRY_LEN) {
-            let body_end = body_at.saturating_add(number(group, entry_at));
-            if body_end > len {
-                break;
-            }
-            let checksum = sum(group, body_at..body_end);
-            put(group, entry_at + 4, &checksum.to_le_bytes());
-            body_at = body_end;
+fn mend_group(group: &mut [u8], position: Position, salt: u64) -> usize {
+    let word = |group: &[u8], at: usize| Reader::new(group.get(at..).unwrap_or_default()).u64().unwrap_or_default();
+    let words = [word(group, 0), word(group, 8), word(group, 16)];
+    let checksum = header_checksum(words, position) ^ salt;
+    put(group, GROUP_HEADER_LEN - 8, &checksum.to_le_bytes());
+    let len = usize::try_from(low_half(words[0] >> 32)).unwrap_or(usize::MAX);
+    if len <= group.len() {
+        let (mut at, mut index) = (GROUP_HEADER_LEN, 0);
+        while at + GROUP_ALIGNMENT <= len {
+            let mut reader = Reader::new(group.get(at..len).unwrap_or_default());
+            let Ok(body_len) = reader.varint_len(len) else { break };
+            let checksum_at = at + reader.offset();
+            let body_at = checksum_at + BODY_CHECKSUM_LEN;
+            let Some(body_end) = body_at.checked_add(body_len).filter(|end| *end <= len) else { break };
+            let checksum = sum(group, body_at..body_end) ^ body_key(checksum, index);
+            put(group, checksum_at, &checksum.to_le_bytes());
+            (at, index) = (body_end, index + 1);
         }
-        let table = sum(group, GROUP_HEADER_LEN..table_end);
-        put(group, 64, &table.to_le_bytes());
     }
-    let header = sum(group, 0..GROUP_HEADER_LEN - 8);
-    put(group, GROUP_HEADER_LEN - 8, &header.to_le_bytes());
     if len.is_multiple_of(GROUP_ALIGNMENT) { len } else { 0 }
 }
 
@@ -161,7 +155,7 @@ fn mend_group(group: &mut [u8]) -> usize {
 /// Never: the files are in memory.
 pub fn log_seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
-    for (segment_bytes, close, cut) in [(1 << 16, true, 0), (1 << 16, false, 5), (360, true, 0), (360, false, 30)] {
+    for (segment_bytes, close, cut) in [(1 << 16, true, 0), (1 << 16, false, 5), (200, true, 0), (200, false, 30)] {
         let (env, dir) = (Env::memory(), Path::new(DIR));
         env.create_dir_all(dir).expect("memory");
         let options = LogOptions { segment_bytes, allocate: false };

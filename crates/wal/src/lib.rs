@@ -14,8 +14,8 @@
 //! 3. A segment's header, and its name in the directory, are durable before its first group.
 //! 4. A group says how far the log was known durable when it was written. Whatever is unreadable
 //!    before such a point is corruption; whatever is unreadable after it is cut.
-//! 5. The bytes of a recycled segment never parse as current: every group carries its segment,
-//!    its offset and the salt drawn when the segment began.
+//! 5. The bytes of a recycled segment never parse as current: the checksums of every group are
+//!    bound to its segment, its offset and the salt drawn when the segment began.
 //! 6. After a failed sync neither half of the log ever says Ok again.
 //!
 //! ```

@@ -255,7 +255,7 @@ fn read_header(env: &Env, path: &Path, id: u64) -> Result<std::result::Result<Se
     let mut segment = Segment::open(env, path)?;
     let damage = match segment.header()? {
         Ok(header) if header.id == id => return Ok(Ok(header)),
-        Ok(header) => Damage::Elsewhere { named: Position { segment: header.id, offset: 0 } },
+        Ok(header) => Damage::Elsewhere { segment: header.id },
         Err(Damage::Newer { version }) => return Err(Error::Newer { path: path.to_path_buf(), version }),
         Err(damage) => damage,
     };

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_file_is_told_with_its_damage() {
         let log = Log::in_memory();
-        let (mut writer, syncer) = log.create(1, 360);
+        let (mut writer, syncer) = log.create(1, 200);
         for seq in 1..7 {
             append(&mut writer, seq * 10, b"a body");
             if seq == 5 {
@@ -180,25 +180,25 @@ mod tests {
         assert_eq!(writer.segments().len(), 3);
         writer.close().unwrap();
         let mut second = log.read(2);
-        second[72 + 93] ^= 1;
+        second[72 + 42] ^= 1;
         second.extend_from_slice(&[0; 100]);
         log.write(2, &second);
         let mut third = log.read(3);
         third[72] ^= 1;
-        third.truncate(72 + 104 + 50);
+        third.truncate(72 + 48 + 20);
         log.write(3, &third);
         assert_eq!(
             [lines(&log, 1), lines(&log, 2), lines(&log, 3)].concat(),
             [
                 "segment 1 of the log that began with 1",
-                "72 group of kind 1: first sequence number 10, 1 bodies, 104 bytes, durable before it up to 1:72",
-                "176 group of kind 1: first sequence number 20, 1 bodies, 104 bytes, durable before it up to 1:72",
-                "segment 2 of the log that began with 1, after 1:280",
-                "72 104 damaged bytes: body 0 does not match its checksum",
-                "176 group of kind 1: first sequence number 40, 1 bodies, 104 bytes, durable before it up to 1:72",
-                "280 100 bytes of zeros",
-                "segment 3 of the log that began with 1, after 2:280",
-                "72 154 bytes without a group, 153 of them used: no group or header starts here",
+                "72 group of kind 1: first sequence number 10, 1 bodies, 48 bytes, durable before it up to 1:72",
+                "120 group of kind 1: first sequence number 20, 1 bodies, 48 bytes, durable before it up to 1:72",
+                "segment 2 of the log that began with 1, after 1:168",
+                "72 48 damaged bytes: body 0 does not match its checksum",
+                "120 group of kind 1: first sequence number 40, 1 bodies, 48 bytes, durable before it up to 1:72",
+                "168 100 bytes of zeros",
+                "segment 3 of the log that began with 1, after 2:168",
+                "72 68 bytes without a group, 68 of them used: no group or header starts here",
             ]
         );
         // Without its header the name says which segment it is.
@@ -209,8 +209,8 @@ mod tests {
             lines(&log, 1),
             [
                 "the header does not match its checksum",
-                "72 group of kind 1: first sequence number 10, 1 bodies, 104 bytes, durable before it up to 1:72",
-                "176 group of kind 1: first sequence number 20, 1 bodies, 104 bytes, durable before it up to 1:72",
+                "72 group of kind 1: first sequence number 10, 1 bodies, 48 bytes, durable before it up to 1:72",
+                "120 group of kind 1: first sequence number 20, 1 bodies, 48 bytes, durable before it up to 1:72",
             ]
         );
     }

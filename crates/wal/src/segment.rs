@@ -93,7 +93,7 @@ impl Segment {
         Ok(Group::decode(header, self.view(offset, bytes)))
     }
 
-    /// Looks at every multiple of 8 from `place` on for the header of a group of this segment.
+    /// Looks at every multiple of 4 from `place` on for the header of a group of this segment.
     ///
     /// A header that matches its checksum is believed although its bodies may be torn: it was
     /// written by this log, here, and what it says of the past is true.
@@ -107,14 +107,16 @@ impl Segment {
             if window.is_empty() {
                 break;
             }
-            if let Some(last) = window.iter().rposition(|b| *b != 0) {
-                found.bytes = offset + last as u64 + 1 - from;
+            let used = window.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+            if used > 0 {
+                found.bytes = offset + used as u64 - from;
             }
             // A header across the window's end is seen whole by the next window.
             let whole = window.len() >= GROUP_HEADER_LEN && offset + (window.len() as u64) < self.len;
             let step = if whole { window.len() - (GROUP_HEADER_LEN - 1) } else { window.len() };
             let step = step.next_multiple_of(GROUP_ALIGNMENT);
-            for at in (0..step).step_by(GROUP_ALIGNMENT) {
+            // Nothing begins with zeros.
+            for at in (0..step.min(used)).step_by(GROUP_ALIGNMENT) {
                 let candidate = window.get(at..).unwrap_or_default();
                 let here = Position { segment: place.position.segment, offset: offset + at as u64 };
                 let here = Place { position: here, salt: place.salt };
@@ -133,7 +135,7 @@ impl Segment {
         Ok(found)
     }
 
-    /// The first multiple of 8 from `place` on where a whole header of this segment stands.
+    /// The first multiple of 4 from `place` on where a whole header of this segment stands.
     pub(crate) fn next_header(&mut self, place: Place) -> Result<Option<u64>> {
         let mut offset = place.position.offset.next_multiple_of(GROUP_ALIGNMENT as u64);
         while offset < self.len {

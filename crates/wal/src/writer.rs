@@ -196,7 +196,8 @@ impl LogWriter {
         self.syncer.sync()?;
         let seq = self.last_seq.unwrap_or(0);
         // The first fills its block, so that the loss of one block leaves one of the two.
-        let bare = format::group_bytes(&[Body::new(&[])])?;
+        // The length of a filling takes two bytes; of a short one it takes one, and the padding another.
+        let bare = format::group_bytes(&[])? + 2 + format::BODY_CHECKSUM_LEN as u64;
         let filling = BLOCK_BYTES - (self.end.offset + bare) % BLOCK_BYTES;
         let filling = vec![0; usize::try_from(filling).unwrap_or_default()];
         self.append_any(KIND_CLOSING, seq, &[Body::new(&filling)])?;

@@ -204,10 +204,7 @@ fn judge(group: &Group<'_>, state: Option<&State>, last_seq: &mut u64, report: &
     let undecoded = |e| format!("a batch does not decode: {e}");
     let mut next = group.first_seq;
     for body in group.bodies() {
-        let mut ops = match Ops::new(body) {
-            Ok(ops) => ops,
-            Err(e) => return Some(undecoded(e)),
-        };
+        let mut ops = Ops::new(body);
         loop {
             let op = match ops.next() {
                 Ok(Some(op)) => op,

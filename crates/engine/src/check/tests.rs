@@ -93,7 +93,6 @@ impl Database {
     /// Adds a group with one batch of puts.
     fn logged(&mut self, first_seq: u64, keyspace: u64, keys: &[&str]) -> &mut Logged {
         let mut body = Vec::new();
-        body.put_u32(keys.len() as u32);
         for key in keys {
             body.put_u8(1);
             body.put_varint(keyspace);

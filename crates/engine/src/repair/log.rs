@@ -357,7 +357,7 @@ pub(super) fn operations<'a>(group: &Group<'a>) -> std::result::Result<Vec<Op<'a
     let undecoded = |e| format!("a batch does not decode: {e}");
     let mut all = Vec::new();
     for body in group.bodies() {
-        let mut ops = Ops::new(body).map_err(undecoded)?;
+        let mut ops = Ops::new(body);
         while let Some(op) = ops.next().map_err(undecoded)? {
             if op.keyspace >= KEYSPACE_IDS_MAX {
                 return Err(format!("keyspace {} is beyond all there can be", op.keyspace));

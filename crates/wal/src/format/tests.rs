@@ -71,15 +71,11 @@ fn golden_group() {
     assert_eq!(
         hex(&encoded(&[b"cairn", b"", b"of stones"])),
         [
-            "43 47 52 50 07 00 00 00 88 00 00 00 03 00 00 00",
-            "02 01 00 00 00 00 00 00 48 00 00 00 00 00 00 00",
-            "88 77 66 55 44 33 22 11 99 00 00 00 00 00 00 00",
-            "01 01 00 00 00 00 00 00 40 10 00 00 00 00 00 00",
-            "e9 aa d9 0b d3 ae 4a fb 12 ee 22 3b 35 d3 64 71",
-            "05 00 00 00 ee 1e df 82 35 2f 19 00 00 00 00 00",
-            "c2 94 d3 38 05 80 06 2d 09 00 00 00 15 ce c6 12",
-            "5c 94 a9 b4 63 61 69 72 6e 6f 66 20 73 74 6f 6e",
-            "65 73 00 00 00 00 00 00",
+            "9a 77 66 55 4c 00 00 00 99 00 00 00 00 00 00 00",
+            "07 01 00 10 04 00 00 00 0f 57 e5 7f 50 af 46 c9",
+            "05 e1 49 3a fd 65 80 5f c9 63 61 69 72 6e 00 d2",
+            "c3 36 47 55 2f 40 e4 09 04 99 23 6d 0c 3b ef 7d",
+            "6f 66 20 73 74 6f 6e 65 73 00 00 00",
         ]
     );
 }
@@ -138,7 +134,7 @@ fn a_group_reads_back_and_every_flip_and_cut_of_it_is_seen() {
     let all: [&[&[u8]]; 4] = [&[], &[b""], &[b"one"], &[b"12345678", b"", b"three"]];
     for bodies in all {
         let bytes = encoded(bodies);
-        assert!(bytes.len().is_multiple_of(8));
+        assert!(bytes.len().is_multiple_of(4));
         let group = decoded(&bytes).unwrap();
         assert_eq!(group.bodies().len(), bodies.len());
         assert_eq!(group.bodies().collect::<Vec<_>>(), bodies);
@@ -159,15 +155,134 @@ fn a_group_reads_back_and_every_flip_and_cut_of_it_is_seen() {
 fn a_group_counts_only_where_it_was_written() {
     let bytes = encoded(&[b"x"]);
     let Position { segment, offset } = START.position;
-    for (segment, offset, salt) in
-        [(segment + 1, offset, START.salt), (segment, offset + 8, START.salt), (segment, offset, START.salt + 1)]
-    {
-        let place = Place { position: Position { segment, offset }, salt: Some(salt) };
-        assert_eq!(GroupHeader::decode(&bytes, place), Err(Damage::Elsewhere { named: START.position }));
-        assert!(!GroupHeader::begins(&bytes, place));
+    let begins = |segment, offset, salt| {
+        let place = Place { position: Position { segment, offset }, salt };
+        let damage = GroupHeader::decode(&bytes, place).err();
+        // A torn header, to its first eight bytes, tells as much as the whole one.
+        let begins = [32, 8].map(|len| GroupHeader::begins(&bytes[..len], place));
+        (damage, begins)
+    };
+    let salt = Some(START.salt);
+    assert_eq!(begins(segment, offset, salt), (None, [true, true]));
+    assert_eq!(begins(segment, offset + 4, salt), (Some(Damage::Magic), [false, false]));
+    assert_eq!(begins(segment, offset, Some(START.salt + 1)), (Some(Damage::Magic), [false, false]));
+    assert_eq!(begins(segment + 1, offset, salt), (Some(Damage::HeaderChecksum), [true, true]));
+    // The salt of another use may have the same low half; then the checksum tells.
+    assert_eq!(begins(segment, offset, Some(START.salt ^ 1 << 40)), (Some(Damage::HeaderChecksum), [true, true]));
+    // Without the salt the whole header tells.
+    assert_eq!(begins(segment, offset, None), (None, [true, false]));
+    for (segment, offset) in [(segment + 1, offset), (segment - 1, offset), (segment, offset + 4), (segment, 8)] {
+        assert_eq!(begins(segment, offset, None), (Some(Damage::Magic), [false, false]));
     }
-    assert!(GroupHeader::begins(&bytes, place()));
-    assert!(GroupHeader::decode(&bytes, Place { salt: None, ..place() }).is_ok());
+}
+
+/// What is not a length ends the search at once: of two bytes that look like a tag only one is.
+#[test]
+fn a_group_begins_only_with_a_length_that_can_be() {
+    let with = |len: u32| {
+        let mut bytes = tag(72, START.salt).to_le_bytes().to_vec();
+        bytes.put_u32(len);
+        GroupHeader::begins(&bytes, place())
+    };
+    let most = u32::try_from(GROUP_BYTES_MAX).unwrap();
+    assert_eq!([32, 36, most].map(with), [true; 3]);
+    assert_eq!([0, 28, 33, 34, 35, most + 4, u32::MAX].map(with), [false; 7]);
+}
+
+/// A block of a large group that never reached a recycled file leaves there what an earlier group of
+/// the same lengths had in that place: bodies that are whole, and not this group's.
+#[test]
+fn a_body_counts_only_behind_its_header_and_in_its_turn() {
+    let bodies: [&[u8]; 3] = [b"first", b"other", b"third"];
+    let sound = encoded(&bodies);
+    let body_at = |index: usize| 32 + index * 14..32 + (index + 1) * 14;
+    for other in [
+        GroupStart { first_seq: START.first_seq + 1, ..START },
+        GroupStart { salt: START.salt + 1, ..START },
+        GroupStart { synced: START.position, ..START },
+        GroupStart { position: Position { segment: 0x0102, offset: 76 }, ..START },
+    ] {
+        let mut older = Vec::new();
+        let was: Vec<Body<'_>> = [&b"FIRST"[..], b"OTHER", b"THIRD"].map(Body::new).to_vec();
+        encode_group(&mut older, &other, &was).unwrap();
+        let mut mixed = sound.clone();
+        mixed[body_at(1)].copy_from_slice(&older[body_at(1)]);
+        assert_eq!(decoded(&mixed).unwrap_err(), Damage::Body { index: 1 });
+    }
+    let mut swapped = sound.clone();
+    swapped[body_at(0)].copy_from_slice(&sound[body_at(1)]);
+    swapped[body_at(1)].copy_from_slice(&sound[body_at(0)]);
+    assert_eq!(decoded(&swapped).unwrap_err(), Damage::Body { index: 0 });
+}
+
+/// Every length of a body but its own is refused, though the header holds.
+#[test]
+fn a_wrong_length_of_a_body_is_refused() {
+    let bodies: [&[u8]; 3] = [b"first", b"", b"third body"];
+    let sound = encoded(&bodies);
+    for (index, at) in [(0, 32), (1, 46), (2, 55)] {
+        assert_eq!(usize::from(sound[at]), bodies[index as usize].len());
+        for len in (0..=255).filter(|len| *len != sound[at]) {
+            let mut bytes = sound.clone();
+            bytes[at] = len;
+            let damage = decoded(&bytes).unwrap_err();
+            assert!(damage == Damage::Lengths || damage == Damage::Body { index }, "{index} of {len}: {damage:?}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_says_what_is_true_or_nothing() {
+    let position = Position { segment: 70_000, offset: 400 };
+    let at = |segment, offset| Position { segment, offset };
+    let tib = 1u64 << 40;
+    for (synced, read) in [
+        (at(70_000, 400), at(70_000, 400)),
+        (at(70_000, 72), at(70_000, 72)),
+        (at(69_999, tib), at(69_999, tib)),
+        (at(69_999, 4 * tib - 4), at(69_999, 4 * tib - 4)),
+        (at(70_000 - 65_534, 72), at(70_000 - 65_534, 72)),
+        // Further than can be said.
+        (at(69_999, 4 * tib), NOTHING),
+        (at(70_000 - 65_535, 72), NOTHING),
+        (at(1, 72), NOTHING),
+        (NOTHING, NOTHING),
+    ] {
+        let mut bytes = Vec::new();
+        encode_group(&mut bytes, &GroupStart { position, synced, ..START }, &[]).unwrap();
+        let place = Place { position, salt: Some(START.salt) };
+        let header = GroupHeader::decode(&bytes, place).unwrap();
+        assert_eq!(header.start, GroupStart { position, synced: read, ..START });
+        assert!(header.start.synced <= synced);
+    }
+}
+
+/// Headers with right checksums that nobody writes.
+#[test]
+fn a_group_header_that_contradicts_itself_is_refused_though_its_checksum_holds() {
+    let decode = |bytes: u64, claim: u64| {
+        let words = [u64::from(tag(72, START.salt)) | bytes << 32, START.first_seq, 7 | claim << 8];
+        let mut out = Vec::new();
+        words.iter().for_each(|word| out.put_u64(*word));
+        out.put_u64(header_checksum(words, START.position) ^ START.salt);
+        GroupHeader::decode(&out, place()).map(|header| header.start.synced)
+    };
+    let segment = START.position.segment;
+    let own = |quarter: u64| quarter << 16;
+    assert_eq!(decode(32, own(18)), Ok(START.position));
+    assert_eq!(decode(32, 2 | own(1000)), Ok(Position { segment: segment - 2, offset: 4000 }));
+    assert_eq!(decode(32, 0xffff), Ok(NOTHING));
+    for (what, bytes, claim) in [
+        ("shorter than its header", 28, own(18)),
+        ("not a multiple of four", 34, own(18)),
+        ("beyond the largest", GROUP_BYTES_MAX + 4, own(18)),
+        ("claims what comes after it", 32, own(19)),
+        ("claims a segment before the first", 32, segment + 1 | own(18)),
+        ("claims a place within a segment's header", 32, 1 | own(17)),
+        ("says nothing of a place", 32, 0xffff | own(18)),
+    ] {
+        assert_eq!(decode(bytes, claim), Err(Damage::HeaderFields), "{what}");
+    }
 }
 
 #[test]
@@ -189,27 +304,22 @@ fn hostile_fields_under_valid_checksums_never_panic() {
         let mut rng = Rng::new(seed);
         let mut bytes = encoded(&[b"first", b"second body", &[9; 40]]);
         for _ in 0..=rng.below(3) {
-            // Lengths, counts, the table and the claim, with values near the edges.
-            let at = [8, 12, 16, 24, 40, 48, 56, 80, 92, 104][rng.index(10)];
+            // The length, the number, the claim, and the lengths of the bodies, with values near the edges.
+            let at = [4, 8, 16, 18, 32, 46, 66][rng.index(7)];
             let value = match rng.below(4) {
                 0 => rng.below(300) as u32,
                 1 => u32::MAX - rng.below(300) as u32,
                 2 => bytes.len() as u32 + rng.below(20) as u32 - 10,
                 _ => rng.next_u64() as u32,
             };
-            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let width = if at < 32 { 4 } else { 1 };
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
         }
-        let count = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
-        if let Some(table) = bytes.get(80..80 + (count * 12).min(1 << 20)) {
-            let checksum = checksum64(table).to_le_bytes();
-            bytes[64..72].copy_from_slice(&checksum);
-        }
-        let checksum = checksum64(&bytes[..72]).to_le_bytes();
-        bytes[72..80].copy_from_slice(&checksum);
-        let segment = u64::from_le_bytes(bytes[16..24].try_into().unwrap());
-        let offset = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
-        let place = Place { position: Position { segment, offset }, salt: None };
-        let Ok(header) = GroupHeader::decode(&bytes, place) else { continue };
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let checksum = header_checksum([word(0), word(8), word(16)], START.position) ^ START.salt;
+        bytes[24..32].copy_from_slice(&checksum.to_le_bytes());
+        mend_bodies(&mut bytes, checksum);
+        let Ok(header) = GroupHeader::decode(&bytes, place()) else { continue };
         if let Ok(group) = Group::decode(&header, &bytes) {
             let lent: usize = group.bodies().map(<[u8]>::len).sum();
             assert!(lent <= bytes.len(), "seed {seed}");
@@ -218,4 +328,18 @@ fn hostile_fields_under_valid_checksums_never_panic() {
         }
     }
     assert!(good > 100, "only {good} of the inputs reached the bodies");
+}
+
+/// Puts the checksums of bodies right, as far as their lengths lead.
+fn mend_bodies(bytes: &mut [u8], header_checksum: u64) {
+    let (mut at, mut index) = (32, 0);
+    while at < bytes.len() {
+        let mut reader = Reader::new(&bytes[at..]);
+        let Ok(len) = reader.varint_len(bytes.len()) else { return };
+        let body_at = at + reader.offset() + 8;
+        let Some(body) = bytes.get(body_at..body_at + len) else { return };
+        let checksum = checksum64(body) ^ body_key(header_checksum, index);
+        bytes[body_at - 8..body_at].copy_from_slice(&checksum.to_le_bytes());
+        (at, index) = (body_at + len, index + 1);
+    }
 }

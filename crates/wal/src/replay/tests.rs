@@ -274,14 +274,14 @@ fn a_torn_end_is_cut_with_all_that_follows_it() {
     append(&mut writer, 3, b"whole, but after a torn one");
     let end = append(&mut writer, 4, b"likewise");
     let mut bytes = log.read(1);
-    bytes[torn.offset as usize + 93] ^= 1;
+    bytes[torn.offset as usize + 42] ^= 1;
     log.write(1, &bytes);
     let (groups, done) = log.replay(1).unwrap();
     assert_eq!(groups.iter().map(|g| g.first_seq).collect::<Vec<_>>(), [1]);
     assert_eq!(done.end, torn);
     let cut = done.cut.unwrap();
     assert_eq!((cut.position, cut.reason, cut.groups_cut), (torn, Damage::Body { index: 0 }, 3));
-    assert!(cut.bytes_cut <= end.offset - torn.offset && cut.bytes_cut > end.offset - torn.offset - 8);
+    assert!(cut.bytes_cut <= end.offset - torn.offset && cut.bytes_cut > end.offset - torn.offset - 4);
 }
 
 #[test]
@@ -316,15 +316,15 @@ fn a_group_inside_a_body_is_not_believed() {
     let (mut writer, _) = log.create(1, 1 << 20);
     let torn = writer.position();
     append(&mut writer, 1, b"to be torn");
-    let inside = writer.position().offset + 80 + 12 + 4;
+    let inside = writer.position().offset + 32 + 9 + 3;
     let position = Position { segment: 1, offset: inside };
     let start = crate::format::GroupStart { kind: 1, position, salt: 42, first_seq: 9, synced: position };
     let mut forged = Vec::new();
     crate::format::encode_group(&mut forged, &start, &[]).unwrap();
-    append(&mut writer, 2, &[&[0; 4][..], &forged].concat());
+    append(&mut writer, 2, &[&[0; 3][..], &forged].concat());
     let mut bytes = log.read(1);
     assert_eq!(bytes[inside as usize..][..forged.len()], forged);
-    bytes[torn.offset as usize + 93] ^= 1;
+    bytes[torn.offset as usize + 42] ^= 1;
     log.write(1, &bytes);
     let (groups, done) = log.replay(1).unwrap();
     assert!(groups.is_empty());
@@ -387,7 +387,7 @@ fn groups_across_and_beyond_the_window() {
     let sound = log.read(1);
     for bad in 0..7 {
         let mut bytes = sound.clone();
-        bytes[groups[bad].position.offset as usize + 95] ^= 0x10;
+        bytes[groups[bad].position.offset as usize + 40] ^= 0x10;
         log.write(1, &bytes);
         match log.replay(1) {
             Err(Error::Corrupt { offset, claim, .. }) => {
@@ -401,10 +401,10 @@ fn groups_across_and_beyond_the_window() {
 /// The header that makes the difference lies across two of the windows in which a file is searched.
 #[test]
 fn a_claim_across_the_windows_of_the_search_is_heard() {
-    for before_end in (0..=88).step_by(8) {
+    for before_end in (0..=40).step_by(4) {
         let log = Log::in_memory();
         let (mut writer, syncer) = log.create(1, 64 << 20);
-        append(&mut writer, 1, &vec![1; (1 << 20) - before_end - 80 - 12]);
+        append(&mut writer, 1, &vec![1; (1 << 20) - before_end - 32 - 3 - 8]);
         syncer.sync().unwrap();
         append(&mut writer, 2, b"claims");
         let mut bytes = log.read(1);
@@ -413,7 +413,7 @@ fn a_claim_across_the_windows_of_the_search_is_heard() {
         match log.replay(1) {
             Err(Error::Corrupt { claim: Some(claim), .. }) => {
                 let expected = SEGMENT_HEADER_BYTES + (1 << 20) - before_end as u64;
-                assert!(claim.by.offset - expected < 8, "{before_end}");
+                assert!(claim.by.offset - expected < 4, "{before_end}");
             }
             other => panic!("{before_end}: {other:?}"),
         }

@@ -128,7 +128,7 @@ fn a_refused_group_does_not_come_back() {
         disk.inject(Fault::new(FaultKind::Enospc).on(Op::Write).nth(2));
         disk.start_trace();
         assert!(matches!(writer.append(1, 3, &[Body::new(&[0; 3000])]), Err(Error::NoSpace(_))));
-        was_whole += u64::from(disk.trace().iter().any(|step| step.op == Op::Write && step.len > 92));
+        was_whole += u64::from(disk.trace().iter().any(|step| step.op == Op::Write && step.len > 42));
         for one in 0..disk.pending_count() {
             for policy in [CrashPolicy::DropOne(one), CrashPolicy::KeepOne(one)] {
                 let (groups, _) = on(&disk.crash(policy)).replay(1).unwrap();
