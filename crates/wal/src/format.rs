@@ -349,7 +349,7 @@ pub(crate) fn encode_group(out: &mut Vec<u8>, start: &GroupStart, bodies: &[Body
 }
 
 pub(crate) fn tag(offset: u64, salt: u64) -> u32 {
-    low_half(salt ^ offset / GROUP_ALIGNMENT as u64)
+    low_half(salt ^ (offset / GROUP_ALIGNMENT as u64))
 }
 
 /// Over the words before it and the place, which is not stored. To be xored with the salt.

@@ -277,7 +277,7 @@ fn a_group_header_that_contradicts_itself_is_refused_though_its_checksum_holds()
         ("not a multiple of four", 34, own(18)),
         ("beyond the largest", GROUP_BYTES_MAX + 4, own(18)),
         ("claims what comes after it", 32, own(19)),
-        ("claims a segment before the first", 32, segment + 1 | own(18)),
+        ("claims a segment before the first", 32, (segment + 1) | own(18)),
         ("claims a place within a segment's header", 32, 1 | own(17)),
         ("says nothing of a place", 32, 0xffff | own(18)),
     ] {
