@@ -112,30 +112,44 @@ pub(crate) fn probes_for(bits_per_key: u32) -> u32 {
     (bits_per_key * 6).div_ceil(10).clamp(1, HASHES_MAX)
 }
 
+/// Hashes that are kept together: one array for a whole table would grow by doubling, to many mebibytes
+/// that leave holes in the heap.
+const CHUNK_HASHES: usize = 8192;
+
 /// Collects the keys of a table while it is written.
 pub(crate) struct FilterBuilder {
     salt: u64,
     bits_per_key: u32,
     probes: u32,
-    /// The hash of each distinct user key.
-    hashes: Vec<u64>,
+    /// The hash of each distinct user key, [`CHUNK_HASHES`] in each but the last.
+    hashes: Vec<Vec<u64>>,
+    count: u64,
 }
 
 impl FilterBuilder {
     /// A filter of `bits_per_key`, none if they are 0, that takes `probes` a key.
     pub(crate) fn new(table_id: u64, bits_per_key: u32, probes: u32) -> FilterBuilder {
-        FilterBuilder { salt: mix64(table_id), bits_per_key, probes, hashes: Vec::new() }
+        FilterBuilder { salt: mix64(table_id), bits_per_key, probes, hashes: Vec::new(), count: 0 }
     }
 
     /// Adds a key that has not been added.
     pub(crate) fn add(&mut self, hash: u64) {
-        if self.bits_per_key > 0 {
-            self.hashes.push(hash);
+        if self.bits_per_key == 0 {
+            return;
+        }
+        self.count += 1;
+        match self.hashes.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK_HASHES => chunk.push(hash),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK_HASHES);
+                chunk.push(hash);
+                self.hashes.push(chunk);
+            }
         }
     }
 
     fn lines(&self) -> u32 {
-        let bits = (self.hashes.len() as u64).saturating_mul(u64::from(self.bits_per_key));
+        let bits = self.count.saturating_mul(u64::from(self.bits_per_key));
         let lines = u32::try_from(bits.div_ceil(LINE_BITS)).unwrap_or(u32::MAX);
         lines.max(u32::from(self.bits_per_key > 0))
     }
@@ -146,7 +160,7 @@ impl FilterBuilder {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.hashes.capacity() * size_of::<u64>()
+        self.hashes.len() * CHUNK_HASHES * size_of::<u64>()
     }
 
     /// The filter of what was added, to lie at `offset`: its shape, and its lines.
@@ -154,7 +168,7 @@ impl FilterBuilder {
         let lines = self.lines();
         let mut bytes = vec![0; lines as usize * LINE_BYTES];
         let (array, _) = bytes.as_chunks_mut::<LINE_BYTES>();
-        for hash in &self.hashes {
+        for hash in self.hashes.iter().flatten() {
             let mixed = Mixed::new(*hash, self.salt);
             let Some(line) = array.get_mut(mixed.line(lines)) else { continue };
             for bit in mixed.bits(self.probes) {
