@@ -14,9 +14,9 @@ PER=${PER:-24}
 JOBS=${JOBS:-2}
 cd "$(dirname "$0")"
 
-cargo fetch --quiet --locked
+cargo fetch --quiet
 crate() {
-  cargo metadata --format-version 1 --locked --offline |
+  cargo metadata --format-version 1 --offline |
     python3 -c 'import json,os,sys
 for package in json.load(sys.stdin)["packages"]:
     if package["name"] == sys.argv[1]: print(os.path.dirname(package["manifest_path"]))' "$1"

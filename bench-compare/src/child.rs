@@ -46,6 +46,7 @@ pub fn template(task: &Task) -> Result<Record> {
 
 /// Whoever ends the orchestrator ends this process too.
 fn die_with_parent() {
-    // SAFETY: the call takes a number and changes only this process.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        eprintln!("compare: this process may outlive the run: {error}");
+    }
 }

@@ -73,7 +73,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 120)]
     mem_max_mb: u64,
     /// Where the result lines go
-    #[arg(long, default_value = "results")]
+    #[arg(long, default_value = "target/results")]
     results: PathBuf,
     /// Where the databases go, on the device to measure; `work` below the results unless named. It is emptied.
     #[arg(long)]
@@ -110,7 +110,7 @@ struct OneArgs {
     #[arg(long, value_delimiter = ',', required = true)]
     workloads: Vec<String>,
     /// Where the database is or will be; loaded if it is empty
-    #[arg(long, default_value = "results/one")]
+    #[arg(long, default_value = "target/one")]
     dir: PathBuf,
 }
 

@@ -82,7 +82,7 @@ impl Data {
     pub fn key(&self, number: u64) -> Key {
         let random = mix(number);
         let head = if number < self.keys {
-            number * self.step + (u128::from(random) * u128::from(self.step) >> 64) as u64
+            number * self.step + ((u128::from(random) * u128::from(self.step)) >> 64) as u64
         } else {
             mix(random)
         };

@@ -31,6 +31,8 @@ pub struct Setup {
     pub cache_bytes: u64,
     /// Whether the scenario is about durable writes: LMDB decides that when it is opened.
     pub durable: bool,
+    /// All the memory that the process may have, if that is bounded; for engines that can be told.
+    pub memory_bytes_max: Option<u64>,
 }
 
 /// Something held until it is dropped.
@@ -48,6 +50,9 @@ pub trait Engine: Send + Sync {
     /// Writes all entries at once, not synced.
     fn write_batch(&self, entries: &Entries) -> Result<()>;
 
+    /// Removes all keys at once, not synced.
+    fn delete_batch(&self, keys: &[Key]) -> Result<()>;
+
     /// Lends the value of a key to `visit`; false if there is none.
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool>;
 
@@ -56,13 +61,8 @@ pub trait Engine: Send + Sync {
 
     /// Lends up to `limit` entries from `start` on (from either end without one), it included, upward
     /// or, if `reverse`, downward. Returns how many.
-    fn scan(
-        &self,
-        start: Option<&[u8]>,
-        limit: u64,
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<u64>;
+    fn scan(&self, start: Option<&[u8]>, limit: u64, reverse: bool, visit: &mut dyn FnMut(&[u8], &[u8]))
+    -> Result<u64>;
 
     /// A view of this moment, held.
     fn snapshot(&self) -> Result<Box<dyn Held + '_>>;
@@ -121,3 +121,6 @@ pub fn kind(name: &str) -> Result<&'static Kind> {
         format!("no engine is called {name}; built in are: {}", names.join(", ")).into()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,13 @@ impl MemoryGroup {
         Ok(group)
     }
 
+    /// How often the kernel ended a process of it for lack of memory.
+    pub fn kills(&self) -> u64 {
+        let text = std::fs::read_to_string(self.dir.join("memory.oom_control")).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Its directory; a process that is written into its `cgroup.procs` belongs to it.
     pub fn dir(&self) -> &Path {
         &self.dir

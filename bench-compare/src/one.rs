@@ -50,13 +50,9 @@ pub fn run(kind: &'static Kind, workloads: &[String], config: &Config, dir: &Pat
         std::fs::remove_file(&note)?;
     }
     std::fs::create_dir_all(&db_dir)?;
-    let engine = (kind.open)(&db_dir, &Setup { cache_bytes: config.cache_mib << 20, durable: false })?;
-    let bench = Bench {
-        engine: engine.as_ref(),
-        data: &data,
-        dir: &db_dir,
-        duration: Duration::from_secs_f64(config.seconds),
-    };
+    let engine = (kind.open)(&db_dir, &Setup { cache_bytes: config.cache_mib << 20, durable: false, memory_bytes_max: None })?;
+    let bench =
+        Bench { engine: engine.as_ref(), data: &data, dir: &db_dir, duration: Duration::from_secs_f64(config.seconds) };
     let task = Task {
         engine: kind.name.to_owned(),
         scenario: "main".to_owned(),

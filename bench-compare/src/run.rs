@@ -6,7 +6,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -16,7 +15,10 @@ use crate::child::template;
 use crate::engine::{Kind, Result};
 use crate::memory_group::MemoryGroup;
 use crate::results::{Config, END, Record, Status, file_of, unix_seconds};
-use crate::scenario::{Ending, Scenario, Task};
+use crate::scenario::{Ending, Scenario, Task, setup};
+
+/// An engine that leaves less than this is stopped, before the disk is full for everybody.
+const FREE_BYTES_MIN: u64 = 4 << 30;
 
 /// What to run.
 pub struct Plan {
@@ -55,7 +57,8 @@ pub fn run(plan: &Plan) -> Result<()> {
                     Some(_) if !plan.retry_failed => continue,
                     _ => {}
                 }
-                eprintln!("rep {rep}: {} {}", scenario.name, kind.name);
+                let settings = (kind.settings)(&setup(scenario.name, &plan.config));
+                eprintln!("rep {rep}: {} {} ({settings})", scenario.name, kind.name);
                 let task = Task {
                     engine: kind.name.to_owned(),
                     scenario: scenario.name.to_owned(),
@@ -77,6 +80,8 @@ pub fn run(plan: &Plan) -> Result<()> {
 fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Result<()> {
     remove_dir(&plan.work)?;
     std::fs::create_dir_all(&plan.work)?;
+    // What the run before left to be written or discarded is no burden of this one.
+    rustix::fs::syncfs(File::open(&plan.work)?)?;
     let partial = file.with_extension("jsonl.partial");
     let lines = File::create(&partial)?;
     let group = if scenario.in_memory_group { Some(MemoryGroup::create(plan.config.mem_max_mb)) } else { None };
@@ -89,7 +94,10 @@ fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Res
     if status == Status::Ok {
         for (phase, expected) in scenario.phases.iter().enumerate() {
             task.phase = phase;
-            if let Some(problem) = run_phase(plan, &task, expected.ending, &lines)? {
+            if let Some(mut problem) = run_phase(plan, &task, expected.ending, &lines)? {
+                if matches!(&group, Some(Ok(group)) if group.kills() > 0) {
+                    problem = format!("{problem}: out of the {} MiB of its memory group", plan.config.mem_max_mb);
+                }
                 (status, note) = (Status::Failed, problem);
                 break;
             }
@@ -112,7 +120,8 @@ fn run_one(plan: &Plan, scenario: &Scenario, mut task: Task, file: &Path) -> Res
 
 /// One process; returns what went wrong with it, beside what it says itself.
 fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<Option<String>> {
-    let mut child = Command::new(std::env::current_exe()?)
+    // This very program, though a build may have put another in its place since.
+    let mut child = Command::new("/proc/self/exe")
         .arg("child")
         .arg(serde_json::to_string(task)?)
         .stdin(Stdio::null())
@@ -128,6 +137,11 @@ fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<O
             child.wait()?;
             return Ok(Some(format!("not done after {} s", plan.timeout.as_secs())));
         }
+        if free_bytes(&plan.work) < FREE_BYTES_MIN {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Some(format!("stopped with less than {} GiB free on the disk", FREE_BYTES_MIN >> 30)));
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -135,10 +149,15 @@ fn run_phase(plan: &Plan, task: &Task, ending: Ending, lines: &File) -> Result<O
 fn problem_of(status: ExitStatus, ending: Ending) -> Option<String> {
     match (status.signal(), ending) {
         (None, Ending::Exit) if status.success() => None,
-        (Some(libc::SIGKILL), Ending::Kill) => None,
+        (Some(signal), Ending::Kill) if signal == rustix::process::Signal::KILL.as_raw() => None,
         (Some(signal), _) => Some(format!("killed by signal {signal}")),
         (None, _) => Some(format!("{status}")),
     }
+}
+
+/// Bytes free on the disk of a directory; if it cannot tell, there is room.
+fn free_bytes(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// The last whole line of a file of results.
@@ -162,9 +181,9 @@ fn remove_dir(dir: &Path) -> Result<()> {
 /// Two orchestrators would disturb each other's figures and files.
 fn lock(results: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(results.join("lock"))?;
-    // SAFETY: the descriptor is the file's, which is open.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        return Err(format!("another run is writing to {}; wait for it, or name other results", results.display()).into());
+    if file.try_lock().is_err() {
+        let results = results.display();
+        return Err(format!("another run is writing to {results}; wait for it, or name other results").into());
     }
     Ok(file)
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::data::Data;
 use crate::engine::{Engine, Kind, Result, Setup};
 use crate::results::Config;
-use crate::workload::{Bench, Reporter, delete, get, get::Pick, load, open, rww, scan, steady, sync, write, ycsb};
+use crate::workload::get::{self, Pick};
+use crate::workload::settle::settle;
+use crate::workload::{Bench, Reporter, delete, load, open, rww, scan, steady, sync, write, ycsb};
 
 /// What a process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,8 +88,13 @@ pub fn scenario(name: &str) -> Result<&'static Scenario> {
 
 /// How the engine is opened for a scenario.
 pub fn setup(scenario: &str, config: &Config) -> Setup {
-    let cache_mib = if scenario == "cgroup" { CGROUP_CACHE_MIB } else { config.cache_mib };
-    Setup { cache_bytes: cache_mib << 20, durable: scenario == "sync" }
+    let bounded = scenario == "cgroup";
+    let cache_mib = if bounded { CGROUP_CACHE_MIB } else { config.cache_mib };
+    Setup {
+        cache_bytes: cache_mib << 20,
+        durable: scenario == "sync",
+        memory_bytes_max: bounded.then_some(config.mem_max_mb << 20),
+    }
 }
 
 /// The cache of scenario `cgroup`, in MiB.
@@ -216,8 +223,7 @@ fn put_sync(run: &Run) -> Result<()> {
     let device_dir = run.dir("device")?;
     run.with_database(|bench| {
         SYNC_CALLERS.iter().try_for_each(|&callers| {
-            run.reporter
-                .measure(&format!("put_sync_t{callers}"), || sync::put_sync(bench, &device_dir, callers))
+            run.reporter.measure(&format!("put_sync_t{callers}"), || sync::put_sync(bench, &device_dir, callers))
         })
     })
 }
@@ -234,9 +240,9 @@ fn deletes(run: &Run) -> Result<()> {
     let reporter = run.reporter;
     run.with_database(|bench| {
         load::fill(bench, true)?;
-        crate::workload::settle::settle(bench)?;
+        settle(bench)?;
         let held = bench.engine.snapshot()?;
-        reporter.measure("delete_seq", || delete::delete_runs(bench))?;
+        reporter.measure("delete_runs", || delete::delete_runs(bench))?;
         reporter.measure("delete_scan10", || delete::scan_across(bench, "delete_scan10"))?;
         drop(held);
         std::thread::sleep(Duration::from_secs_f64(run.task.config.idle_seconds));
@@ -252,7 +258,7 @@ fn delete_half(run: &Run) -> Result<()> {
     let engine = run.open(&dir)?;
     let bench = Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration };
     load::fill(&bench, true)?;
-    crate::workload::settle::settle(&bench)?;
+    settle(&bench)?;
     run.reporter.measure("delete_half", || delete::delete_half(&bench))?;
     let left = run.data.keys.div_ceil(2);
     run.reporter.measure("delete_half_scan_full", || scan::scan_full(&bench, false, left))?;
@@ -262,7 +268,9 @@ fn delete_half(run: &Run) -> Result<()> {
 fn open_clean(run: &Run) -> Result<()> {
     let dir = run.dir("clean")?;
     let engine = run.open(&dir)?;
-    load::fill(&Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration }, false)?;
+    let bench = Bench { engine: engine.as_ref(), data: &run.data, dir: &dir, duration: run.duration };
+    load::fill(&bench, false)?;
+    settle(&bench)?;
     run.reporter.measure("close", || {
         let began = std::time::Instant::now();
         engine.close()?;
@@ -300,7 +308,7 @@ fn steady(run: &Run) -> Result<()> {
     let duration = Duration::from_secs_f64(run.task.config.steady_seconds);
     run.with_database(|bench| {
         load::fill(bench, false)?;
-        crate::workload::settle::settle(bench)?;
+        settle(bench)?;
         run.reporter.measure("steady", || steady::steady(bench, duration))
     })
 }

@@ -15,17 +15,22 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 
 fn settings(setup: &Setup) -> String {
     format!(
-        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB, cache_bytes_max {} MiB, Buffered, or Commit for sync",
-        BUDGET_BYTES.max(setup.cache_bytes * 2) >> 20,
+        "memory_budget_bytes {} MiB, memtable_bytes_max {} MiB (at most an eighth of the budget), cache_bytes_max {} MiB, Buffered, or Commit for sync",
+        budget(setup) >> 20,
         MEMTABLE_BYTES >> 20,
         setup.cache_bytes >> 20
     )
 }
 
+/// Two thirds of a process that may have no more: the rest is for the allocator, the program and the log on its way to the disk.
+fn budget(setup: &Setup) -> u64 {
+    setup.memory_bytes_max.map_or(BUDGET_BYTES.max(setup.cache_bytes * 2), |max| max / 3 * 2)
+}
+
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     let options = Options {
         durability: Durability::Buffered,
-        memory_budget_bytes: BUDGET_BYTES.max(setup.cache_bytes * 2),
+        memory_budget_bytes: budget(setup),
         cache_bytes_max: Some(setup.cache_bytes),
         memtable_bytes_max: MEMTABLE_BYTES,
         ..Options::default()
@@ -66,6 +71,15 @@ impl Engine for Cairn {
         Ok(())
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut batch = self.db.batch();
+        for key in keys {
+            batch.delete(&self.keyspace, key);
+        }
+        self.db.write(batch, Durability::Buffered)?;
+        Ok(())
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         Ok(self.keyspace.get_with(key, visit)?.is_some())
     }
@@ -87,7 +101,11 @@ impl Engine for Cairn {
         let bound = start.map_or(Bound::Unbounded, Bound::Included);
         let range = if reverse { (Bound::Unbounded, bound) } else { (bound, Bound::Unbounded) };
         let mut cursor = self.keyspace.latest(Visibility::Applied).cursor_range::<&[u8]>(range)?;
-        if reverse { cursor.seek_to_last()? } else { cursor.seek_to_first()? };
+        if reverse {
+            cursor.seek_to_last()?
+        } else {
+            cursor.seek_to_first()?
+        };
         let mut count = 0;
         while let Some((key, value)) = cursor.entry() {
             visit(key, value);
@@ -95,7 +113,11 @@ impl Engine for Cairn {
             if count == limit {
                 break;
             }
-            if reverse { cursor.prev()? } else { cursor.next()? };
+            if reverse {
+                cursor.prev()?
+            } else {
+                cursor.next()?
+            };
         }
         Ok(count)
     }

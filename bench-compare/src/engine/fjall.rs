@@ -60,6 +60,14 @@ impl Engine for Fjall {
         Ok(batch.commit()?)
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut batch = self.db.batch();
+        for key in keys {
+            batch.remove(&self.keyspace, key.as_slice());
+        }
+        Ok(batch.commit()?)
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let found = self.keyspace.get(key)?;
         Ok(found.map(|value| visit(&value)).is_some())

@@ -20,6 +20,7 @@ fn settings(setup: &Setup) -> String {
     format!("page cache only, MDB_NORDAHEAD, {sync}, no MDB_WRITEMAP; no compression exists")
 }
 
+#[allow(unsafe_code, reason = "a map of a file is as sound as nobody else changes the file, which heed cannot know")]
 fn open(dir: &Path, setup: &Setup) -> Result<Box<dyn Engine>> {
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_readers(126);
@@ -83,6 +84,14 @@ impl Engine for Lmdb {
         let mut transaction = self.env.write_txn()?;
         for (key, value) in entries.iter() {
             self.database.put(&mut transaction, key, value)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut transaction = self.env.write_txn()?;
+        for key in keys {
+            self.database.delete(&mut transaction, key)?;
         }
         Ok(transaction.commit()?)
     }

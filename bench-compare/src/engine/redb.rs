@@ -67,6 +67,15 @@ impl Engine for Redb {
         })
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        self.write(false, |table| {
+            for key in keys {
+                table.remove(key.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let table = self.db.begin_read()?.open_table(TABLE)?;
         let found = table.get(key)?;

@@ -69,6 +69,14 @@ impl Engine for Rocks {
         Ok(self.db.write_opt(&batch, &self.buffered)?)
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for key in keys {
+            batch.delete(key);
+        }
+        Ok(self.db.write_opt(&batch, &self.buffered)?)
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let found = self.db.get_pinned(key)?;
         Ok(found.map(|value| visit(&value)).is_some())
@@ -102,7 +110,11 @@ impl Engine for Rocks {
             if count == limit {
                 break;
             }
-            if reverse { iterator.prev() } else { iterator.next() };
+            if reverse {
+                iterator.prev()
+            } else {
+                iterator.next()
+            };
         }
         iterator.status()?;
         Ok(count)

@@ -76,6 +76,10 @@ impl Engine for Surreal {
         self.write(false, |transaction| entries.iter().try_for_each(|(key, value)| transaction.set(key, value)))
     }
 
+    fn delete_batch(&self, keys: &[Key]) -> Result<()> {
+        self.write(false, |transaction| keys.iter().try_for_each(|key| transaction.delete(key.as_slice())))
+    }
+
     fn get(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let found = self.read()?.get(key)?;
         Ok(found.map(|value| visit(&value)).is_some())

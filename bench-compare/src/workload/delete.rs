@@ -6,42 +6,54 @@ use cairn_bench::Histogram;
 
 use super::scan::Order;
 use super::{Bench, settle::settle};
-use crate::data::Checker;
+use crate::data::{Checker, Key};
 use crate::engine::Result;
-use crate::measure::{Metrics, Stopwatch, add_rate, allocated_bytes};
+use crate::measure::{Metrics, Stopwatch, add_rate, allocated_bytes, per_second};
 
 /// Of so many keys in a row ...
 const PERIOD: u64 = 500;
 /// ... so many are kept.
 const KEPT: u64 = 10;
+/// Keys of a batch of deletes.
+const BATCH_KEYS: usize = 100;
 
 /// Keys that are left after [`delete_runs`].
 pub fn left_after_runs(keys: u64) -> u64 {
     keys / PERIOD * KEPT + (keys % PERIOD).min(KEPT)
 }
 
-/// Deletes one by one, in ascending order, the keys that `goes` names.
-fn delete(bench: &Bench, goes: impl Fn(u64) -> bool) -> Result<Metrics> {
+/// `delete_runs`: runs of 490 keys, in ascending order, so that 10 are left between them. In batches: with a
+/// snapshot held, each commit of a copy-on-write tree leaves the pages that it replaced, and a million commits fill the disk.
+pub fn delete_runs(bench: &Bench) -> Result<Metrics> {
+    let (engine, data) = (bench.engine, bench.data);
+    let mut latencies = Histogram::new();
+    let mut keys: Vec<Key> = Vec::with_capacity(BATCH_KEYS);
+    let mut deleted = 0;
+    let mut watch = Stopwatch::start(bench.duration);
+    for number in (0..data.keys).filter(|number| number % PERIOD >= KEPT) {
+        keys.push(data.key(number));
+        deleted += 1;
+        if keys.len() == BATCH_KEYS {
+            watch.time(&mut latencies, || engine.delete_batch(&keys))?;
+            keys.clear();
+        }
+    }
+    watch.time(&mut latencies, || engine.delete_batch(&keys))?;
+    Ok(Metrics::from([("ops_s".to_owned(), per_second(deleted, watch.elapsed()))]))
+}
+
+/// `delete_half`: every second key, one by one, in ascending order.
+pub fn delete_half(bench: &Bench) -> Result<Metrics> {
     let (engine, data) = (bench.engine, bench.data);
     let mut latencies = Histogram::new();
     let mut watch = Stopwatch::start(bench.duration);
-    for number in (0..data.keys).filter(|&number| goes(number)) {
+    for number in (1..data.keys).step_by(2) {
         let key = data.key(number);
         watch.time(&mut latencies, || engine.delete(&key))?;
     }
     let mut metrics = Metrics::new();
     add_rate(&mut metrics, "", &latencies, watch.elapsed());
     Ok(metrics)
-}
-
-/// `delete_seq`: runs of 490 keys, so that 10 are left between them.
-pub fn delete_runs(bench: &Bench) -> Result<Metrics> {
-    delete(bench, |number| number % PERIOD >= KEPT)
-}
-
-/// `delete_half`: every second key.
-pub fn delete_half(bench: &Bench) -> Result<Metrics> {
-    delete(bench, |number| number % 2 == 1)
 }
 
 /// `delete_scan10*`: ten entries from the first deleted key of a run on: across all of the run.

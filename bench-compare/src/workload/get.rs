@@ -86,7 +86,10 @@ pub fn get(bench: &Bench, workload: &str, pick: Pick, callers: u64) -> Result<Me
     };
     let seen: Vec<Seen> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..callers).map(|caller| scope.spawn(move || run(caller))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a reader panicked".into()))).collect::<Result<_>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("a reader panicked".into())))
+            .collect::<Result<_>>()
     })?;
     let mut all = Seen::default();
     for one in &seen {

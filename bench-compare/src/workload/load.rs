@@ -7,17 +7,20 @@ use crate::data::Shuffle;
 use crate::engine::Result;
 use crate::measure::{Metrics, Usage, allocated_bytes, per_second};
 
-/// Entries of a batch, in order or not.
-const BATCH_ENTRIES: usize = 100;
+/// Entries of a batch of a load in ascending order: a bulk load.
+const SORTED_BATCH_ENTRIES: usize = 1_000;
+/// Entries of a batch of a load in random order: what an application collects.
+const RANDOM_BATCH_ENTRIES: usize = 100;
 
 /// Loads all keys, in ascending order or in one that looks random, without waiting for anything afterwards.
 pub fn fill(bench: &Bench, sorted: bool) -> Result<()> {
     let shuffle = Shuffle::new(bench.data.keys);
-    let mut entries = bench.data.entries(BATCH_ENTRIES);
+    let batch_entries = if sorted { SORTED_BATCH_ENTRIES } else { RANDOM_BATCH_ENTRIES };
+    let mut entries = bench.data.entries(batch_entries);
     for place in 0..bench.data.keys {
         let number = if sorted { place } else { shuffle.at(place) };
         bench.data.add(&mut entries, number, 0);
-        if entries.len() == BATCH_ENTRIES || place + 1 == bench.data.keys {
+        if entries.len() == batch_entries || place + 1 == bench.data.keys {
             bench.engine.write_batch(&entries)?;
             entries.clear();
         }

@@ -18,8 +18,7 @@ pub fn put_and_kill(bench: &Bench) -> Result<()> {
         bench.data.value(number, 0, &mut value);
         bench.engine.put(&bench.data.key(number), &value, false)?;
     }
-    // SAFETY: the call sends a signal to this process; nothing of it goes on.
-    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     Err("this process outlived its own SIGKILL".into())
 }
 

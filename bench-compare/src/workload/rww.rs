@@ -28,7 +28,7 @@ pub fn read_while_writing(bench: &Bench, workload: &str, writes_per_second: Opti
             let key = data.key(number);
             data.value(number, generation, &mut value);
             match &mut pace {
-                Some(pace) => pace.time(&mut latencies, || engine.put(&key, &value, false))?,
+                Some(pace) => pace.time_from_due(&mut latencies, || engine.put(&key, &value, false))?,
                 None => watch.time(&mut latencies, || engine.put(&key, &value, false))?,
             }
         }

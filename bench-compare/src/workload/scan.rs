@@ -80,9 +80,8 @@ pub fn scan_full(bench: &Bench, reverse: bool, expected: u64) -> Result<Metrics>
         } else {
             Order::with_gaps(&mut checker, reverse)
         };
-        let count = watch.time(&mut latencies, || {
-            engine.scan(None, u64::MAX, reverse, &mut |key, value| order.entry(key, value))
-        })?;
+        let count = watch
+            .time(&mut latencies, || engine.scan(None, u64::MAX, reverse, &mut |key, value| order.entry(key, value)))?;
         checker.expect(count == expected);
         entries += count;
     }

@@ -7,7 +7,7 @@ use cairn_bench::Histogram;
 
 use super::{Bench, pace::Pace, settle::settle};
 use crate::engine::Result;
-use crate::measure::{Metrics, Stopwatch, Usage, add_latencies, add_rate, allocated_bytes};
+use crate::measure::{Metrics, Stopwatch, Usage, add_rate, allocated_bytes};
 
 /// Durable puts in a second.
 const DURABLE_PER_SECOND: u64 = 200;
@@ -22,7 +22,7 @@ fn spread(counts: &[u64]) -> (f64, f64, f64) {
     (mean, variance.sqrt(), counts.iter().copied().min().unwrap_or(0) as f64)
 }
 
-/// `steady`: one thread overwrites, another puts durably, 200 times a second.
+/// `steady`: one thread overwrites, another puts durably, 200 times a second, or as often as the engine can.
 pub fn steady(bench: &Bench, duration: Duration) -> Result<Metrics> {
     let (engine, data) = (bench.engine, bench.data);
     let written_before = Usage::now()?.write_bytes;
@@ -42,18 +42,20 @@ pub fn steady(bench: &Bench, duration: Duration) -> Result<Metrics> {
         }
         Ok((latencies, watch.elapsed()))
     };
-    let put_durably = || -> Result<Histogram> {
+    let put_durably = || -> Result<(Histogram, Duration)> {
         let mut random = bench.random("steady", 1);
         let mut latencies = Histogram::new();
         let mut value = Vec::new();
+        let mut watch = Stopwatch::start(duration);
         let mut pace = Pace::start(DURABLE_PER_SECOND);
         while !stop.load(Ordering::Relaxed) {
             let number = random.below(data.keys);
             let key = data.key(number);
             data.value(number, generation, &mut value);
-            pace.time(&mut latencies, || engine.put(&key, &value, true))?;
+            pace.wait();
+            watch.time(&mut latencies, || engine.put(&key, &value, true))?;
         }
-        Ok(latencies)
+        Ok((latencies, watch.elapsed()))
     };
     let watch_disk = || {
         let (mut seconds, mut peak, mut before) = (Vec::new(), 0, 0);
@@ -78,7 +80,7 @@ pub fn steady(bench: &Bench, duration: Duration) -> Result<Metrics> {
         let durable = durable.join().unwrap_or_else(|_| Err("the durable writer panicked".into()));
         (overwritten, durable, disk.join().unwrap_or_default())
     });
-    let ((latencies, elapsed), durable) = (overwritten?, durable?);
+    let ((latencies, elapsed), (durable, durable_elapsed)) = (overwritten?, durable?);
     let began = Instant::now();
     let settled = settle(bench)? - began;
     let written = Usage::now()?.write_bytes - written_before;
@@ -93,7 +95,7 @@ pub fn steady(bench: &Bench, duration: Duration) -> Result<Metrics> {
         ("space_amp".to_owned(), allocated_bytes(bench.dir) as f64 / data.user_bytes(data.keys)),
     ]);
     add_rate(&mut metrics, "", &latencies, elapsed);
-    add_latencies(&mut metrics, "durable_", &durable);
+    add_rate(&mut metrics, "durable_", &durable, durable_elapsed);
     for (second, count) in seconds.iter().enumerate() {
         metrics.insert(format!("second_{second:04}_ops_s"), *count as f64);
     }

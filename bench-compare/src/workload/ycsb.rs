@@ -91,8 +91,9 @@ pub fn ycsb(bench: &Bench, mix: &Mix) -> Result<Metrics> {
             Kind::Scan => {
                 let limit = 1 + random.below(SCAN_ENTRIES_MAX);
                 let mut order = Order::with_gaps(&mut checker, false);
-                let count = watch
-                    .time(latencies, || engine.scan(Some(&key), limit, false, &mut |key, value| order.entry(key, value)))?;
+                let count = watch.time(latencies, || {
+                    engine.scan(Some(&key), limit, false, &mut |key, value| order.entry(key, value))
+                })?;
                 // Near the end of the keys there may be fewer.
                 checker.expect((1..=limit).contains(&count));
             }

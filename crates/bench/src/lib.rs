@@ -1,8 +1,9 @@
 //! Cairn's own workloads, measured: embedded, and over HTTP.
 //!
 //! Owns: what each workload asks ([`Workload`]), the data it asks it of ([`Data`]), and the counting
-//! of operations and latencies ([`Measurement`]). Every answer is checked: a fast wrong answer is an
-//! error, not a result. Refuses: to open databases, start servers or print; its caller does.
+//! of operations and latencies ([`Measurement`], and [`Histogram`] for whoever counts by itself).
+//! Every answer is checked: a fast wrong answer is an error, not a result. Refuses: to open
+//! databases, start servers or print; its caller does.
 //!
 //! Invariants
 //! 1. Data and requests follow from the seed; only their interleaving does not.

@@ -65,6 +65,8 @@ impl BuildHasher for Mix {
 pub(crate) struct Cache {
     blocks: QuickCache<Key, Arc<Block>, ByBytes, Mix, DefaultLifecycle<Key, Arc<Block>>>,
     capacity: AtomicU64,
+    /// Bytes put in since it last looked at the budget.
+    unlooked: AtomicU64,
     memory: Arc<Memory>,
     counters: Arc<Counters>,
 }
@@ -82,6 +84,7 @@ impl Cache {
         Cache {
             blocks: QuickCache::with(blocks, capacity, ByBytes, Mix::default(), DefaultLifecycle::default()),
             capacity: AtomicU64::new(capacity),
+            unlooked: AtomicU64::new(0),
             memory,
             counters,
         }
@@ -118,7 +121,13 @@ impl BlockCache for Cache {
     }
 
     fn insert(&self, table: u64, offset: u64, block: Arc<Block>) {
-        self.follow_budget();
+        // To look costs a turn at every shard: not for each block, but for each hundredth of the whole.
+        let bytes = block.memory_bytes() as u64;
+        let unlooked = self.unlooked.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if unlooked > self.capacity.load(Ordering::Relaxed) / 128 {
+            self.unlooked.store(0, Ordering::Relaxed);
+            self.follow_budget();
+        }
         self.blocks.insert(key(table, offset), block);
     }
 

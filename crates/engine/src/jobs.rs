@@ -24,8 +24,8 @@ use std::time::Duration;
 use crate::core::{Core, Health};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{FileKind, LOG, RESERVE, classify};
-use crate::picker::{Circumstances, Plan, level0_is_worth_merging, pick, pick_full, pick_series};
 use crate::options::CompactionStyle;
+use crate::picker::{Circumstances, Plan, level0_is_worth_merging, pick, pick_full, pick_series};
 use crate::stats::add;
 use crate::types::{KeyspaceId, SeqNo, Visibility};
 

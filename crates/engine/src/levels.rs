@@ -194,15 +194,12 @@ impl Levels {
     }
 
     /// The table of a sorted level that may hold `key`.
+    #[inline]
     pub(crate) fn find(&self, level: usize, key: &[u8]) -> Option<&TableRef> {
         debug_assert!(level > 0);
+        // Most levels of most databases: every lookup comes by.
         let tables = self.level(level);
-        let misses = cairn_env::mutant("last-key-of-table-missed");
-        let at = tables.partition_point(|t| {
-            let order = compare(&t.meta.largest_key, key);
-            order.is_lt() || (misses && order.is_eq())
-        });
-        tables.get(at).filter(|t| compare(&t.meta.smallest_key, key).is_le())
+        if tables.is_empty() { None } else { find_sorted(tables, key) }
     }
 
     /// The tables of a level whose ranges meet `[smallest, largest]`.
@@ -229,6 +226,16 @@ impl Levels {
     pub(crate) fn table_count(&self) -> usize {
         self.levels.iter().map(|tables| tables.len()).sum()
     }
+}
+
+/// The one of a sorted level's tables that may hold `key`.
+fn find_sorted<'a>(tables: &'a [TableRef], key: &[u8]) -> Option<&'a TableRef> {
+    let misses = cairn_env::mutant("last-key-of-table-missed");
+    let at = tables.partition_point(|t| {
+        let order = compare(&t.meta.largest_key, key);
+        order.is_lt() || (misses && order.is_eq())
+    });
+    tables.get(at).filter(|t| compare(&t.meta.smallest_key, key).is_le())
 }
 
 /// Restores a level's order: level 0 newest first, the others by key.

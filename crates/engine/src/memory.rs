@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) enum Use {
     /// Memtables: active, sealed, and kept to decide conditions.
     Memtables,
-    /// Indexes, and the partitions (their filters and indexes) that tables hold.
+    /// Indexes, and the partitions and filters that tables hold.
     Tables,
     /// Blocks, cached or pinned by somebody.
     Blocks,
@@ -87,7 +87,7 @@ impl Memory {
         left.min(self.cache.saturating_sub(tables).max(self.cache / CACHE_SHARE_MIN))
     }
 
-    /// What tables may hold of the budget; beyond it partitions load on demand.
+    /// What tables may hold of the budget; beyond it partitions and filters load on demand.
     pub(crate) fn tables_bytes_max(&self) -> u64 {
         (self.budget / 4).min(self.cache / 2)
     }

@@ -88,6 +88,7 @@ impl<'a> Output<'a> {
     ) -> Result<()> {
         if self.taken.is_multiple_of(CHECK_EVERY) {
             self.core.check_job(self.keyspace)?;
+            self.charge_current();
         }
         self.taken += 1;
         let begins_key = self.retainer.begins_key(key);
@@ -120,9 +121,16 @@ impl<'a> Output<'a> {
         })
     }
 
+    /// The table in the making grows with its keys, which its filter takes until the end.
+    fn charge_current(&mut self) {
+        if let Some(current) = &self.current {
+            self.charge.resize(current.builder.memory_bytes() as u64);
+        }
+    }
+
     fn finish_current(&mut self) -> Result<()> {
+        self.charge_current();
         let Some(current) = self.current.take() else { return Ok(()) };
-        self.charge.resize(current.builder.memory_bytes() as u64);
         let Current { id, path, builder, stale } = current;
         let summary = match builder.finish() {
             Ok(summary) => summary,

@@ -84,7 +84,6 @@ pub(crate) fn level0_is_worth_merging(levels: &Levels) -> bool {
     !levels.level(0).is_empty() && levels.level_bytes(1) <= 2 * levels.level_bytes(0)
 }
 
-
 /// The next step of a full compaction: everything moves to the bottom, then what garbage is left
 /// there goes. Tables written after `target` are left alone, so that it ends under load. `None`
 /// when the keyspace is as small as its readers allow.

@@ -86,7 +86,8 @@ fn lookup<'a>(core: &Core, tree: &'a Tree, key: &[u8], seq: SeqNo, mode: Read) -
         return Ok(Found::Absent);
     }
     let hash = core.hash(key);
-    let level0 = tree.levels.level(0).iter().filter(|table| table.meta.overlaps(key, key));
+    // A table's filter says sooner than its key range that it need not be searched.
+    let level0 = tree.levels.level(0).iter();
     let deeper = (1..LEVEL_COUNT).filter_map(|level| tree.levels.find(level, key));
     for table in level0.chain(deeper) {
         match table.table.get(key, hash, seq.0, mode).map_err(table_error)? {

@@ -53,7 +53,7 @@ pub(crate) async fn scan(app: &Arc<App>, query: ScanQuery, headers: &HeaderMap) 
     Ok(reply(match first.await?? {
         (chunk, None) => Content::Whole(chunk),
         (chunk, Some(rest)) => {
-            let body = ScanBody { app: app.clone(), ready: Some(chunk), step: Step::Paused(rest) };
+            let body = ScanBody { app: app.clone(), ready: Some(chunk), step: Step::Paused(Box::new(rest)) };
             Content::Scan(Box::new(body))
         }
     }))
@@ -133,7 +133,7 @@ pub(crate) struct ScanBody {
 
 enum Step {
     /// The last chunk was taken; the next is not being read.
-    Paused(Scan),
+    Paused(Box<Scan>),
     /// A blocking thread reads the next, or waits to.
     Reading(Pin<Box<dyn Future<Output = Chunk> + Send>>),
     Done,
@@ -171,7 +171,7 @@ impl ScanBody {
                     match read {
                         Ok((chunk, rest)) => {
                             self.ready = Some(chunk).filter(|chunk| !chunk.is_empty());
-                            self.step = rest.map_or(Step::Done, Step::Paused);
+                            self.step = rest.map_or(Step::Done, |rest| Step::Paused(Box::new(rest)));
                         }
                         Err(_) => {
                             self.app.metrics.scan_broke();

@@ -1,62 +1,65 @@
-//! The data block: sorted entries whose keys are stored as what differs from the key before.
+//! The data block: sorted entries, each of which can be reached without those before it.
 //!
-//! Neighbouring keys share long prefixes, so an entry holds only how many bytes it shares and the
-//! rest. Every `restart_interval` entries a key is stored whole: a restart, where decoding can
-//! begin. Restarts are searched by bisection, or found at once through the hash index, which maps
-//! the hash of a user key to the restart at or after which its first version lies.
-//!
-//! Values stand apart, after all keys: a search passes a handful of entries, and this way they
-//! share a cache line or two, where values between them would make each a miss of its own.
+//! What all keys begin with stands once; the rest of each key, its suffix, stands whole. Where
+//! suffixes or values are of one length, as they mostly are, an entry is found by arithmetic, otherwise
+//! by where it ends. So a lookup touches the hash index, one suffix and one value, a seek bisects the
+//! suffixes, and a scan goes either way at the same cost.
 //!
 //! ```text
-//! contents := header entry+ value+ restart+ bucket* restart_count:u32 bucket_count:u16
-//! header   := flags:u8 base_seq:varint [kind:u8, if flag 2]
-//! flags    := 1: all entries have base_seq, and carry no seq_delta
-//!             2: all entries have kind, and carry none of their own
-//! entry    := shared:varint suffix_len:varint value_len:varint
-//!             suffix [seq_delta:varint] [kind:u8]
-//! value    := value_len bytes, in the order of the entries
-//! restart  := entry_at:u32 value_at:u32, where in the contents an entry with shared = 0 begins, and
-//!             its value; entry_at strictly ascending, the first restart is the first entry
-//! bucket   := u8, number of a restart; 254: keys of several restarts fell here; 255: none did
+//! contents   := header [suffix_end*] [value_end*] seq_delta* [kind*] bucket* suffix* value*
+//! header     := flags:u8 count:varint prefix:prefixed base_seq:varint
+//!               [kind:u8, if KIND] [suffix_len:varint, if KEYS] [value_len:varint, if VALUES] bucket_count:varint
+//! prefixed   := length:varint bytes
+//! flags      := 1 KIND: all entries have `kind`, and carry none of their own
+//!               2 KEYS: all suffixes have `suffix_len` bytes, and there is no suffix_end
+//!               4 VALUES: all values have `value_len` bytes, and there is no value_end
+//!               8 WIDE: ends are u32, otherwise u16
+//!               16 times the bytes of a seq_delta, 0 to 8
+//! suffix_end := where a suffix ends among the suffixes      value_end := likewise among the values
+//! bucket     := u8, the number of an entry that is the first of its key; 255: no key fell here
 //! ```
 //!
-//! Integers are little-endian. The sequence number of an entry is `base_seq + seq_delta`; an entry's
-//! key is the first `shared` bytes of the key before, then `suffix`. A block of only one restart,
-//! or of more than 253, carries no buckets. The bucket of a hash is its upper 32 bits scaled to
-//! `bucket_count`; buckets number four thirds of the distinct user keys.
+//! Integers are little-endian; there is one of each repeated part for each of the `count` entries, at
+//! least one. The key of an entry is `prefix` and its suffix, its sequence number `base_seq + seq_delta`.
+//! The bucket of a hash is its upper 32 bits scaled to `bucket_count`, which is four thirds of the distinct
+//! keys, or 0 in a block of over 254 entries, and where an index is not wanted. Of the keys that fall into a bucket it names the first.
+//!
+//! [`Layout::parse`] checks all of this but the order of keys and what buckets say; after it nothing fails.
 
-use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare};
+use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare, same};
 
 use crate::{KEY_BYTES_MAX, slot};
 
-const UNIFORM_SEQ: u8 = 1;
-const UNIFORM_KIND: u8 = 2;
-const TAIL_BYTES: usize = 6;
-const RESTART_BYTES: usize = 8;
-const BUCKET_MANY: u8 = 254;
+const KIND: u8 = 1;
+const KEYS: u8 = 2;
+const VALUES: u8 = 4;
+const WIDE: u8 = 8;
+const SEQ_BYTES_SHIFT: u8 = 4;
 const BUCKET_NONE: u8 = 255;
+/// More entries than this carry no buckets.
+const BUCKETS_ENTRIES_MAX: usize = 254;
 
-/// Lengths, sequence number, and shares of restart and buckets of one entry, about.
+/// Sequence number, kind, ends, and share of the buckets of one entry, about.
 const ENTRY_OVERHEAD_BYTES: usize = 8;
 
 /// Collects the entries of one block, then encodes them; used again for the next block.
 pub(crate) struct BlockBuilder {
-    restart_interval: usize,
     hash_index: bool,
     pending: Vec<Pending>,
-    /// Suffix and value of each pending entry.
+    /// Key and value of each pending entry.
     bytes: Vec<u8>,
+    /// How many bytes all pending keys begin with alike.
+    prefix_len: usize,
+    /// Bytes of all pending keys.
+    keys_len: usize,
     /// Survives the block: the next key is compared with it for order.
     last_key: Vec<u8>,
     last_seq: u64,
     encoded: Vec<u8>,
-    restarts: Vec<(u32, u32)>,
 }
 
 struct Pending {
-    shared: usize,
-    suffix_len: usize,
+    key_len: usize,
     value_len: usize,
     seq: u64,
     kind: u8,
@@ -66,28 +69,30 @@ struct Pending {
 }
 
 impl BlockBuilder {
-    pub(crate) fn new(restart_interval: usize, hash_index: bool) -> BlockBuilder {
+    pub(crate) fn new(hash_index: bool) -> BlockBuilder {
         BlockBuilder {
-            restart_interval,
             hash_index,
             pending: Vec::new(),
             bytes: Vec::new(),
+            prefix_len: 0,
+            keys_len: 0,
             last_key: Vec::new(),
             last_seq: 0,
             encoded: Vec::new(),
-            restarts: Vec::new(),
         }
     }
 
     /// Adds an entry that sorts after the last.
     pub(crate) fn add(&mut self, key: &[u8], hash: u64, seq: u64, kind: u8, value: &[u8]) {
-        let common = if self.pending.is_empty() { 0 } else { common_prefix(&self.last_key, key) };
-        let first = self.pending.is_empty() || common < key.len() || common < self.last_key.len();
-        let shared = if self.pending.len().is_multiple_of(self.restart_interval) { 0 } else { common };
-        let suffix = key.get(shared..).unwrap_or_default();
-        self.bytes.extend_from_slice(suffix);
+        let common = common_prefix(&self.last_key, key);
+        let begins = self.pending.is_empty();
+        let first = begins || common < key.len() || common < self.last_key.len();
+        // Keys are sorted: what the first and the last have in common, all have.
+        self.prefix_len = if begins { key.len() } else { self.prefix_len.min(common) };
+        self.keys_len += key.len();
+        self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.pending.push(Pending { shared, suffix_len: suffix.len(), value_len: value.len(), seq, kind, hash, first });
+        self.pending.push(Pending { key_len: key.len(), value_len: value.len(), seq, kind, hash, first });
         self.last_key.truncate(common);
         self.last_key.extend_from_slice(key.get(common..).unwrap_or_default());
         self.last_seq = seq;
@@ -108,12 +113,13 @@ impl BlockBuilder {
 
     /// About how long the contents are.
     pub(crate) fn estimated_bytes(&self) -> usize {
-        self.bytes.len() + self.pending.len() * ENTRY_OVERHEAD_BYTES
+        let shared = self.prefix_len * self.pending.len().saturating_sub(1);
+        (self.bytes.len() + self.pending.len() * ENTRY_OVERHEAD_BYTES).saturating_sub(shared)
     }
 
-    /// About how much longer an entry makes them, at most.
-    pub(crate) fn estimated_entry_bytes(key: &[u8], value: &[u8]) -> usize {
-        key.len() + value.len() + ENTRY_OVERHEAD_BYTES
+    /// About how much longer an entry makes them, at most, if it begins as the others do.
+    pub(crate) fn estimated_entry_bytes(&self, key: &[u8], value: &[u8]) -> usize {
+        key.len().saturating_sub(self.prefix_len) + value.len() + ENTRY_OVERHEAD_BYTES
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
@@ -121,86 +127,110 @@ impl BlockBuilder {
             + self.bytes.capacity()
             + self.last_key.capacity()
             + self.encoded.capacity()
-            + self.restarts.capacity() * size_of::<(u32, u32)>()
     }
 
     /// Encodes the entries added since the last call; there must be at least one.
     pub(crate) fn encode(&mut self) -> &[u8] {
         self.encoded.clear();
-        self.restarts.clear();
+        let (count, prefix_len) = (self.pending.len(), self.prefix_len);
         let base = self.pending.iter().map(|e| e.seq).min().unwrap_or(0);
-        let kind = self.pending.first().map_or(0, |e| e.kind);
-        let uniform_seq = self.pending.iter().all(|e| e.seq == base);
-        let uniform_kind = self.pending.iter().all(|e| e.kind == kind);
+        let span = self.pending.iter().map(|e| e.seq).max().unwrap_or(0) - base;
+        let seq_bytes = size_of::<u64>() - span.leading_zeros() as usize / 8;
+        let one = |of: fn(&Pending) -> usize| {
+            let first = self.pending.first().map_or(0, of);
+            self.pending.iter().all(|e| of(e) == first).then_some(first)
+        };
+        let (kind, key_len, value_len) = (one(|e| usize::from(e.kind)), one(|e| e.key_len), one(|e| e.value_len));
+        let suffixes_len = self.keys_len - count * prefix_len;
+        let values_len = self.bytes.len() - self.keys_len;
+        let ends = [(key_len, suffixes_len), (value_len, values_len)];
+        let wide = ends.iter().any(|(one, len)| one.is_none() && *len > usize::from(u16::MAX));
+        let buckets = if self.hash_index && (2..=BUCKETS_ENTRIES_MAX).contains(&count) {
+            let keys = self.pending.iter().filter(|e| e.first).count();
+            keys + keys / 3 + 1
+        } else {
+            0
+        };
+
         let out = &mut self.encoded;
-        out.put_u8(if uniform_seq { UNIFORM_SEQ } else { 0 } | if uniform_kind { UNIFORM_KIND } else { 0 });
+        let flag = |on: bool, flag: u8| if on { flag } else { 0 };
+        out.put_u8(
+            flag(kind.is_some(), KIND)
+                | flag(key_len.is_some(), KEYS)
+                | flag(value_len.is_some(), VALUES)
+                | flag(wide, WIDE)
+                | (seq_bytes as u8) << SEQ_BYTES_SHIFT,
+        );
+        out.put_varint(count as u64);
+        out.put_prefixed(self.bytes.get(..prefix_len).unwrap_or_default());
         out.put_varint(base);
-        if uniform_kind {
-            out.put_u8(kind);
+        if let Some(kind) = kind {
+            out.put_u8(kind as u8);
         }
-        let mut rest = self.bytes.as_slice();
-        let mut value_at = 0;
-        for (i, entry) in self.pending.iter().enumerate() {
-            if i.is_multiple_of(self.restart_interval) {
-                self.restarts.push((small(out.len()), small(value_at)));
-            }
-            out.put_varint(entry.shared as u64);
-            out.put_varint(entry.suffix_len as u64);
-            out.put_varint(entry.value_len as u64);
-            let (suffix, after) = rest.split_at_checked(entry.suffix_len).unwrap_or_default();
-            rest = after.get(entry.value_len..).unwrap_or_default();
-            value_at += entry.value_len;
-            out.extend_from_slice(suffix);
-            if !uniform_seq {
-                out.put_varint(entry.seq - base);
-            }
-            if !uniform_kind {
-                out.put_u8(entry.kind);
+        if let Some(key_len) = key_len {
+            out.put_varint((key_len - prefix_len) as u64);
+        }
+        if let Some(value_len) = value_len {
+            out.put_varint(value_len as u64);
+        }
+        out.put_varint(buckets as u64);
+        if key_len.is_none() {
+            put_ends(out, wide, self.pending.iter().map(|e| e.key_len - prefix_len));
+        }
+        if value_len.is_none() {
+            put_ends(out, wide, self.pending.iter().map(|e| e.value_len));
+        }
+        for entry in &self.pending {
+            out.extend_from_slice((entry.seq - base).to_le_bytes().get(..seq_bytes).unwrap_or_default());
+        }
+        if kind.is_none() {
+            out.extend(self.pending.iter().map(|e| e.kind));
+        }
+        let buckets_at = out.len();
+        out.resize(buckets_at + buckets, BUCKET_NONE);
+        for (number, entry) in self.pending.iter().enumerate().filter(|(_, e)| e.first && buckets > 0) {
+            let number = u8::try_from(number).unwrap_or(BUCKET_NONE);
+            if let Some(bucket) = out.get_mut(buckets_at + slot(entry.hash, small(buckets)))
+                && *bucket == BUCKET_NONE
+            {
+                *bucket = number;
             }
         }
-        let values_at = small(out.len());
         let mut rest = self.bytes.as_slice();
         for entry in &self.pending {
-            let value = rest.get(entry.suffix_len..).unwrap_or_default();
-            let (value, after) = value.split_at_checked(entry.value_len).unwrap_or_default();
+            let (key, after) = rest.split_at_checked(entry.key_len).unwrap_or_default();
+            out.extend_from_slice(key.get(prefix_len..).unwrap_or_default());
+            rest = after.get(entry.value_len..).unwrap_or_default();
+        }
+        let mut rest = self.bytes.as_slice();
+        for entry in &self.pending {
+            let (value, after) =
+                rest.get(entry.key_len..).unwrap_or_default().split_at_checked(entry.value_len).unwrap_or_default();
             out.extend_from_slice(value);
             rest = after;
         }
-        for (entry_at, value_at) in &self.restarts {
-            out.put_u32(*entry_at);
-            out.put_u32(values_at + *value_at);
-        }
-        let restarts = small(self.restarts.len());
-        let bucket_count = self.encode_buckets();
-        self.encoded.put_u32(restarts);
-        self.encoded.put_u16(bucket_count);
         self.pending.clear();
         self.bytes.clear();
+        self.keys_len = 0;
         &self.encoded
-    }
-
-    fn encode_buckets(&mut self) -> u16 {
-        if !self.hash_index || !(2..=usize::from(BUCKET_MANY)).contains(&self.restarts.len()) {
-            return 0;
-        }
-        let keys = self.pending.iter().filter(|e| e.first).count();
-        let count = u16::try_from(keys + keys / 3 + 1).unwrap_or(u16::MAX);
-        let start = self.encoded.len();
-        self.encoded.resize(start + usize::from(count), BUCKET_NONE);
-        for (i, entry) in self.pending.iter().enumerate().filter(|(_, e)| e.first) {
-            let restart = u8::try_from(i / self.restart_interval).unwrap_or(BUCKET_MANY);
-            if let Some(bucket) = self.encoded.get_mut(start + slot(entry.hash, u32::from(count))) {
-                let free = *bucket == BUCKET_NONE || *bucket == restart;
-                *bucket = if free { restart } else { BUCKET_MANY };
-            }
-        }
-        count
     }
 
     /// Gives back the memory a large entry took.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         self.bytes.shrink_to(bytes);
         self.encoded.shrink_to(bytes);
+    }
+}
+
+fn put_ends(out: &mut Vec<u8>, wide: bool, lens: impl Iterator<Item = usize>) {
+    let mut end = 0;
+    for len in lens {
+        end += len;
+        if wide {
+            out.put_u32(small(end));
+        } else {
+            out.put_u16(u16::try_from(end).unwrap_or(u16::MAX));
+        }
     }
 }
 
@@ -211,105 +241,188 @@ fn small(n: usize) -> u32 {
 }
 
 /// Where the parts of a data block lie; checked against its contents.
+#[derive(Debug)]
 pub(crate) struct Layout {
+    count: usize,
+    prefix_at: usize,
+    prefix_len: usize,
     base_seq: u64,
-    uniform_seq: bool,
-    uniform_kind: Option<u8>,
-    /// Where the entries end and the values begin.
-    entries_end: usize,
-    /// Where the values end and the restarts begin.
-    values_end: usize,
-    restart_count: usize,
-    bucket_count: u16,
+    kind: Option<u8>,
+    seq_bytes: usize,
+    bucket_count: u32,
+    buckets_at: usize,
+    seqs_at: usize,
+    kinds_at: usize,
+    suffixes: Column,
+    values: Column,
+}
+
+/// Strings one after the other.
+#[derive(Debug)]
+struct Column {
+    at: usize,
+    len: Length,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    /// All have this many bytes.
+    One(usize),
+    /// Where each ends stands from here on, in two bytes.
+    Narrow(usize),
+    /// In four bytes.
+    Wide(usize),
+}
+
+impl Column {
+    /// Where string `n` of the column begins and ends. The column is known to have it.
+    #[inline]
+    fn range(&self, contents: &[u8], n: usize) -> (usize, usize) {
+        let before = n.checked_sub(1);
+        match self.len {
+            Length::One(len) => (self.at + n * len, self.at + n * len + len),
+            Length::Narrow(ends) => {
+                let end = |n: usize| {
+                    let bytes = contents.get(ends + n * 2..).and_then(|rest| rest.first_chunk::<2>());
+                    bytes.map_or(0, |bytes| usize::from(u16::from_le_bytes(*bytes)))
+                };
+                (self.at + before.map_or(0, end), self.at + end(n))
+            }
+            Length::Wide(ends) => {
+                let end = |n: usize| {
+                    let bytes = contents.get(ends + n * 4..).and_then(|rest| rest.first_chunk::<4>());
+                    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
+                };
+                (self.at + before.map_or(0, end), self.at + end(n))
+            }
+        }
+    }
+
+    #[inline]
+    fn get<'a>(&self, contents: &'a [u8], n: usize) -> &'a [u8] {
+        let (start, end) = self.range(contents, n);
+        contents.get(start..end).unwrap_or_default()
+    }
+}
+
+/// Gives out what stands one after the other from an offset on.
+struct Parts {
+    at: usize,
+    end: usize,
+}
+
+impl Parts {
+    /// The next part of `count` times `each` bytes.
+    fn take(&mut self, count: usize, each: usize) -> Result<usize, DecodeError> {
+        let at = self.at;
+        let short = DecodeError { offset: at, what: "data block too short for its entries" };
+        self.at =
+            count.checked_mul(each).and_then(|len| at.checked_add(len)).filter(|end| *end <= self.end).ok_or(short)?;
+        Ok(at)
+    }
 }
 
 impl Layout {
     pub(crate) fn parse(contents: &[u8]) -> Result<Layout, DecodeError> {
-        let no_room = DecodeError { offset: contents.len(), what: "data block too short for its tail" };
-        let tail_at = contents.len().checked_sub(TAIL_BYTES).ok_or(no_room)?;
-        let mut tail = Reader::new(contents.get(tail_at..).unwrap_or_default());
-        let restart_count = usize::try_from(tail.u32()?).unwrap_or(usize::MAX);
-        let bucket_count = tail.u16()?;
-        let values_end = restart_count
-            .checked_mul(RESTART_BYTES)
-            .and_then(|restarts| tail_at.checked_sub(restarts))
-            .and_then(|left| left.checked_sub(usize::from(bucket_count)))
-            .ok_or(no_room)?;
-        let mut header = Reader::new(contents.get(..values_end).unwrap_or_default());
+        let mut header = Reader::new(contents);
+        let error = |offset, what| Err(DecodeError { offset, what });
         let flags = header.u8()?;
-        if flags & !(UNIFORM_SEQ | UNIFORM_KIND) != 0 {
-            return Err(DecodeError { offset: 0, what: "unknown flags of a data block" });
+        let seq_bytes = usize::from(flags >> SEQ_BYTES_SHIFT);
+        if seq_bytes > size_of::<u64>() {
+            return error(0, "sequence numbers of over eight bytes");
         }
+        // Two entries differ by a byte at least.
+        let count = header.varint_len(contents.len())?;
+        let prefix = header.prefixed()?;
+        let (prefix_at, prefix_len) = (header.offset() - prefix.len(), prefix.len());
         let base_seq = header.varint()?;
-        let uniform_kind = if flags & UNIFORM_KIND != 0 { Some(header.u8()?) } else { None };
-        let mut layout = Layout {
-            base_seq,
-            uniform_seq: flags & UNIFORM_SEQ != 0,
-            uniform_kind,
-            entries_end: values_end,
-            values_end,
-            restart_count,
-            bucket_count,
+        let kind = if flags & KIND != 0 { Some(header.u8()?) } else { None };
+        let mut len_if =
+            |flag: u8| if flags & flag != 0 { header.varint_len(contents.len()).map(Some) } else { Ok(None) };
+        let (suffix_len, value_len) = (len_if(KEYS)?, len_if(VALUES)?);
+        let bucket_count = header.varint_len(contents.len())?;
+        if count == 0 {
+            return error(0, "a data block without entries");
+        }
+
+        let mut parts = Parts { at: header.offset(), end: contents.len() };
+        let end_bytes = if flags & WIDE != 0 { 4 } else { 2 };
+        let mut lengths = |one: Option<usize>| -> Result<Length, DecodeError> {
+            Ok(match one {
+                Some(len) => Length::One(len),
+                None if end_bytes == 4 => Length::Wide(parts.take(count, 4)?),
+                None => Length::Narrow(parts.take(count, 2)?),
+            })
         };
-        let first = DataBlock { contents, layout: &layout }.restart(0);
-        layout.entries_end = match first {
-            Some(first) if first.at == header.offset() && first.at < first.value_at && first.value_at <= values_end => {
-                first.value_at
+        let (suffix_lengths, value_lengths) = (lengths(suffix_len)?, lengths(value_len)?);
+        let seqs_at = parts.take(count, seq_bytes)?;
+        let kinds_at = parts.take(if kind.is_none() { count } else { 0 }, 1)?;
+        let buckets_at = parts.take(bucket_count, 1)?;
+        let mut column = |len: Length| -> Result<Column, DecodeError> {
+            let column = Column { at: parts.at, len };
+            // Ends must not go back, so that each string lies within the column.
+            let mut before = parts.at;
+            for n in if matches!(len, Length::One(_)) { count - 1..count } else { 0..count } {
+                let (_, end) = column.range(contents, n);
+                if end < before {
+                    return Err(DecodeError { offset: parts.at, what: "ends out of order" });
+                }
+                before = end;
             }
-            _ => return Err(DecodeError { offset: header.offset(), what: "first restart is not the first entry" }),
+            parts.take(1, before - parts.at)?;
+            Ok(column)
+        };
+        let (suffixes, values) = (column(suffix_lengths)?, column(value_lengths)?);
+        if parts.at != parts.end {
+            return error(parts.at, "bytes behind the last value");
+        }
+        let layout = Layout {
+            count,
+            prefix_at,
+            prefix_len,
+            base_seq,
+            kind,
+            seq_bytes,
+            bucket_count: small(bucket_count),
+            buckets_at,
+            seqs_at,
+            kinds_at,
+            suffixes,
+            values,
         };
         let block = DataBlock { contents, layout: &layout };
-        let mut before = Place { at: 0, value_at: 0 };
-        for i in 0..restart_count {
-            let bad = DecodeError { offset: values_end, what: "restarts out of order or out of bounds" };
-            let place = block.restart(i).ok_or(bad)?;
-            let ascending = before.at < place.at && before.value_at <= place.value_at;
-            if !ascending || place.at >= layout.entries_end || place.value_at > values_end {
-                return Err(bad);
+        let lens = if suffix_len.is_some() { 0..1 } else { 0..count };
+        for n in lens {
+            let len = prefix_len + block.suffix(n).len();
+            if len == 0 || len > KEY_BYTES_MAX {
+                return error(prefix_at, "a key of impossible length");
             }
-            before = place;
+        }
+        // Only where so large a delta could be does one have to look.
+        let delta_max = u64::MAX.checked_shr(64 - 8 * seq_bytes as u32).unwrap_or(0);
+        let overflows = |n: usize| base_seq.checked_add(block.seq_delta(n)).is_none();
+        if base_seq.checked_add(delta_max).is_none() && (0..count).any(overflows) {
+            return error(seqs_at, "sequence number over 64 bits");
+        }
+        let buckets = contents.get(buckets_at..buckets_at + bucket_count).unwrap_or_default();
+        let named = |&bucket: &u8| if bucket == BUCKET_NONE { 0 } else { bucket };
+        if buckets.iter().map(named).fold(0, u8::max) as usize >= count {
+            return error(buckets_at, "the hash index names an entry that does not exist");
         }
         Ok(layout)
     }
 }
 
-/// Where an entry begins, and its value.
+/// An entry, without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) at: usize,
-    pub(crate) value_at: usize,
-}
-
-/// An entry as it stands in its block.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// Where it begins.
-    pub(crate) at: usize,
-    pub(crate) shared: usize,
-    suffix_at: usize,
-    suffix_end: usize,
+    /// Its number in the block.
+    pub(crate) number: usize,
     pub(crate) seq: u64,
     pub(crate) kind: u8,
     /// Where its value begins and ends.
     pub(crate) value_at: usize,
     pub(crate) value_end: usize,
-    /// Where it ends.
-    end: usize,
-}
-
-impl Entry {
-    /// Where the next entry begins.
-    pub(crate) fn next(&self) -> Place {
-        Place { at: self.end, value_at: self.value_end }
-    }
-}
-
-/// What an entry begins with.
-struct Lengths {
-    shared: usize,
-    suffix_at: usize,
-    suffix_end: usize,
-    value_len: u64,
 }
 
 /// What the hash index says of a key.
@@ -319,8 +432,8 @@ pub(crate) enum Bucket {
     Unknown,
     /// The key is not in this block.
     Absent,
-    /// If the key is here, its first version is among the entries of this restart.
-    Restart(usize),
+    /// If this entry is not of the key, bisect.
+    Entry(usize),
 }
 
 /// Reads a data block.
@@ -331,255 +444,165 @@ pub(crate) struct DataBlock<'a> {
 }
 
 impl<'a> DataBlock<'a> {
-    /// Where the entries end.
-    pub(crate) fn end(&self) -> usize {
-        self.layout.entries_end
-    }
-
-    pub(crate) fn restart_count(&self) -> usize {
-        self.layout.restart_count
+    /// Number of entries, at least one.
+    #[inline]
+    pub(crate) fn count(&self) -> usize {
+        self.layout.count
     }
 
     pub(crate) fn bucket_count(&self) -> usize {
-        usize::from(self.layout.bucket_count)
+        self.layout.bucket_count as usize
     }
 
-    /// Where the values end.
-    pub(crate) fn values_end(&self) -> usize {
-        self.layout.values_end
+    /// What all keys begin with.
+    #[inline]
+    pub(crate) fn prefix(&self) -> &'a [u8] {
+        let Layout { prefix_at, prefix_len, .. } = *self.layout;
+        self.contents.get(prefix_at..prefix_at + prefix_len).unwrap_or_default()
     }
 
-    /// The first entry.
-    pub(crate) fn start(&self) -> Place {
-        self.restart(0).unwrap_or(self.past_end())
+    /// The key of entry `number` behind the prefix.
+    #[inline]
+    pub(crate) fn suffix(&self, number: usize) -> &'a [u8] {
+        self.layout.suffixes.get(self.contents, number)
     }
 
-    /// Where an entry after the last would begin.
-    fn past_end(&self) -> Place {
-        Place { at: self.layout.entries_end, value_at: self.layout.values_end }
+    #[inline]
+    fn seq_delta(&self, number: usize) -> u64 {
+        let len = self.layout.seq_bytes;
+        let at = self.layout.seqs_at + number * len;
+        // Most often there are eight bytes to load, of which some belong to others.
+        match self.contents.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+            Some(_) if len == 0 => 0,
+            Some(bytes) => u64::from_le_bytes(*bytes) & (u64::MAX >> (64 - 8 * len)),
+            None => {
+                let mut bytes = [0; 8];
+                for (to, from) in bytes.iter_mut().zip(self.contents.get(at..at + len).unwrap_or_default()) {
+                    *to = *from;
+                }
+                u64::from_le_bytes(bytes)
+            }
+        }
     }
 
-    /// Where the entries of restart `i` begin.
-    pub(crate) fn restart(&self, i: usize) -> Option<Place> {
-        if i >= self.layout.restart_count {
+    /// The sequence number of entry `number`.
+    #[inline]
+    pub(crate) fn seq(&self, number: usize) -> u64 {
+        self.layout.base_seq.wrapping_add(self.seq_delta(number))
+    }
+
+    /// Entry `number`, if there is one.
+    #[inline]
+    pub(crate) fn entry(&self, number: usize) -> Option<Entry> {
+        if number >= self.layout.count {
             return None;
         }
-        let bytes = self.contents.get(self.layout.values_end + i * RESTART_BYTES..)?.first_chunk::<RESTART_BYTES>()?;
-        let [a, b, c, d, e, f, g, h] = *bytes;
-        let at = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
-        let value_at = usize::try_from(u32::from_le_bytes([e, f, g, h])).ok()?;
-        Some(Place { at, value_at })
-    }
-
-    /// Where the entries of restart `i` end.
-    pub(crate) fn restart_end(&self, i: usize) -> usize {
-        self.restart(i + 1).map_or(self.layout.entries_end, |next| next.at)
-    }
-
-    /// The number of the last restart that begins before `at`.
-    pub(crate) fn restart_under(&self, at: usize) -> Option<usize> {
-        let (mut low, mut high) = (0, self.layout.restart_count);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.restart(middle)?.at < at {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low.checked_sub(1)
-    }
-
-    /// Decodes the lengths at which an entry begins, at a place before [`DataBlock::end`].
-    #[inline]
-    fn lengths(&self, at: usize) -> Result<Lengths, DecodeError> {
-        let end = self.layout.entries_end;
-        let entries = self.contents.get(..end).unwrap_or_default();
-        let mut pos = at;
-        // One byte each in most entries, so that case comes first.
-        let (shared, suffix_len, value_len) = match entries.get(at..).and_then(|rest| rest.first_chunk::<3>()) {
-            Some(&[a, b, c]) if (a | b | c) < 0x80 => {
-                pos += 3;
-                (u64::from(a), u64::from(b), u64::from(c))
-            }
-            _ => (varint(entries, &mut pos)?, varint(entries, &mut pos)?, varint(entries, &mut pos)?),
-        };
-        let suffix_end = advance(pos, suffix_len, end).ok_or(cut(at))?;
-        let shared = usize::try_from(shared).unwrap_or(usize::MAX);
-        Ok(Lengths { shared, suffix_at: pos, suffix_end, value_len })
-    }
-
-    /// Decodes the entry at a place before [`DataBlock::end`].
-    #[inline]
-    pub(crate) fn entry(&self, place: Place) -> Result<Entry, DecodeError> {
-        let layout = self.layout;
-        let Place { at, value_at } = place;
-        let Lengths { shared, suffix_at, suffix_end, value_len } = self.lengths(at)?;
-        let entries = self.contents.get(..layout.entries_end).unwrap_or_default();
-        let mut pos = suffix_end;
-        let seq_delta = if layout.uniform_seq { 0 } else { varint(entries, &mut pos)? };
-        let seq = layout
-            .base_seq
-            .checked_add(seq_delta)
-            .ok_or(DecodeError { offset: at, what: "sequence number over 64 bits" })?;
-        let kind = match layout.uniform_kind {
+        let kind = match self.layout.kind {
             Some(kind) => kind,
-            None => {
-                let kind = *entries.get(pos).ok_or(cut(at))?;
-                pos += 1;
-                kind
-            }
+            None => self.contents.get(self.layout.kinds_at + number).copied().unwrap_or(0),
         };
-        let value_end = advance(value_at, value_len, layout.values_end).ok_or(cut(at))?;
-        Ok(Entry { at, shared, suffix_at, suffix_end, seq, kind, value_at, value_end, end: pos })
+        let (value_at, value_end) = self.layout.values.range(self.contents, number);
+        Some(Entry { number, seq: self.seq(number), kind, value_at, value_end })
     }
 
-    /// The place after an entry whose lengths are known, without decoding the rest of it.
     #[inline]
-    fn after(&self, place: Place, lengths: &Lengths) -> Result<Place, DecodeError> {
-        let layout = self.layout;
-        let mut pos = lengths.suffix_end;
-        if !layout.uniform_seq {
-            let rest = self.contents.get(pos..layout.entries_end).unwrap_or_default();
-            pos += 1 + rest.iter().position(|byte| *byte < 0x80).ok_or(cut(place.at))?;
-        }
-        pos += usize::from(layout.uniform_kind.is_none());
-        let value_at = advance(place.value_at, lengths.value_len, layout.values_end).ok_or(cut(place.at))?;
-        Ok(Place { at: pos, value_at })
-    }
-
-    /// The part of its key that an entry stores.
-    pub(crate) fn suffix(&self, entry: &Entry) -> &'a [u8] {
-        self.contents.get(entry.suffix_at..entry.suffix_end).unwrap_or_default()
-    }
-
     pub(crate) fn value(&self, entry: &Entry) -> &'a [u8] {
         self.contents.get(entry.value_at..entry.value_end).unwrap_or_default()
     }
 
-    /// Turns the key of the entry before into that of `entry`.
-    pub(crate) fn step_key(&self, key: &mut Vec<u8>, entry: &Entry) -> Result<(), DecodeError> {
-        if entry.shared > key.len() {
-            return Err(DecodeError { offset: entry.at, what: "entry shares more than the key before it has" });
+    /// Makes `key` that of entry `number`; `same_block` if it was that of another entry of this block.
+    #[inline]
+    pub(crate) fn set_key(&self, key: &mut Vec<u8>, number: usize, same_block: bool) {
+        if same_block {
+            key.truncate(self.layout.prefix_len);
+        } else {
+            key.clear();
+            key.extend_from_slice(self.prefix());
         }
-        key.truncate(entry.shared);
-        key.extend_from_slice(self.suffix(entry));
-        if key.is_empty() || key.len() > KEY_BYTES_MAX {
-            return Err(DecodeError { offset: entry.at, what: "a key of impossible length" });
+        key.extend_from_slice(self.suffix(number));
+    }
+
+    /// Whether entry `number` is of another key than the one before it; false for the first, of which it is not known.
+    #[inline]
+    pub(crate) fn begins_key(&self, number: usize) -> bool {
+        number.checked_sub(1).is_some_and(|before| !same(self.suffix(before), self.suffix(number)))
+    }
+
+    /// Whether the hash index is what it must be for these entries that begin a key, given with their keys' hashes.
+    pub(crate) fn hash_index_is(&self, firsts: &[(usize, u64)]) -> bool {
+        let mut buckets = vec![BUCKET_NONE; self.bucket_count()];
+        for (number, hash) in firsts {
+            if let Some(bucket) = buckets.get_mut(slot(*hash, self.layout.bucket_count))
+                && *bucket == BUCKET_NONE
+            {
+                *bucket = u8::try_from(*number).unwrap_or(BUCKET_NONE);
+            }
         }
-        Ok(())
+        let at = self.layout.buckets_at;
+        self.contents.get(at..at + buckets.len()) == Some(&buckets)
     }
 
     /// What the hash index says of a key with this hash.
-    pub(crate) fn bucket(&self, hash: u64) -> Result<Bucket, DecodeError> {
-        let count = self.layout.bucket_count;
-        if count == 0 {
-            return Ok(Bucket::Unknown);
+    #[inline]
+    pub(crate) fn bucket(&self, hash: u64) -> Bucket {
+        let Layout { bucket_count, buckets_at, .. } = *self.layout;
+        if bucket_count == 0 {
+            return Bucket::Unknown;
         }
-        let buckets_at = self.layout.values_end + self.layout.restart_count * RESTART_BYTES;
-        let at = buckets_at + slot(hash, u32::from(count));
-        match self.contents.get(at) {
-            Some(&BUCKET_NONE) => Ok(Bucket::Absent),
-            Some(&BUCKET_MANY) => Ok(Bucket::Unknown),
-            Some(&n) if usize::from(n) < self.layout.restart_count => Ok(Bucket::Restart(usize::from(n))),
-            _ => Err(DecodeError { offset: at, what: "hash index names a restart that does not exist" }),
+        match self.contents.get(buckets_at + slot(hash, bucket_count)) {
+            Some(&BUCKET_NONE) => Bucket::Absent,
+            Some(&number) => Bucket::Entry(usize::from(number)),
+            None => Bucket::Unknown,
         }
     }
 
-    /// The number of the last restart whose first entry sorts before `(key, seq)`, or 0.
-    pub(crate) fn restart_before(&self, key: &[u8], seq: u64) -> Result<usize, DecodeError> {
-        let (mut low, mut high) = (0, self.layout.restart_count);
+    /// The number of the first entry at or after `(key, seq)`; past the last if there is none.
+    pub(crate) fn at_or_after(&self, key: &[u8], seq: u64) -> usize {
+        match self.behind_prefix(key) {
+            Some(suffix) => self.bisect(suffix, seq),
+            None if compare(key, self.prefix()).is_lt() => 0,
+            None => self.layout.count,
+        }
+    }
+
+    /// What follows the prefix in a key that begins with it.
+    #[inline]
+    fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let (start, rest) = key.split_at_checked(self.layout.prefix_len)?;
+        same(start, self.prefix()).then_some(rest)
+    }
+
+    fn bisect(&self, suffix: &[u8], seq: u64) -> usize {
+        let (mut low, mut high) = (0, self.layout.count);
         while low < high {
             let middle = low.midpoint(high);
-            let entry = self.entry(self.restart(middle).unwrap_or(self.past_end()))?;
-            if entry.shared != 0 {
-                return Err(DecodeError { offset: entry.at, what: "entry at a restart does not store its whole key" });
-            }
-            if compare(self.suffix(&entry), key).then(seq.cmp(&entry.seq)).is_lt() {
+            if compare(self.suffix(middle), suffix).then_with(|| seq.cmp(&self.seq(middle))).is_lt() {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        Ok(low.saturating_sub(1))
+        low
     }
 
     /// The newest version of `key` in this block that is no newer than `max_seq`.
-    ///
-    /// Keys are compared as they stand, not rebuilt. While the entries passed are below the key,
-    /// `matched` is how many bytes the last of them has in common with it. An entry that shares
-    /// more than that with its predecessor differs from the key where the predecessor did, hence is
-    /// below it too; for any other, all shared bytes equal the key's, and the suffix decides.
-    pub(crate) fn find(&self, key: &[u8], hash: u64, max_seq: u64) -> Result<Option<Entry>, DecodeError> {
-        let bucket = self.bucket(hash)?;
-        let (restart, hashed) = match bucket {
-            Bucket::Absent => return Ok(None),
-            Bucket::Restart(restart) => (restart, true),
-            Bucket::Unknown => (self.restart_before(key, max_seq)?, false),
-        };
-        let mut place = self.restart(restart).unwrap_or(self.past_end());
-        // A bucket hit may be that of another key; then nothing beyond the restart matters.
-        let mut end = if hashed { self.restart_end(restart) } else { self.layout.entries_end };
-        let mut matched = 0;
-        let mut key_len = 0;
-        while place.at < end {
-            let lengths = self.lengths(place.at)?;
-            let Lengths { shared, suffix_at, suffix_end, .. } = lengths;
-            let suffix = self.contents.get(suffix_at..suffix_end).unwrap_or_default();
-            if shared > key_len {
-                let what = "entry shares more than the key before it has";
-                return Err(DecodeError { offset: place.at, what });
-            }
-            key_len = shared + suffix.len();
-            if shared <= matched {
-                let wanted = key.get(shared..).unwrap_or_default();
-                let common = common_prefix(suffix, wanted);
-                matched = shared + common;
-                match (suffix.get(common), wanted.get(common)) {
-                    (None, None) => {
-                        let entry = self.entry(place)?;
-                        if entry.seq <= max_seq {
-                            return Ok(Some(entry));
-                        }
-                        // A version too new: older ones may fill several restarts.
-                        end = self.layout.entries_end;
-                    }
-                    (None, Some(_)) => {}
-                    (Some(ours), Some(theirs)) if ours < theirs => {}
-                    _ => return Ok(None),
-                }
-            }
-            place = self.after(place, &lengths)?;
+    pub(crate) fn find(&self, key: &[u8], hash: u64, max_seq: u64) -> Option<Entry> {
+        let suffix = self.behind_prefix(key)?;
+        let bucket = self.bucket(hash);
+        if bucket == Bucket::Absent {
+            return None;
         }
-        Ok(None)
+        if let Bucket::Entry(number) = bucket
+            && same(self.suffix(number), suffix)
+        {
+            // The newest of its key here; most often the only one.
+            if self.seq(number) <= max_seq {
+                return self.entry(number);
+            }
+        }
+        let number = self.bisect(suffix, max_seq);
+        self.entry(number).filter(|_| same(self.suffix(number), suffix))
     }
-}
-
-/// One to three bytes in most cases, so those come first.
-#[inline]
-fn varint(entries: &[u8], pos: &mut usize) -> Result<u64, DecodeError> {
-    let (value, len) = match entries.get(*pos..).unwrap_or_default() {
-        [a @ ..0x80, ..] => (u64::from(*a), 1),
-        [a, b @ 1..0x80, ..] => (u64::from(a & 0x7f) | u64::from(*b) << 7, 2),
-        [a, b @ 0x80..=0xff, c @ 1..0x80, ..] => {
-            (u64::from(a & 0x7f) | u64::from(b & 0x7f) << 7 | u64::from(*c) << 14, 3)
-        }
-        rest => {
-            let mut reader = Reader::new(rest);
-            let value = reader.varint().map_err(|e| DecodeError { offset: *pos, what: e.what })?;
-            (value, reader.offset())
-        }
-    };
-    *pos += len;
-    Ok(value)
-}
-
-fn cut(at: usize) -> DecodeError {
-    DecodeError { offset: at, what: "entry runs over the end of its block" }
-}
-
-fn advance(pos: usize, len: u64, end: usize) -> Option<usize> {
-    pos.checked_add(usize::try_from(len).ok()?).filter(|pos| *pos <= end)
 }
 
 #[cfg(test)]

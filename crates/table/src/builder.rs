@@ -10,11 +10,12 @@ use cairn_codec::{compare, hash64};
 use cairn_env::File;
 
 use crate::block::BlockBuilder;
+use crate::filter::{FilterBuilder, cut, probes_for};
 use crate::footer::{FOOTER_BYTES, Footer, Handle};
 use crate::partition::PartitionsBuilder;
 use crate::properties::Properties;
 use crate::seal::{Seal, Sealer};
-use crate::{Compression, Error, KEY_BYTES_MAX, Result, TableOptions, TableSummary, VALUE_BYTES_MAX};
+use crate::{Compression, Error, KEY_BYTES_MAX, KIND_TOMBSTONE, Result, TableOptions, TableSummary, VALUE_BYTES_MAX};
 
 /// Output is written when this much has gathered.
 const WRITE_BYTES: usize = 256 << 10;
@@ -50,6 +51,7 @@ pub struct TableBuilder {
     sealer: Sealer,
     block: BlockBuilder,
     partitions: PartitionsBuilder,
+    filter: FilterBuilder,
     last_hash: u64,
     summary: TableSummary,
     /// What is not yet written, and where it goes.
@@ -69,12 +71,15 @@ impl TableBuilder {
     ///
     /// # Errors
     /// [`Error::Invalid`] if an option is out of bounds.
-    pub fn new(file: File, id: u64, owner: u64, options: TableOptions) -> Result<TableBuilder> {
+    pub fn new(file: File, id: u64, owner: u64, mut options: TableOptions) -> Result<TableBuilder> {
         options.check()?;
+        let bits = options.filter_bits_per_key;
+        options.filter_hashes = (bits > 0).then(|| options.filter_hashes.unwrap_or_else(|| probes_for(bits)));
         Ok(TableBuilder {
             sealer: Sealer::new(Seal::new(id, options.hash_seed)),
-            block: BlockBuilder::new(options.restart_interval, options.hash_index),
-            partitions: PartitionsBuilder::new(id, &options),
+            block: BlockBuilder::new(options.hash_index),
+            partitions: PartitionsBuilder::new(&options),
+            filter: FilterBuilder::new(id, options.filter_bits_per_key, options.filter_hashes.unwrap_or_default()),
             last_hash: 0,
             summary: TableSummary::new(id, owner),
             out: Vec::new(),
@@ -105,15 +110,15 @@ impl TableBuilder {
                 return Err(Error::Order { path, seq, previous_seq: self.block.last_seq() });
             }
         }
-        let grown = self.block.estimated_bytes() + BlockBuilder::estimated_entry_bytes(key, value);
+        let grown = self.block.estimated_bytes() + self.block.estimated_entry_bytes(key, value);
         if !self.block.is_empty() && grown > self.options.block_bytes {
             self.end_block(Some(key))?;
         }
         if new_key {
             self.last_hash = hash64(key, self.options.hash_seed);
-        }
-        if kind != 0 || !cairn_env::mutant("filter-without-tombstones") {
-            self.partitions.add_key(self.last_hash, new_key);
+            if kind != KIND_TOMBSTONE || !cairn_env::mutant("filter-without-tombstones") {
+                self.filter.add(self.last_hash);
+            }
         }
         if self.summary.entries == 0 {
             self.summary.smallest_key = key.to_vec();
@@ -130,13 +135,15 @@ impl TableBuilder {
 
     /// About how long the file would be if it were finished now.
     pub fn bytes_so_far(&self) -> u64 {
-        let rest = self.out.len() + self.block.estimated_bytes() + self.partitions.estimated_bytes() + FOOTER_BYTES;
+        let index = self.partitions.estimated_bytes() + self.filter.estimated_bytes();
+        let rest = self.out.len() + self.block.estimated_bytes() + index + FOOTER_BYTES;
         self.written + rest as u64
     }
 
-    /// Memory it holds.
+    /// Memory it holds: for the filter, 8 bytes a key until the end.
     pub fn memory_bytes(&self) -> usize {
-        self.out.capacity() + self.block.memory_bytes() + self.partitions.memory_bytes() + self.sealer.memory_bytes()
+        let index = self.partitions.memory_bytes() + self.filter.memory_bytes();
+        self.out.capacity() + self.block.memory_bytes() + index + self.sealer.memory_bytes()
     }
 
     /// Writes what is left and makes the content durable.
@@ -159,13 +166,17 @@ impl TableBuilder {
             self.append(partition)?;
             rest = others;
         }
+        let (filter, lines) = self.filter.build(self.end());
+        for piece in cut(&lines) {
+            self.append(piece)?;
+        }
         let mut encoded = Vec::with_capacity(index.estimated_bytes() + 16);
         index.encode(&mut encoded);
         let index = self.append(&encoded)?;
         let (table_id, hash_seed) = (self.summary.id, self.options.hash_seed);
         let described = Properties { summary: self.summary.clone(), options: self.options.clone() };
         let properties = self.append(&described.encode())?;
-        self.out.extend_from_slice(&Footer { table_id, hash_seed, data_end, index, properties }.encode());
+        self.out.extend_from_slice(&Footer { table_id, hash_seed, data_end, filter, index, properties }.encode());
         self.write_out()?;
         if !cairn_env::mutant("table-not-synced") {
             self.file.sync_all()?;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use cairn_codec::DecodeError;
 
 use crate::block::{DataBlock, Layout};
-use crate::partition::Partition;
+use crate::filter::Piece;
+use crate::index::Index;
 
 /// A cache of blocks, shared by all tables of a database.
 pub trait BlockCache: Send + Sync {
@@ -55,10 +56,11 @@ enum Content {
         layout: Layout,
     },
     /// Boxed: it is large and rare, and every data block would pay for its room.
-    Partition(Box<Partition>),
+    Partition(Box<Index>),
+    Filter(Piece),
 }
 
-/// A part of a table in memory: a data block, or a partition of its index and filter.
+/// A part of a table in memory: a data block, a partition of its index, or a piece of its filter.
 pub struct Block {
     content: Content,
     memory_bytes: usize,
@@ -70,6 +72,7 @@ impl fmt::Debug for Block {
         let part = match self.content {
             Content::Data { .. } => "data",
             Content::Partition(_) => "partition",
+            Content::Filter(_) => "filter",
         };
         write!(f, "Block({part}, {} bytes, {:?})", self.memory_bytes, self.charge)
     }
@@ -84,9 +87,14 @@ impl Block {
         Ok(Block::new(Content::Data { contents, layout }, held))
     }
 
-    pub(crate) fn of_partition(partition: Partition) -> Block {
-        let held = size_of::<Partition>() + partition.memory_bytes();
+    pub(crate) fn of_partition(partition: Index) -> Block {
+        let held = size_of::<Index>() + partition.memory_bytes();
         Block::new(Content::Partition(Box::new(partition)), held)
+    }
+
+    pub(crate) fn of_filter(piece: Piece) -> Block {
+        let held = piece.memory_bytes();
+        Block::new(Content::Filter(piece), held)
     }
 
     fn new(content: Content, held: usize) -> Block {
@@ -110,9 +118,16 @@ impl Block {
         }
     }
 
-    pub(crate) fn partition(&self) -> Result<&Partition, DecodeError> {
+    pub(crate) fn partition(&self) -> Result<&Index, DecodeError> {
         match &self.content {
             Content::Partition(partition) => Ok(partition),
+            _ => Err(MISFILED),
+        }
+    }
+
+    pub(crate) fn filter(&self) -> Result<&Piece, DecodeError> {
+        match &self.content {
+            Content::Filter(piece) => Ok(piece),
             _ => Err(MISFILED),
         }
     }

@@ -1,24 +1,22 @@
 //! A cursor over the entries of one table, in both directions.
 //!
 //! It owns what it needs (the table, the block it stands in) and may move between threads. The key
-//! is rebuilt in one buffer. Keys can only be decoded forwards from a restart, so to step back it
-//! decodes the entries between a restart and where it stands once, and then pops them one by one.
+//! is put together in one buffer.
 //!
 //! Invariants
 //! 1. `entry` is set only while `block` holds it and `key` is its key. Every move takes it away
 //!    first, so that a failed move leaves the cursor invalid.
-//! 2. `back` holds the entries between the nearest restart before `entry` and `entry`, or nothing.
-//! 3. `begins_key` may be false for the first entry of a key, and is never true for another.
+//! 2. `begins_key` may be false for the first entry of a key, and is never true for another.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use cairn_codec::{DecodeError, compare, same};
+use cairn_codec::same;
 
-use crate::block::Entry;
+use crate::block::{DataBlock, Entry};
 use crate::footer::Handle;
-use crate::partition::Partition;
+use crate::index::Index;
 use crate::seal::TRAILER_BYTES;
 use crate::table::{Held, read_stored, read_stored_into};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
@@ -40,9 +38,6 @@ pub struct TableCursor {
     key: Vec<u8>,
     /// The entry is known to be the first of its key in the table.
     begins_key: bool,
-    back: Vec<Passed>,
-    /// The keys of `back`, one after the other.
-    back_keys: Vec<u8>,
     ahead: Ahead,
 }
 
@@ -51,13 +46,6 @@ pub struct TableCursor {
 struct Place {
     partition: usize,
     block: usize,
-}
-
-/// An entry to step back to.
-struct Passed {
-    entry: Entry,
-    begins_key: bool,
-    key_end: usize,
 }
 
 impl fmt::Debug for TableCursor {
@@ -76,8 +64,6 @@ impl TableCursor {
             entry: None,
             key: Vec::new(),
             begins_key: false,
-            back: Vec::new(),
-            back_keys: Vec::new(),
             ahead: Ahead {
                 bytes: Vec::new(),
                 at: 0,
@@ -133,7 +119,7 @@ impl TableCursor {
     /// # Errors
     /// As every move: [`Error::Corrupt`] for damage it meets, [`Error::Io`].
     pub fn seek_to_first(&mut self) -> Result<()> {
-        self.leave(true);
+        self.leave();
         self.enter(Place { partition: 0, block: 0 }, true)
     }
 
@@ -142,7 +128,7 @@ impl TableCursor {
     /// # Errors
     /// As every move.
     pub fn seek_to_last(&mut self) -> Result<()> {
-        self.leave(true);
+        self.leave();
         let last = self.table.index().block_count().saturating_sub(1);
         self.enter_from_end(last, None)
     }
@@ -153,30 +139,15 @@ impl TableCursor {
     /// # Errors
     /// As every move.
     pub fn seek(&mut self, key: &[u8], max_seq: u64) -> Result<()> {
-        self.leave(true);
+        self.leave();
         let Some(partition) = self.table.index().find(key, max_seq) else { return Ok(()) };
-        let Some(number) = self.partition(partition)?.index().find(key, max_seq) else { return Ok(()) };
+        let Some(number) = self.partition(partition)?.find(key, max_seq) else { return Ok(()) };
         let at = Place { partition, block: number };
         if !self.load(at, true)? {
             return Ok(());
         }
-        let Some((_, handle, block)) = &self.block else { return Ok(()) };
-        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
-        let data = block.data().map_err(damaged)?;
-        let restart = data.restart_before(key, max_seq).map_err(damaged)?;
-        let mut place = data.restart(restart).unwrap_or(data.start());
-        self.key.clear();
-        while place.at < data.end() {
-            let entry = data.entry(place).map_err(damaged)?;
-            data.step_key(&mut self.key, &entry).map_err(damaged)?;
-            if compare(&self.key, key).then(max_seq.cmp(&entry.seq)).is_ge() {
-                self.begins_key = false;
-                self.entry = Some(entry);
-                return Ok(());
-            }
-            place = entry.next();
-        }
-        if cairn_env::mutant("seek-ends-with-its-block") {
+        let found = self.data()?.map_or(0, |data| data.at_or_after(key, max_seq));
+        if self.stand(found, false)? || cairn_env::mutant("seek-ends-with-its-block") {
             return Ok(());
         }
         // The separator may stand behind the last entry; then what is sought begins the next block.
@@ -198,19 +169,14 @@ impl TableCursor {
     /// As every move.
     #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
     pub fn next(&mut self) -> Result<()> {
-        let Some(from) = self.leave(false) else { return Ok(()) };
-        let Some((at, handle, block)) = &self.block else { return Ok(()) };
-        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
-        let data = block.data().map_err(damaged)?;
-        if from.next().at < data.end() {
-            let entry = data.entry(from.next()).map_err(damaged)?;
-            self.begins_key = begins_key(&self.key, &entry, data.suffix(&entry));
-            data.step_key(&mut self.key, &entry).map_err(damaged)?;
-            self.entry = Some(entry);
+        let Some(from) = self.entry.take() else { return Ok(()) };
+        if self.stand(from.number + 1, true)? {
             return Ok(());
         }
-        let at = *at;
-        self.enter_after(at)
+        match &self.block {
+            Some((at, _, _)) => self.enter_after(*at),
+            None => Ok(()),
+        }
     }
 
     /// Moves to the first entry of the next key.
@@ -232,38 +198,47 @@ impl TableCursor {
     /// As every move.
     pub fn prev(&mut self) -> Result<()> {
         let Some(from) = self.entry.take() else { return Ok(()) };
-        if let Some(passed) = self.back.pop() {
-            let start = self.back.last().map_or(0, |before| before.key_end);
-            self.key.clear();
-            self.key.extend_from_slice(self.back_keys.get(start..passed.key_end).unwrap_or_default());
-            self.back_keys.truncate(start);
-            self.begins_key = passed.begins_key;
-            self.entry = Some(passed.entry);
+        if let Some(before) = from.number.checked_sub(1) {
+            self.stand(before, true)?;
             return Ok(());
         }
-        let Some((at, handle, block)) = &self.block else { return Ok(()) };
-        let data = block.data().map_err(self.table.damaged(*handle))?;
-        match (data.restart_under(from.at), *at) {
-            (Some(restart), _) => self.decode_up_to(restart, from.at),
-            (None, Place { partition: 0, block: 0 }) => Ok(()),
-            (None, Place { partition, block: 0 }) => self.enter_from_end(partition - 1, None),
-            (None, Place { partition, block }) => self.enter_from_end(partition, Some(block - 1)),
+        match self.block.as_ref().map(|(at, _, _)| *at) {
+            None | Some(Place { partition: 0, block: 0 }) => Ok(()),
+            Some(Place { partition, block: 0 }) => self.enter_from_end(partition - 1, None),
+            Some(Place { partition, block }) => self.enter_from_end(partition, Some(block - 1)),
         }
     }
 
-    /// Gives up the position; a jump also gives up reading ahead.
-    fn leave(&mut self, jump: bool) -> Option<Entry> {
-        self.back.clear();
-        self.back_keys.clear();
-        if jump {
-            self.ahead.window = 0;
-            self.key.clear();
+    /// Gives up the position, and reading ahead, for a jump elsewhere.
+    fn leave(&mut self) {
+        self.ahead.window = 0;
+        self.key.clear();
+        self.entry = None;
+    }
+
+    /// The block at hand.
+    fn data(&self) -> Result<Option<DataBlock<'_>>> {
+        match &self.block {
+            Some((_, handle, block)) => block.data().map(Some).map_err(self.table.damaged(*handle)),
+            None => Ok(None),
         }
-        self.entry.take()
+    }
+
+    /// Stands on an entry of the block at hand, if it has that; `same_block` if `key` is of another of its entries.
+    #[inline]
+    fn stand(&mut self, number: usize, same_block: bool) -> Result<bool> {
+        let Some((_, handle, block)) = &self.block else { return Ok(false) };
+        let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
+        self.entry = data.entry(number);
+        if self.entry.is_some() {
+            self.begins_key = data.begins_key(number);
+            data.set_key(&mut self.key, number, same_block);
+        }
+        Ok(self.entry.is_some())
     }
 
     /// The partition with this number, which must be there, from wherever it lives.
-    fn partition(&mut self, number: usize) -> Result<&Partition> {
+    fn partition(&mut self, number: usize) -> Result<&Index> {
         let held = match self.partition.take() {
             Some((at, held)) if at == number => held,
             _ => self.table.partition(number)?,
@@ -275,7 +250,7 @@ impl TableCursor {
     /// Moves to the first entry of the block after `at`; out of position if that was the last.
     fn enter_after(&mut self, at: Place) -> Result<()> {
         let Place { partition, block } = at;
-        if block + 1 < self.partition(partition)?.index().block_count() {
+        if block + 1 < self.partition(partition)?.block_count() {
             self.enter(Place { partition, block: block + 1 }, true)
         } else if partition + 1 < self.table.index().block_count() {
             self.enter(Place { partition: partition + 1, block: 0 }, true)
@@ -289,15 +264,12 @@ impl TableCursor {
         if !self.load(at, forward)? {
             return Ok(());
         }
-        let Some((_, handle, block)) = &self.block else { return Ok(()) };
-        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
-        let data = block.data().map_err(damaged)?;
-        let entry = data.entry(data.start()).map_err(damaged)?;
         // Whoever jumped here left no key.
-        self.begins_key = begins_key(&self.key, &entry, data.suffix(&entry));
-        self.key.clear();
-        data.step_key(&mut self.key, &entry).map_err(damaged)?;
-        self.entry = Some(entry);
+        let goes_on =
+            |data: DataBlock<'_>| self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)));
+        let goes_on = self.data()?.is_some_and(goes_on);
+        self.stand(0, false)?;
+        self.begins_key = !goes_on;
         Ok(())
     }
 
@@ -305,44 +277,12 @@ impl TableCursor {
     fn enter_from_end(&mut self, partition: usize, block: Option<usize>) -> Result<()> {
         let block = match block {
             Some(block) => block,
-            None => self.partition(partition)?.index().block_count().saturating_sub(1),
+            None => self.partition(partition)?.block_count().saturating_sub(1),
         };
-        if !self.load(Place { partition, block }, false)? {
-            return Ok(());
+        if self.load(Place { partition, block }, false)? {
+            let last = self.data()?.map_or(0, |data| data.count() - 1);
+            self.stand(last, false)?;
         }
-        let Some((_, handle, block)) = &self.block else { return Ok(()) };
-        let data = block.data().map_err(self.table.damaged(*handle))?;
-        let (restart, end) = (data.restart_count() - 1, data.end());
-        self.decode_up_to(restart, end)
-    }
-
-    /// Decodes the entries from a restart up to `end`, moves to the last and keeps the others.
-    fn decode_up_to(&mut self, restart: usize, end: usize) -> Result<()> {
-        self.back.clear();
-        self.back_keys.clear();
-        self.key.clear();
-        let Some((_, handle, block)) = &self.block else { return Ok(()) };
-        let damaged = |error| Error::decode(self.table.path(), handle.offset, error);
-        let data = block.data().map_err(damaged)?;
-        let mut place = data.restart(restart).unwrap_or(data.start());
-        let mut last: Option<Entry> = None;
-        while place.at < end {
-            let entry = data.entry(place).map_err(damaged)?;
-            if let Some(entry) = last {
-                self.back_keys.extend_from_slice(&self.key);
-                self.back.push(Passed { entry, begins_key: self.begins_key, key_end: self.back_keys.len() });
-            }
-            // Also bounds what keys that share everything could unpack to.
-            if self.back.len() >= self.table.options().restart_interval {
-                return Err(damaged(DecodeError { offset: entry.at, what: "more entries than the restart interval" }));
-            }
-            // What comes before the restart is not known here.
-            self.begins_key = last.is_some() && begins_key(&self.key, &entry, data.suffix(&entry));
-            data.step_key(&mut self.key, &entry).map_err(damaged)?;
-            last = Some(entry);
-            place = entry.next();
-        }
-        self.entry = last;
         Ok(())
     }
 
@@ -351,7 +291,7 @@ impl TableCursor {
         if self.block.as_ref().is_some_and(|(at, _, _)| *at == place) {
             return Ok(true);
         }
-        let Some(handle) = self.partition(place.partition)?.index().handle(place.block) else { return Ok(false) };
+        let Some(handle) = self.partition(place.partition)?.handle(place.block) else { return Ok(false) };
         let block = match self.table.cached(handle) {
             Some(block) => block,
             None => {
@@ -363,11 +303,6 @@ impl TableCursor {
         self.block = Some((place, handle, block));
         Ok(true)
     }
-}
-
-/// Whether `entry`, with this suffix, is of another key than the entry before it, whose key is `before`.
-fn begins_key(before: &[u8], entry: &Entry, suffix: &[u8]) -> bool {
-    if entry.shared == 0 { !same(before, suffix) } else { !suffix.is_empty() || entry.shared < before.len() }
 }
 
 /// Bytes of the file read before they are asked for.

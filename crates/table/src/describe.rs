@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::filter::Filter;
+use crate::filter::Shape;
 use crate::footer::Handle;
 use crate::{Result, Table};
 
@@ -26,19 +26,15 @@ impl Table {
         let mut number = 0;
         for (partition, at) in self.index().handles().enumerate() {
             let held = self.load_partition(at)?;
-            let filter = match held.filter().map(Filter::shape) {
-                Some((lines, hashes)) => format!("{lines} lines of 512 bits, {hashes} probes"),
-                None => "none".to_owned(),
-            };
             // Writing to a String cannot fail.
             let _ = writeln!(
                 out,
-                "partition {partition}: offset {}, {} bytes, {} blocks; filter: {filter}",
+                "partition {partition}: offset {}, {} bytes, {} blocks",
                 at.offset,
                 at.len,
-                held.index().block_count()
+                held.block_count()
             );
-            for handle in held.index().handles() {
+            for handle in held.handles() {
                 self.describe_block(&mut out, number, handle)?;
                 number += 1;
             }
@@ -49,37 +45,39 @@ impl Table {
     fn describe_block(&self, out: &mut String, number: u64, handle: Handle) -> Result<()> {
         let block = self.load_data(handle)?;
         let data = block.data().map_err(self.damaged(handle))?;
-        let (mut place, mut entries, mut key, mut first) = (data.start(), 0, Vec::new(), None);
-        while place.at < data.end() {
-            let entry = data.entry(place).map_err(self.damaged(handle))?;
-            data.step_key(&mut key, &entry).map_err(self.damaged(handle))?;
-            first.get_or_insert_with(|| key.clone());
-            entries += 1;
-            place = entry.next();
-        }
+        let key = |number: usize| [data.prefix(), data.suffix(number)].concat();
         let _ = writeln!(
             out,
-            "block {number}: offset {}, {} bytes stored, {} unpacked, {entries} entries, {} restarts, {} buckets, {} .. {}",
+            "block {number}: offset {}, {} bytes stored, {} unpacked, {} entries, {} buckets, {} .. {}",
             handle.offset,
             handle.len,
             data.contents.len(),
-            data.restart_count(),
+            data.count(),
             data.bucket_count(),
-            shown(&first.unwrap_or_default()),
-            shown(&key),
+            shown(&key(0)),
+            shown(&key(data.count() - 1)),
         );
         Ok(())
     }
 
     fn describe_parts(&self) -> String {
         let (s, o, footer) = (self.summary(), self.options(), self.footer());
+        let filter = match footer.filter {
+            Shape { lines: 0, .. } => "none".to_owned(),
+            Shape { offset, lines } => format!(
+                "offset {offset}, {lines} lines of 512 bits in {} pieces, {} probes",
+                footer.filter.piece_count(),
+                o.filter_hashes.unwrap_or_default()
+            ),
+        };
         format!(
             "table {} of owner {}, format version {}, {} bytes, hash seed {:#x}\n\
              entries: {} ({} keys, {} tombstones), {} bytes of keys and values\n\
              keys: {} .. {}\n\
              sequence numbers: {} .. {}; largest kind {}\n\
-             written with: blocks of {} bytes, restarts every {}, compression {:?}, hash index {}\n\
+             written with: blocks of {} bytes, compression {:?}, hash index {}\n\
              data: {} blocks, {} bytes\n\
+             filter: {filter}\n\
              index: offset {}, {} bytes, {} partitions\n",
             s.id,
             s.owner,
@@ -96,7 +94,6 @@ impl Table {
             s.largest_seq,
             s.largest_kind,
             o.block_bytes,
-            o.restart_interval,
             o.compression,
             if o.hash_index { "on" } else { "off" },
             s.data_blocks,

@@ -1,17 +1,19 @@
 //! The file as a whole, and the footer that leads to its parts.
 //!
 //! ```text
-//! table  := data block+, partition block+, index block, properties block, footer
+//! table  := data block+, partition block+, filter, index block, properties block, footer
 //! footer := (96 bytes, integers little-endian)
 //!   offset width
 //!        0     8  table id
 //!        8     8  hash seed of the database
 //!       16     8  offset of the first partition, which is also the end of the data blocks
-//!       24     8  offset of the index block, which is also the end of the partitions
-//!       32     8  length of its payload
-//!       40     8  offset of the properties block
+//!       24     8  offset of the filter's first piece, which is also the end of the partitions
+//!       32     8  lines of the filter; 0: there is none
+//!       40     8  offset of the index block, which is also the end of the filter
 //!       48     8  length of its payload
-//!       56    20  zero
+//!       56     8  offset of the properties block
+//!       64     8  length of its payload
+//!       72     4  zero
 //!       76     4  format version
 //!       80     8  checksum64 of bytes 0..80, xor the place of offset 0 (see `seal`)
 //!       88     8  magic, "CAIRNSST"
@@ -23,6 +25,7 @@
 
 use cairn_codec::{DecodeError, Reader, Write, checksum64};
 
+use crate::filter::Shape;
 use crate::seal::{Seal, TRAILER_BYTES};
 
 /// The newest format version this build reads, and the one it writes. 0: not yet frozen.
@@ -55,6 +58,7 @@ pub(crate) struct Footer {
     pub(crate) hash_seed: u64,
     /// Where the data blocks end and the partitions begin.
     pub(crate) data_end: u64,
+    pub(crate) filter: Shape,
     pub(crate) index: Handle,
     pub(crate) properties: Handle,
 }
@@ -78,6 +82,8 @@ impl Footer {
         out.put_u64(self.table_id);
         out.put_u64(self.hash_seed);
         out.put_u64(self.data_end);
+        out.put_u64(self.filter.offset);
+        out.put_u64(self.filter.lines.into());
         for handle in [self.index, self.properties] {
             out.put_u64(handle.offset);
             out.put_u64(handle.len as u64);
@@ -97,6 +103,9 @@ impl Footer {
         let table_id = reader.u64()?;
         let hash_seed = reader.u64()?;
         let data_end = reader.u64()?;
+        let offset = reader.u64()?;
+        let error = reader.error("a filter of over 4294967295 lines");
+        let filter = Shape { offset, lines: u32::try_from(reader.u64()?).map_err(|_| error)? };
         let mut handles = [Handle { offset: 0, len: 0 }; 2];
         for handle in &mut handles {
             handle.offset = reader.u64()?;
@@ -104,7 +113,7 @@ impl Footer {
             let len = reader.u64()?;
             handle.len = usize::try_from(len).ok().filter(|_| len <= file_bytes).ok_or(error)?;
         }
-        let zeros = reader.bytes(20)?;
+        let zero = reader.u32()?;
         let version = reader.u32()?;
         let checksum = reader.u64()?;
         let error = reader.error("no table: the magic number is missing");
@@ -120,15 +129,16 @@ impl Footer {
         }
         let untiled = DecodeError { offset: 16, what: "the parts of the file do not touch" };
         let [index, properties] = handles;
-        let tiled = zeros.iter().all(|b| *b == 0)
+        let tiled = zero == 0
             && data_end > 0
-            && data_end < index.offset
+            && data_end < filter.offset
+            && filter.end() == Some(index.offset)
             && index.end() == Some(properties.offset)
             && properties.end().and_then(|end| end.checked_add(FOOTER_BYTES as u64)) == Some(file_bytes);
         if !tiled {
             return Err(untiled.into());
         }
-        Ok(Footer { table_id, hash_seed, data_end, index, properties })
+        Ok(Footer { table_id, hash_seed, data_end, filter, index, properties })
     }
 }
 
@@ -137,9 +147,10 @@ mod tests {
     use super::*;
 
     fn footer() -> (Footer, u64) {
-        let properties = Handle { offset: 149, len: 20 };
-        let index = Handle { offset: 100, len: 40 };
-        let footer = Footer { table_id: 3, hash_seed: 4, data_end: 60, index, properties };
+        let properties = Handle { offset: 295, len: 20 };
+        let index = Handle { offset: 246, len: 40 };
+        let filter = Shape { offset: 109, lines: 2 };
+        let footer = Footer { table_id: 3, hash_seed: 4, data_end: 60, filter, index, properties };
         (footer, properties.offset + 29 + 96)
     }
 
@@ -156,10 +167,16 @@ mod tests {
             assert!(matches!(Footer::decode(&bad, len), Err(Refused::Damaged(_))), "byte {i}");
             assert!(Footer::decode(&bytes[..i], len).is_err());
         }
-        for data_end in [0, 100, 101] {
+        for data_end in [0, 109, 110] {
             let bytes = Footer { data_end, ..footer }.encode();
             assert!(matches!(Footer::decode(&bytes, len), Err(Refused::Damaged(_))), "data ends at {data_end}");
         }
+        for (offset, lines) in [(109, 1), (109, 3), (108, 2), (109, 0), (246, u32::MAX)] {
+            let bytes = Footer { filter: Shape { offset, lines }, ..footer }.encode();
+            assert!(matches!(Footer::decode(&bytes, len), Err(Refused::Damaged(_))), "{lines} lines at {offset}");
+        }
+        let without = Footer { filter: Shape { offset: 246, lines: 0 }, ..footer };
+        assert_eq!(Footer::decode(&without.encode(), len), Ok(without));
     }
 
     #[test]

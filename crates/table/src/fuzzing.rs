@@ -12,10 +12,10 @@ use std::sync::Arc;
 use cairn_codec::{Reader, Write, checksum64, hash64};
 use cairn_env::Env;
 
-use crate::block::{BlockBuilder, Bucket, DataBlock, Layout};
+use crate::block::{BlockBuilder, DataBlock, Layout};
 use crate::footer::{FOOTER_BYTES, Footer, Handle};
 use crate::index::Index;
-use crate::partition::Partition;
+use crate::partition;
 use crate::properties::Properties;
 use crate::seal::{Seal, Sealer, TRAILER_BYTES};
 use crate::{Compression, Load, Lookup, Read, Table, TableBuilder, TableOptions};
@@ -135,9 +135,15 @@ fn agree(table: &Arc<Table>, resident: &Arc<Table>) {
             assert_eq!(here(&cursor), *entry);
         }
     }
+    let (whole, seed) = (table.load_filter().expect("sound"), table.options().hash_seed);
+    for entry in &forward {
+        let hash = hash64(&[&entry.key[..], b"~"].concat(), seed);
+        let passes = whole.as_ref().is_none_or(|filter| filter.may_contain(hash));
+        assert_eq!(table.ask_on_demand(hash, Read::Any).expect("sound"), Some(passes), "in pieces and whole");
+    }
 }
 
-/// Puts the checksums of a table right, as far as its footer, index and partitions lead.
+/// Puts the checksums of a table right, as far as its footer, filter, index and partitions lead.
 pub fn mend(bytes: &mut [u8]) {
     let Some(footer_at) = bytes.len().checked_sub(FOOTER_BYTES) else { return };
     let file_bytes = bytes.len() as u64;
@@ -147,16 +153,16 @@ pub fn mend(bytes: &mut [u8]) {
     let decoded = Footer::decode(bytes.get(footer_at..).unwrap_or_default(), file_bytes);
     let Ok(footer) = decoded else { return };
     let seal = Seal::new(footer.table_id, footer.hash_seed);
-    let properties = mend_block(bytes, footer.properties, seal);
-    let options = properties.and_then(|contents| Properties::decode(&contents, file_bytes, footer.hash_seed).ok());
-    let filters = options.is_none_or(|properties| properties.options.filter_bits_per_key > 0);
+    mend_block(bytes, footer.properties, seal);
+    for handle in footer.filter.pieces() {
+        mend_block(bytes, handle, seal);
+    }
     let Some(contents) = mend_block(bytes, footer.index, seal) else { return };
     let Ok(index) = Index::decode(&mut Reader::new(&contents), footer.data_end) else { return };
     for handle in index.handles() {
         let Some(contents) = mend_block(bytes, handle, seal) else { continue };
-        let filter_of = filters.then_some(footer.table_id);
-        let Ok(partition) = Partition::decode(&contents, footer.data_end, filter_of) else { continue };
-        for handle in partition.index().handles() {
+        let Ok(partition) = partition::decode(&contents, footer.data_end) else { continue };
+        for handle in partition.handles() {
             mend_block(bytes, handle, seal);
         }
     }
@@ -187,30 +193,30 @@ fn mend_block(bytes: &mut [u8], handle: Handle, seal: Seal) -> Option<Vec<u8>> {
 pub fn block(input: &[u8]) {
     let Ok(layout) = Layout::parse(input) else { return };
     let block = DataBlock { contents: input, layout: &layout };
-    let plain = plain_block(input, block.restart_count(), block.bucket_count());
-    let walked = walk(&block);
-    // Every restart and every lookup, whether the block is sound or not.
+    // Every lookup, whether the block is sound or not.
     for key in [&b""[..], b"cairn", b"\xff\xff"] {
         let _ = block.find(key, hash64(key, SEED), u64::MAX);
-        let _ = block.restart_before(key, 3);
+        assert!(block.at_or_after(key, 3) <= block.count());
     }
-    let Some((entries, places)) = walked else { return };
-    assert_eq!(Some(&entries), plain.as_ref(), "the walk and the grammar disagree");
+    if block.count() * (1 + block.prefix().len()) > 1 << 20 {
+        // A long prefix may be said to belong to very many.
+        return;
+    }
+    let entries = walk(&block);
+    assert_eq!(plain_block(input).as_ref(), Some(&entries), "the walk and the grammar disagree");
 
     let mut sound = entries.is_sorted_by(|a, b| order(a, b).is_lt());
-    for restart in 0..block.restart_count() {
-        let place = block.restart(restart).expect("it is counted");
-        sound &= places.iter().any(|(at, shared, _)| *at == place && *shared == 0);
-        assert_eq!(block.restart_under(place.at + 1), Some(restart));
-    }
-    for (index, entry) in entries.iter().enumerate() {
-        let first = index.checked_sub(1).and_then(|before| entries.get(before)).is_none_or(|b| b.key != entry.key);
-        let restart = places.get(index).map(|(_, _, restart)| *restart);
-        match block.bucket(hash64(&entry.key, SEED)) {
-            Ok(Bucket::Unknown) => {}
-            Ok(Bucket::Restart(named)) if !first || Some(named) == restart => {}
-            _ => sound = false,
-        }
+    let begins = |number: usize| {
+        let before = number.checked_sub(1).and_then(|before| entries.get(before));
+        before.is_none_or(|before| entries.get(number).is_some_and(|entry| entry.key != before.key))
+    };
+    let firsts: Vec<(usize, u64)> = (0..entries.len())
+        .filter(|&number| begins(number))
+        .filter_map(|number| Some((number, hash64(&entries.get(number)?.key, SEED))))
+        .collect();
+    sound &= block.hash_index_is(&firsts);
+    for number in 0..entries.len() {
+        assert_eq!(block.begins_key(number), number > 0 && begins(number));
     }
     if !sound {
         return;
@@ -218,82 +224,78 @@ pub fn block(input: &[u8]) {
     for entry in entries.iter().take(300) {
         for max_seq in [entry.seq, entry.seq.saturating_sub(1), u64::MAX] {
             let wanted = entries.iter().find(|e| e.key == entry.key && e.seq <= max_seq);
-            let found = block.find(&entry.key, hash64(&entry.key, SEED), max_seq).expect("sound");
+            let found = block.find(&entry.key, hash64(&entry.key, SEED), max_seq);
             let found = found.map(|found| (found.seq, found.kind, block.value(&found).to_vec()));
             assert_eq!(found, wanted.map(|e| (e.seq, e.kind, e.value.clone())), "{:?} at {max_seq}", entry.key);
+            let after = entries.iter().position(|e| e.key > entry.key || (e.key == entry.key && e.seq <= max_seq));
+            assert_eq!(block.at_or_after(&entry.key, max_seq), after.unwrap_or(entries.len()));
         }
     }
 }
 
-/// Every entry, and where it stands: its place, what it shares, its restart's number.
-type Walked = (Vec<Owned>, Vec<(crate::block::Place, usize, usize)>);
-
-fn walk(block: &DataBlock<'_>) -> Option<Walked> {
-    let (mut entries, mut places, mut key) = (Vec::new(), Vec::new(), Vec::new());
-    let mut place = block.start();
-    let mut bytes = 0;
-    while place.at < block.end() {
-        let entry = block.entry(place).ok()?;
-        block.step_key(&mut key, &entry).ok()?;
-        bytes += key.len();
-        if bytes > 1 << 20 {
-            // A short suffix may repeat a long key for ever.
-            return None;
-        }
-        let restart = block.restart_under(place.at + 1)?;
-        places.push((place, entry.shared, restart));
-        let value = block.value(&entry).to_vec();
-        entries.push(Owned { key: key.clone(), seq: entry.seq, kind: entry.kind, value });
-        assert!(entry.next().at > place.at, "an entry takes room");
-        place = entry.next();
-    }
-    (place.at == block.end()).then_some((entries, places))
+fn walk(block: &DataBlock<'_>) -> Vec<Owned> {
+    let mut key = Vec::new();
+    let owned = |number| {
+        let entry = block.entry(number)?;
+        block.set_key(&mut key, number, number > 0);
+        Some(Owned { key: key.clone(), seq: entry.seq, kind: entry.kind, value: block.value(&entry).to_vec() })
+    };
+    (0..block.count()).filter_map(owned).collect()
 }
 
 /// The grammar at the head of `block`, read word for word.
-fn plain_block(contents: &[u8], restarts: usize, buckets: usize) -> Option<Vec<Owned>> {
-    let values_end = contents.len().checked_sub(6 + buckets + restarts * 8)?;
-    let mut first = Reader::new(contents.get(values_end..)?);
-    let (entry_at, values_at) = (first.u32().ok()?, usize::try_from(first.u32().ok()?).ok()?);
-    let mut reader = Reader::new(contents.get(..values_at)?);
-    let mut values = Reader::new(contents.get(values_at..values_end)?);
+fn plain_block(contents: &[u8]) -> Option<Vec<Owned>> {
+    let mut reader = Reader::new(contents);
+    let size = |n: u64| usize::try_from(n).ok();
     let flags = reader.u8().ok()?;
+    let count = size(reader.varint().ok()?)?;
+    let prefix = reader.prefixed().ok()?;
     let base = reader.varint().ok()?;
-    let kind = if flags & 2 != 0 { Some(reader.u8().ok()?) } else { None };
-    (reader.offset() == usize::try_from(entry_at).ok()?).then_some(())?;
-    let mut entries: Vec<Owned> = Vec::new();
-    let mut key: Vec<u8> = Vec::new();
-    while !reader.is_empty() {
-        let shared = usize::try_from(reader.varint().ok()?).ok()?;
-        let suffix_len = usize::try_from(reader.varint().ok()?).ok()?;
-        let value_len = usize::try_from(reader.varint().ok()?).ok()?;
-        key = [key.get(..shared)?, reader.bytes(suffix_len).ok()?].concat();
-        let seq = if flags & 1 != 0 { base } else { base.checked_add(reader.varint().ok()?)? };
-        let kind = match kind {
-            Some(kind) => kind,
-            None => reader.u8().ok()?,
+    let kind = if flags & 1 != 0 { Some(reader.u8().ok()?) } else { None };
+    let key_len = if flags & 2 != 0 { Some(size(reader.varint().ok()?)?) } else { None };
+    let value_len = if flags & 4 != 0 { Some(size(reader.varint().ok()?)?) } else { None };
+    let buckets = size(reader.varint().ok()?)?;
+    // The length of each string of a column.
+    let mut lengths = |one: Option<usize>| -> Option<Vec<usize>> {
+        let mut before = 0;
+        let mut length = || {
+            let Some(len) = one else {
+                let end = if flags & 8 != 0 { reader.u32().ok()? } else { u32::from(reader.u16().ok()?) };
+                let len = size(end.into())?.checked_sub(before)?;
+                before += len;
+                return Some(len);
+            };
+            Some(len)
         };
-        entries.push(Owned { key: key.clone(), seq, kind, value: values.bytes(value_len).ok()?.to_vec() });
+        (0..count).map(|_| length()).collect()
+    };
+    let (key_lens, value_lens) = (lengths(key_len)?, lengths(value_len)?);
+    let mut seqs = Vec::new();
+    for _ in 0..count {
+        let delta = reader.bytes(usize::from(flags >> 4)).ok()?;
+        let delta = delta.iter().rev().fold(0, |delta, byte| delta << 8 | u64::from(*byte));
+        seqs.push(base.checked_add(delta)?);
     }
-    Some(entries)
+    let kinds = if kind.is_none() { reader.bytes(count).ok()? } else { &[] };
+    reader.bytes(buckets).ok()?;
+    let keys: Vec<&[u8]> = key_lens.iter().map(|len| reader.bytes(*len).ok()).collect::<Option<_>>()?;
+    let values: Vec<&[u8]> = value_lens.iter().map(|len| reader.bytes(*len).ok()).collect::<Option<_>>()?;
+    reader.finish().ok()?;
+    let owned = |number: usize| {
+        let key = [prefix, keys.get(number)?].concat();
+        let kind = kind.or_else(|| kinds.get(number).copied())?;
+        Some(Owned { key, seq: *seqs.get(number)?, kind, value: values.get(number)?.to_vec() })
+    };
+    (0..count).map(owned).collect()
 }
 
-/// A partition of a table: an index and a filter. The first byte says whether it has a filter.
+/// A partition of a table: an index.
 ///
 /// # Panics
 /// If a promise is broken.
 pub fn partition(input: &[u8]) {
     const DATA_END: u64 = 1 << 30;
-    let Some((flags, bytes)) = input.split_first() else { return };
-    let filter_of = (flags & 1 != 0).then_some(ID);
-    let Ok(partition) = Partition::decode(bytes, DATA_END, filter_of) else { return };
-    if let Some(filter) = partition.filter() {
-        let mut again = Vec::new();
-        filter.encode(&mut again);
-        assert!(bytes.ends_with(&again), "a filter has one encoding");
-        let _ = partition.may_contain(hash64(bytes, SEED));
-    }
-    let index = partition.index();
+    let Ok(index) = partition::decode(input, DATA_END) else { return };
     let mut end = index.start();
     for handle in index.handles() {
         assert_eq!(handle.offset, end, "blocks lie end to end");
@@ -383,21 +385,15 @@ fn entries() -> Vec<Owned> {
 pub fn file_seeds() -> Vec<Vec<u8>> {
     let (env, path) = (Env::memory(), Path::new("/table"));
     let mut seeds = Vec::new();
-    for (block_bytes, restart_interval, compression, filter_bits_per_key) in [
-        (64, 2, Compression::None, 10),
-        (200, 4, Compression::Lz4, 0),
-        (4096, 16, Compression::Lz4, 10),
-        (4096, 1, Compression::None, 64),
+    for (block_bytes, compression, filter_bits_per_key) in [
+        (64, Compression::None, 10),
+        (200, Compression::Lz4, 0),
+        (4096, Compression::Lz4, 10),
+        (4096, Compression::None, 64),
     ] {
         let _ = env.remove(path);
-        let options = TableOptions {
-            block_bytes,
-            restart_interval,
-            compression,
-            filter_bits_per_key,
-            hash_seed: SEED,
-            ..TableOptions::default()
-        };
+        let options =
+            TableOptions { block_bytes, compression, filter_bits_per_key, hash_seed: SEED, ..TableOptions::default() };
         let mut builder = TableBuilder::new(env.create(path).expect("memory"), ID, 0, options).expect("in bounds");
         for entry in entries() {
             builder.add(&entry.key, entry.seq, entry.kind, &entry.value).expect("in order");
@@ -410,15 +406,17 @@ pub fn file_seeds() -> Vec<Vec<u8>> {
 
 /// Real blocks.
 pub fn block_seeds() -> Vec<Vec<u8>> {
-    let shapes = [(1, true), (2, true), (16, false)];
-    let block = |(interval, hash_index)| {
-        let mut builder = BlockBuilder::new(interval, hash_index);
-        for entry in entries() {
+    let block = |hash_index: bool, entries: &[Owned]| {
+        let mut builder = BlockBuilder::new(hash_index);
+        for entry in entries {
             builder.add(&entry.key, hash64(&entry.key, SEED), entry.seq, entry.kind, &entry.value);
         }
         builder.encode().to_vec()
     };
-    shapes.into_iter().map(block).collect()
+    // Of all lengths, and of one.
+    let equal = |i: u8| Owned { key: vec![b'k', i], seq: 9, kind: 1, value: vec![i; 3] };
+    let equal: Vec<Owned> = (0..40).map(equal).collect();
+    vec![block(true, &entries()), block(false, &entries()), block(true, &equal)]
 }
 
 /// The parts of real tables that pass `part`.
@@ -439,11 +437,7 @@ pub fn partition_seeds() -> Vec<Vec<u8>> {
     parts(|file, footer, seal| {
         let contents = seal.open(stored(file, footer.index)?.to_vec(), footer.index.offset).ok()?;
         let index = Index::decode(&mut Reader::new(&contents), footer.data_end).ok()?;
-        let of = |handle: Handle| {
-            let contents = seal.open(stored(file, handle)?.to_vec(), handle.offset).ok()?;
-            let filter = Partition::decode(&contents, footer.data_end, None).is_err();
-            Some([&[u8::from(filter)][..], &contents].concat())
-        };
+        let of = |handle: Handle| seal.open(stored(file, handle)?.to_vec(), handle.offset).ok();
         Some(index.handles().filter_map(of).take(2).collect())
     })
 }

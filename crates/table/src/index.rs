@@ -66,6 +66,11 @@ impl IndexBuilder {
         self.blocks.push(Separator { key_end: self.keys.len(), seq, payload_len });
     }
 
+    /// Blocks added.
+    pub(crate) fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// The payload length of each block.
     pub(crate) fn payload_lens(&self) -> impl Iterator<Item = usize> {
         self.blocks.iter().map(|block| block.payload_len)

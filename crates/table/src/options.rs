@@ -26,13 +26,11 @@ pub enum Compression {
 pub struct TableOptions {
     /// Aim for the content of a data block, 64 B to 1 MiB. An entry beyond it gets a block of its own.
     pub block_bytes: usize,
-    /// Every how many entries a key is stored whole, 1 to 128. Smaller seeks faster, larger packs tighter.
-    pub restart_interval: usize,
     /// Compression of data blocks.
     pub compression: Compression,
     /// Size of the filter, 0 (no filter) to 64 bits a key.
     pub filter_bits_per_key: u32,
-    /// Probes of the filter a key, 1 to 16; `None` picks what suits the bits.
+    /// Probes of the filter a key, 1 to 16; `None` picks what suits the bits. Of a table read: what was picked.
     pub filter_hashes: Option<u32>,
     /// Whether data blocks carry a hash index, which spares point lookups the search within a block.
     pub hash_index: bool,
@@ -44,7 +42,6 @@ impl Default for TableOptions {
     fn default() -> TableOptions {
         TableOptions {
             block_bytes: 4096,
-            restart_interval: 8,
             compression: Compression::default(),
             filter_bits_per_key: 10,
             filter_hashes: None,
@@ -54,9 +51,6 @@ impl Default for TableOptions {
     }
 }
 
-/// Bound of [`TableOptions::restart_interval`], which also bounds what a cursor unpacks to step back.
-pub(crate) const RESTART_INTERVAL_MAX: usize = 128;
-
 const BLOCK_BYTES: std::ops::RangeInclusive<usize> = 64..=1 << 20;
 const FILTER_BITS_MAX: u32 = 64;
 
@@ -64,9 +58,6 @@ impl TableOptions {
     pub(crate) fn check(&self) -> Result<()> {
         if !BLOCK_BYTES.contains(&self.block_bytes) {
             return Err(Error::Invalid { what: "block_bytes must be 64 to 1048576" });
-        }
-        if !(1..=RESTART_INTERVAL_MAX).contains(&self.restart_interval) {
-            return Err(Error::Invalid { what: "restart_interval must be 1 to 128" });
         }
         if self.filter_bits_per_key > FILTER_BITS_MAX {
             return Err(Error::Invalid { what: "filter_bits_per_key must be at most 64" });

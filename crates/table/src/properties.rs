@@ -4,11 +4,12 @@
 //! ```text
 //! properties := id owner entries keys tombstones data_bytes data_blocks smallest_seq largest_seq
 //!               largest_kind:u8 smallest_key:prefixed largest_key:prefixed
-//!               block_bytes restart_interval compression:u8 filter_bits_per_key filter_hashes hash_index:u8
+//!               block_bytes compression:u8 filter_bits_per_key filter_hashes hash_index:u8
 //! ```
 //!
 //! Everything without a type is a varint; `prefixed` is a varint length and the bytes; compression
-//! is 0 (none) or 1 (LZ4); `filter_hashes` is 0 for "what suits the bits"; `owner` is the caller's.
+//! is 0 (none) or 1 (LZ4); `filter_hashes` is 0 if, and only if, `filter_bits_per_key` is, for a table
+//! without a filter; `owner` is the caller's.
 
 use cairn_codec::{DecodeError, Reader, Write};
 
@@ -105,7 +106,6 @@ impl Properties {
         out.put_prefixed(&s.smallest_key);
         out.put_prefixed(&s.largest_key);
         out.put_varint(o.block_bytes as u64);
-        out.put_varint(o.restart_interval as u64);
         out.put_u8(match o.compression {
             Compression::None => 0,
             Compression::Lz4 => 1,
@@ -149,7 +149,6 @@ impl Properties {
         let options = TableOptions {
             hash_seed,
             block_bytes: size(r.varint()?),
-            restart_interval: size(r.varint()?),
             compression: match r.u8()? {
                 0 => Compression::None,
                 1 => Compression::Lz4,
@@ -163,6 +162,9 @@ impl Properties {
                 _ => return Err(r.error("a hash index that is neither there nor not")),
             },
         };
+        if (options.filter_bits_per_key > 0) != options.filter_hashes.is_some() {
+            return Err(r.error("a filter without probes in the properties, or probes without a filter"));
+        }
         if options.check().is_err() {
             return Err(r.error("options in the properties are out of bounds"));
         }
@@ -199,13 +201,16 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Spoil = fn(&mut Properties);
-        let spoils: [Spoil; 6] = [
+        let spoils: [Spoil; 9] = [
             |p| p.summary.keys = 3,
             |p| p.summary.tombstones = 3,
             |p| p.summary.smallest_seq = 71,
             |p| p.summary.smallest_key = b"c".to_vec(),
             |p| p.summary.largest_key = vec![b'z'; 65_536],
-            |p| p.options.restart_interval = 129,
+            |p| p.options.block_bytes = 63,
+            |p| p.options.filter_hashes = Some(17),
+            |p| p.options.filter_hashes = None,
+            |p| p.options.filter_bits_per_key = 0,
         ];
         for spoil in spoils {
             let mut bad = properties();

@@ -4,7 +4,7 @@
 //! Owns the judgement of what is lost with a block: the index that leads to it also tells the range
 //! of its keys. A block is judged whole before any entry of it is given out: its checksum, that it
 //! decodes, and that its entries are in order and lie where the index says. What the file system
-//! cannot read is as good as damaged. Refuses a table without a sound footer, properties and index:
+//! cannot read is as good as damaged. The filter is not asked, and damage in it costs nothing. Refuses a table without a sound footer, properties and index:
 //! [`Table::open`] does not open it, and it is lost whole.
 //!
 //! Invariant: `entry` stands in `block`, and `key` is its key; the rest of the block has been judged.
@@ -12,9 +12,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::block::{Entry, Place};
+use crate::block::Entry;
 use crate::footer::Handle;
-use crate::partition::Partition;
+use crate::index::Index;
 use crate::{Block, Error, Result, Table};
 
 /// Entries of a table that cannot be read.
@@ -34,7 +34,7 @@ pub struct Lost {
 pub struct Salvage {
     table: Arc<Table>,
     /// The partition at hand, and the numbers of what comes after it and after the block at hand.
-    partition: Option<Partition>,
+    partition: Option<Index>,
     next_partition: usize,
     next_block: usize,
     block: Option<Block>,
@@ -106,8 +106,7 @@ impl Salvage {
                 Ok(block) => {
                     self.block = Some(block);
                     self.before = Some(to);
-                    self.key.clear();
-                    if self.enter() {
+                    if self.take(0) {
                         return;
                     }
                 }
@@ -121,34 +120,23 @@ impl Salvage {
 
     fn step_in_block(&mut self) -> bool {
         let Some(entry) = self.entry.take() else { return false };
-        self.take(entry.next())
+        self.take(entry.number + 1)
     }
 
-    fn enter(&mut self) -> bool {
-        let start = self.block.as_ref().and_then(|block| Some(block.data().ok()?.start()));
-        start.is_some_and(|start| self.take(start))
-    }
-
-    /// Moves to the entry at `place` of the block, if there is one. The block has been judged, so
-    /// that nothing fails here.
-    fn take(&mut self, place: Place) -> bool {
+    /// Moves to an entry of the block, if it has that.
+    fn take(&mut self, number: usize) -> bool {
         let Some(Ok(data)) = self.block.as_ref().map(Block::data) else { return false };
-        if place.at >= data.end() {
-            return false;
+        self.entry = data.entry(number);
+        if self.entry.is_some() {
+            data.set_key(&mut self.key, number, false);
         }
-        let Ok(entry) = data.entry(place) else { return false };
-        if data.step_key(&mut self.key, &entry).is_err() {
-            return false;
-        }
-        self.entry = Some(entry);
-        true
+        self.entry.is_some()
     }
 
     /// Where the next data block lies, and the separator that ends it.
     fn next_handle(&mut self, lost: &mut dyn FnMut(Lost)) -> Option<(Handle, (Vec<u8>, u64))> {
         loop {
-            if let Some(partition) = &self.partition {
-                let index = partition.index();
+            if let Some(index) = &self.partition {
                 if let Some(handle) = index.handle(self.next_block) {
                     let to = (index.separator(self.next_block), index.seq(self.next_block));
                     self.next_block += 1;
@@ -179,18 +167,16 @@ impl Salvage {
         let block = table.load_data(handle)?;
         let data = block.data().map_err(table.damaged(handle))?;
         let (mut key, mut last) = (Vec::new(), from.cloned());
-        let mut place = data.start();
-        while place.at < data.end() {
-            let entry = data.entry(place).map_err(table.damaged(handle))?;
-            data.step_key(&mut key, &entry).map_err(table.damaged(handle))?;
-            let after = |(k, seq): &(Vec<u8>, u64)| k.as_slice().cmp(&key).then(entry.seq.cmp(seq)).is_lt();
+        for number in 0..data.count() {
+            let entry_seq = data.seq(number);
+            data.set_key(&mut key, number, number > 0);
+            let after = |(k, seq): &(Vec<u8>, u64)| k.as_slice().cmp(&key).then(entry_seq.cmp(seq)).is_lt();
             if !last.as_ref().is_none_or(after) {
                 return Err(wrong("entries are out of order"));
             }
             let (last_key, last_seq) = last.get_or_insert_default();
             last_key.clone_from(&key);
-            *last_seq = entry.seq;
-            place = entry.next();
+            *last_seq = entry_seq;
         }
         match last {
             Some((key, seq)) if key.cmp(&to.0).then(to.1.cmp(&seq)).is_gt() => {

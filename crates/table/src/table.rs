@@ -1,11 +1,13 @@
 //! An open table: lookups, and the way from a handle to a block in memory.
 //!
-//! Owns: the file, its summary, the index over its partitions and (loaded resident) these. Data
-//! blocks, and partitions loaded on demand, come through the engine's [`BlockCache`].
+//! Owns: the file, its summary, the index over its partitions and (loaded resident) these and the filter.
+//! Data blocks, and partitions and pieces of the filter loaded on demand, come through the engine's [`BlockCache`].
 //! Locks: none. A lookup that finds its blocks at hand allocates nothing and copies no value.
 //!
-//! The life of a read: key and sequence range, index, a partition's filter and index, one data block,
-//! its hash index.
+//! The life of a read: sequence range, filter, key range, index, a partition, one data block, its hash
+//! index. A filter in memory comes before all that the key must be compared with: its one line depends
+//! on the hash alone, so that the misses of the lines of several tables overlap. A filter that may have
+//! to be read comes after the key range.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,14 +18,15 @@ use std::sync::Arc;
 use cairn_codec::{DecodeError, Reader, compare};
 use cairn_env::File;
 
+use crate::filter::{Filter, Piece, Question};
 use crate::footer::{FOOTER_BYTES, Footer, Handle, Refused};
 use crate::index::Index;
-use crate::partition::Partition;
+use crate::partition;
 use crate::properties::Properties;
 use crate::seal::{Seal, TRAILER_BYTES};
 use crate::{Block, BlockCache, BlockSlice, Charge, Error, Result, TableCursor, TableOptions, TableSummary};
 
-/// Where the partitions of an open table live.
+/// Where the partitions and the filter of an open table live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// In the table's own memory, from open to drop.
@@ -79,8 +82,10 @@ pub struct Table {
     options: TableOptions,
     cache: Option<Arc<dyn BlockCache>>,
     index: Index,
+    /// If there is one, and it does not come from the cache.
+    filter: Option<Filter>,
     /// All of them, or none if they come from the cache.
-    partitions: Vec<Partition>,
+    partitions: Vec<Index>,
 }
 
 /// A partition, from wherever it lives.
@@ -111,7 +116,7 @@ impl Table {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the file is not that table, or damaged in what is read now: footer,
-    /// properties, index and, loaded resident, partitions. [`Error::Newer`], [`Error::Io`].
+    /// properties, index and, loaded resident, partitions and filter. [`Error::Newer`], [`Error::Io`].
     pub fn open(
         file: File,
         id: u64,
@@ -137,8 +142,10 @@ impl Table {
         let seal = Seal::new(id, hash_seed);
         let Properties { summary, options } = read_properties(&file, &footer, seal, len)?;
         let index = read_index(&file, &footer, seal)?;
-        let mut table = Table { file, footer, seal, summary, options, cache, index, partitions: Vec::new() };
+        let (filter, partitions) = (None, Vec::new());
+        let mut table = Table { file, footer, seal, summary, options, cache, index, filter, partitions };
         if load == Load::Resident {
+            table.filter = table.load_filter()?;
             table.partitions = table.index.handles().map(|at| table.load_partition(at)).collect::<Result<_>>()?;
         }
         Ok(Arc::new(table))
@@ -167,24 +174,36 @@ impl Table {
     /// Memory the table itself holds, blocks in the cache not counted.
     pub fn memory_bytes(&self) -> usize {
         let keys = self.summary.smallest_key.capacity() + self.summary.largest_key.capacity();
-        let partitions = self.partitions.iter().map(|p| size_of::<Partition>() + p.memory_bytes()).sum::<usize>();
-        size_of::<Table>() + keys + self.index.memory_bytes() + partitions
+        let partitions = self.partitions.iter().map(|p| size_of::<Index>() + p.memory_bytes()).sum::<usize>();
+        let filter = self.filter.as_ref().map_or(0, Filter::memory_bytes);
+        size_of::<Table>() + keys + self.index.memory_bytes() + partitions + filter
     }
 
     /// The newest version of `key` with a sequence number of at most `max_seq`.
     ///
     /// `hash` is `hash64(key, hash_seed)`, computed once for all tables. Reads at most one data
-    /// block; a block read is offered to the cache.
+    /// block and, loaded on demand, a piece of the filter and a partition; a block read is offered to
+    /// the cache.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if a block needed for the answer is damaged; [`Error::Io`].
+    #[inline]
     pub fn get(&self, key: &[u8], hash: u64, max_seq: u64, read: Read) -> Result<Lookup> {
+        let denied =
+            max_seq < self.summary.smallest_seq || self.filter.as_ref().is_some_and(|filter| !filter.may_contain(hash));
+        if denied { Ok(Lookup::Absent) } else { self.get_past_filter(key, hash, max_seq, read) }
+    }
+
+    /// As [`Table::get`] for a key that passes the filter, if that is in memory.
+    fn get_past_filter(&self, key: &[u8], hash: u64, max_seq: u64, read: Read) -> Result<Lookup> {
         let summary = &self.summary;
-        let outside = max_seq < summary.smallest_seq
-            || compare(key, &summary.smallest_key).is_lt()
-            || compare(key, &summary.largest_key).is_gt();
-        if outside {
+        if compare(key, &summary.smallest_key).is_lt() || compare(key, &summary.largest_key).is_gt() {
             return Ok(Lookup::Absent);
+        }
+        match self.ask_on_demand(hash, read)? {
+            Some(true) => {}
+            Some(false) => return Ok(Lookup::Absent),
+            None => return Ok(Lookup::NotResident),
         }
         let Some(number) = self.index.find(key, max_seq) else { return Ok(Lookup::Absent) };
         let held = match read {
@@ -192,11 +211,7 @@ impl Table {
             Read::ResidentOnly => self.partition_at_hand(number)?,
         };
         let Some(held) = held else { return Ok(Lookup::NotResident) };
-        let partition = self.held(&held)?;
-        if !partition.may_contain(hash) {
-            return Ok(Lookup::Absent);
-        }
-        let index = partition.index();
+        let index = self.held(&held)?;
         let Some(handle) = index.find(key, max_seq).and_then(|n| index.handle(n)) else {
             return Ok(Lookup::Absent);
         };
@@ -205,7 +220,7 @@ impl Table {
             Read::ResidentOnly => self.cached(handle),
         };
         let Some(block) = block else { return Ok(Lookup::NotResident) };
-        let found = block.data().and_then(|data| data.find(key, hash, max_seq)).map_err(self.damaged(handle))?;
+        let found = block.data().map_err(self.damaged(handle))?.find(key, hash, max_seq);
         Ok(match found {
             Some(entry) => {
                 let value = BlockSlice::new(block, entry.value_at..entry.value_end);
@@ -213,6 +228,25 @@ impl Table {
             }
             None => Lookup::Absent,
         })
+    }
+
+    /// What a filter says that is not in the table's memory; true without a filter, `None` if it must be
+    /// read first and may not.
+    pub(crate) fn ask_on_demand(&self, hash: u64, read: Read) -> Result<Option<bool>> {
+        if self.filter.is_some() {
+            return Ok(Some(true));
+        }
+        let Some(question) = Question::new(self.footer.filter, self.summary.id, self.probes(), hash) else {
+            return Ok(Some(true));
+        };
+        let load = |table: &Table, at| table.load_piece(at).map(Block::of_filter);
+        let block = match read {
+            Read::Any => Some(self.fetch(question.piece, load)?),
+            Read::ResidentOnly => self.cached(question.piece),
+        };
+        let Some(block) = block else { return Ok(None) };
+        let piece = block.filter().map_err(self.damaged(question.piece))?;
+        Ok(Some(question.ask(piece)))
     }
 
     /// A cursor over all entries, not yet positioned.
@@ -249,7 +283,7 @@ impl Table {
     }
 
     /// What `held` leads to.
-    pub(crate) fn held<'a>(&'a self, held: &'a Held) -> Result<&'a Partition> {
+    pub(crate) fn held<'a>(&'a self, held: &'a Held) -> Result<&'a Index> {
         let gone = DecodeError { offset: 0, what: "no such partition" };
         match held {
             Held::Resident(number) => self.partitions.get(*number).ok_or(gone),
@@ -300,18 +334,36 @@ impl Table {
     }
 
     /// Reads a partition, past the cache.
-    pub(crate) fn load_partition(&self, handle: Handle) -> Result<Partition> {
+    pub(crate) fn load_partition(&self, handle: Handle) -> Result<Index> {
         let stored = read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?;
-        let filter_of = (self.options.filter_bits_per_key > 0).then_some(self.summary.id);
         self.seal
             .open(stored, handle.offset)
-            .and_then(|contents| Partition::decode(&contents, self.footer.data_end, filter_of))
+            .and_then(|contents| partition::decode(&contents, self.footer.data_end))
             .map_err(self.damaged(handle))
+    }
+
+    /// Reads a piece of the filter, past the cache.
+    fn load_piece(&self, handle: Handle) -> Result<Piece> {
+        let stored = read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?;
+        self.seal
+            .open(stored, handle.offset)
+            .and_then(|contents| Piece::decode(contents, handle))
+            .map_err(self.damaged(handle))
+    }
+
+    /// Reads the whole filter, past the cache; `None` if the table has none.
+    pub(crate) fn load_filter(&self) -> Result<Option<Filter>> {
+        Filter::gather(self.footer.filter, self.summary.id, self.probes(), |handle| self.load_piece(handle))
     }
 
     /// Turns what decoding the block at `handle` complains of into an error that names the place.
     pub(crate) fn damaged(&self, handle: Handle) -> impl FnOnce(DecodeError) -> Error + '_ {
         move |error| Error::decode(self.path(), handle.offset, error)
+    }
+
+    /// Of the filter; with none, all keys pass.
+    fn probes(&self) -> u32 {
+        self.options.filter_hashes.unwrap_or_default()
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -367,6 +419,9 @@ pub(crate) fn read_properties(file: &File, footer: &Footer, seal: Seal, file_byt
     if properties.summary.id != footer.table_id {
         return Err(Error::corrupt(file.path(), handle.offset, "properties of another table"));
     }
+    if (properties.options.filter_bits_per_key > 0) != (footer.filter.lines > 0) {
+        return Err(Error::corrupt(file.path(), handle.offset, "properties and footer disagree about a filter"));
+    }
     Ok(properties)
 }
 
@@ -375,8 +430,8 @@ pub(crate) fn read_index(file: &File, footer: &Footer, seal: Seal) -> Result<Ind
     let decode = |contents: Vec<u8>| {
         let mut reader = Reader::new(&contents);
         let index = Index::decode(&mut reader, footer.data_end)?;
-        if index.end() != handle.offset {
-            return Err(reader.error("partitions of the index do not add up to where it begins"));
+        if index.end() != footer.filter.offset {
+            return Err(reader.error("partitions of the index do not add up to where the filter begins"));
         }
         reader.finish()?;
         Ok(index)

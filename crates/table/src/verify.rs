@@ -1,16 +1,16 @@
 //! The check of a whole table, from its file alone.
 //!
 //! Reads everything anew, past the cache, and compares every part with every other: what the
-//! lookups rely on (order, indexes, filters, hash index, restarts) and what the manifest relies on
+//! lookups rely on (order, indexes, filters, hash index) and what the manifest relies on
 //! (the summary). Footer and handles tile the file, so no byte is left out.
 
 use std::cmp::Ordering;
 
 use cairn_codec::hash64;
 
-use crate::block::{Bucket, DataBlock, Place};
+use crate::block::DataBlock;
+use crate::filter::Filter;
 use crate::footer::Handle;
-use crate::partition::Partition;
 use crate::table::{read_footer, read_index, read_properties};
 use crate::{Error, Result, Table, TableSummary};
 
@@ -32,16 +32,16 @@ impl Table {
         let found = TableSummary::new(self.id(), self.summary().owner);
         let mut walk = Walk { table: self, before: None, found, key: Vec::new(), seq: 0 };
         let index = read_index(file, &footer, self.seal())?;
+        let filter = self.load_filter()?;
         let mut data_end = 0;
         for (number, at) in index.handles().enumerate() {
-            let partition = self.load_partition(at)?;
-            let blocks = partition.index();
+            let blocks = self.load_partition(at)?;
             if blocks.start() != data_end {
                 return Err(Error::corrupt(path, at.offset, "the partition does not begin where the one before ends"));
             }
             for (number, handle) in blocks.handles().enumerate() {
                 let block = self.load_data(handle)?;
-                walk.block(handle, block.data().map_err(self.damaged(handle))?, &partition)?;
+                walk.block(handle, block.data().map_err(self.damaged(handle))?, filter.as_ref())?;
                 walk.end_block(handle, blocks.separator(number), blocks.seq(number))?;
                 progress(handle.end().unwrap_or(file_bytes));
             }
@@ -80,58 +80,38 @@ fn order(a: (&[u8], u64), b: (&[u8], u64)) -> Ordering {
 }
 
 impl Walk<'_> {
-    fn block(&mut self, handle: Handle, data: DataBlock<'_>, partition: &Partition) -> Result<()> {
+    fn block(&mut self, handle: Handle, data: DataBlock<'_>, filter: Option<&Filter>) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::corrupt(self.table.path(), handle.offset, what));
         let mut key = Vec::new();
-        let mut place = data.start();
-        for restart in 0..data.restart_count() {
-            if data.restart(restart) != Some(place) {
-                return wrong("a restart is not where an entry and its value begin");
+        let mut firsts = Vec::new();
+        for number in 0..data.count() {
+            let Some(entry) = data.entry(number) else { break };
+            data.set_key(&mut key, number, number > 0);
+            let first = self.found.entries == 0;
+            if !first && order((&self.key, self.seq), (&key, entry.seq)) != Ordering::Less {
+                return wrong("entries are out of order");
             }
-            let mut entries = 0;
-            while place.at < data.restart_end(restart) {
-                let entry = data.entry(place).map_err(self.table.damaged(handle))?;
-                if entries == 0 && entry.shared != 0 {
-                    return wrong("an entry at a restart does not store its whole key");
-                }
-                data.step_key(&mut key, &entry).map_err(self.table.damaged(handle))?;
-                let first = self.found.entries == 0;
-                if !first && order((&self.key, self.seq), (&key, entry.seq)) != Ordering::Less {
-                    return wrong("entries are out of order");
-                }
-                let new_key = first || self.key != key;
-                let starts_block = restart == 0 && entries == 0;
-                if starts_block
-                    && self.before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge())
-                {
-                    return wrong("the block begins before the separator of the block before");
-                }
-                if new_key || starts_block {
-                    let hash = hash64(&key, self.table.options().hash_seed);
-                    if !partition.may_contain(hash) {
-                        return wrong("the filter denies a key of this block");
-                    }
-                    let bucket = data.bucket(hash).map_err(self.table.damaged(handle))?;
-                    if bucket != Bucket::Unknown && bucket != Bucket::Restart(restart) {
-                        return wrong("the hash index misplaces a key");
-                    }
-                }
-                if first {
-                    self.found.smallest_key.clone_from(&key);
-                }
-                let value_len = entry.value_end - entry.value_at;
-                self.found.count(new_key, key.len(), entry.seq, entry.kind, value_len);
-                self.key.clone_from(&key);
-                self.seq = entry.seq;
-                entries += 1;
-                place = entry.next();
+            let new_key = first || self.key != key;
+            if number == 0 && self.before.as_ref().is_some_and(|(k, seq)| order((k, *seq), (&key, entry.seq)).is_ge()) {
+                return wrong("the block begins before the separator of the block before");
             }
-            if entries > self.table.options().restart_interval {
-                return wrong("more entries than the restart interval");
+            if new_key || number == 0 {
+                let hash = hash64(&key, self.table.options().hash_seed);
+                if filter.is_some_and(|filter| !filter.may_contain(hash)) {
+                    return wrong("the filter denies a key of this block");
+                }
+                firsts.push((number, hash));
             }
+            if first {
+                self.found.smallest_key.clone_from(&key);
+            }
+            let value_len = entry.value_end - entry.value_at;
+            self.found.count(new_key, key.len(), entry.seq, entry.kind, value_len);
+            self.key.clone_from(&key);
+            self.seq = entry.seq;
         }
-        if place != (Place { at: data.end(), value_at: data.values_end() }) {
-            return wrong("entries and values do not fill the block");
+        if !data.hash_index_is(&firsts) {
+            return wrong("the hash index misplaces a key");
         }
         self.found.data_blocks += 1;
         Ok(())

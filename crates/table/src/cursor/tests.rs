@@ -23,9 +23,9 @@ fn entry(found: InModel<'_>) -> Seen {
 
 fn tables(dir: &Dir, model: &Model) -> Vec<TableOptions> {
     let mut all = Vec::new();
-    for (block_bytes, restart_interval) in [(64, 1), (64, 16), (700, 4), (4096, 16), (65_536, 3)] {
-        let compression = if restart_interval == 4 { Compression::Lz4 } else { Compression::None };
-        let options = TableOptions { block_bytes, restart_interval, compression, ..TableOptions::default() };
+    for block_bytes in [64, 65, 700, 4096, 65_536] {
+        let compression = if block_bytes == 700 { Compression::Lz4 } else { Compression::None };
+        let options = TableOptions { block_bytes, compression, ..TableOptions::default() };
         dir.build(all.len() as u64, &options, model);
         all.push(options);
     }

@@ -40,20 +40,26 @@ fn of_a_sound_table_everything_is_there() {
 #[test]
 fn of_a_damaged_table_all_is_there_but_the_ranges_told() {
     let dir = Dir::new();
-    let (mut blocks, mut partitions, mut whole) = (0, 0, 0);
+    let (mut blocks, mut partitions, mut filter, mut whole) = (0, 0, 0, 0);
     for compression in [Compression::None, Compression::Lz4] {
         let model = Rng(9).model(400);
         let all = versions(&model);
         let options = TableOptions { block_bytes: 256, compression, ..TableOptions::default() };
         let summary = dir.build(1, &options, &model);
         let sound = dir.open(1, Load::OnDemand, None).unwrap();
-        let (data_end, index_at) = (sound.footer().data_end, sound.footer().index.offset);
+        let footer = sound.footer();
+        let (data_end, filter_at, index_at) = (footer.data_end, footer.filter.offset, footer.index.offset);
         let file = Env::real().open_writable(&dir.path("1")).unwrap();
         for at in 0..summary.file_bytes {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
             file.write_all_at(&[byte[0] ^ (1 << (at % 8))], at).unwrap();
             match dir.open(1, Load::OnDemand, None) {
+                Ok(table) if (filter_at..index_at).contains(&at) => {
+                    assert!(salvaged(Arc::clone(&table)) == (all.clone(), Vec::new()), "byte {at}");
+                    assert!(matches!(table.verify(&mut |_| {}), Err(Error::Corrupt { .. })), "byte {at}");
+                    filter += 1;
+                }
                 Ok(table) => {
                     let (entries, lost) = salvaged(table);
                     let [range] = lost.as_slice() else { panic!("byte {at}: {lost:?}") };
@@ -73,5 +79,6 @@ fn of_a_damaged_table_all_is_there_but_the_ranges_told() {
             file.write_all_at(&byte, at).unwrap();
         }
     }
-    assert!(blocks > 1000 && partitions > 500 && whole > 200, "{blocks} {partitions} {whole}");
+    let counts = (blocks, partitions, filter, whole);
+    assert!(blocks > 1000 && partitions > 500 && filter > 200 && whole > 200, "{counts:?}");
 }

@@ -15,24 +15,27 @@ fn hex(bytes: &[u8]) -> String {
     bytes.chunks(32).map(|chunk| line(chunk) + "\n").collect()
 }
 
-/// Every part of the format: shared prefixes, restarts, hash index, versions, kinds, separators, two partitions.
+/// Every part of the format: shared prefixes, hash index, versions, kinds, separators, two partitions, a filter.
 pub(crate) fn golden() -> (TableOptions, Model) {
     let options = TableOptions {
         block_bytes: 64,
-        restart_interval: 2,
         compression: Compression::None,
         filter_bits_per_key: 64,
         filter_hashes: Some(6),
         ..TableOptions::default()
     };
-    let entries: [(&[u8], u64, u8, &[u8]); 7] = [
+    let entries: [(&[u8], u64, u8, &[u8]); 11] = [
         (b"cairn/a", 300, 1, b"one"),
         (b"cairn/a", 9, 0, b""),
         (b"cairn/ab", 8, 1, b"two"),
         (b"cairn/b\x00", 7, 1, b"three"),
-        (b"cairn/stone", 5, 1, b"a value with thirty-two bytes ..."),
-        (b"cairn/stone", 4, 1, b"older"),
+        (b"cairn/stone/which/no/wave/has/moved", 5, 1, b"a value with thirty-two bytes ..."),
+        (b"cairn/stone/which/no/wave/has/moved", 4, 1, b"older"),
+        (b"cairn/water/from/the/hills/runs/under/it", 3, 1, b"cold and clear, and nobody knows"),
         (b"cairn/way", 4, 1, b"\xff\x00"),
+        (b"cairn/wbx", 2, 1, b"b1"),
+        (b"cairn/wby", 1, 1, b"b2"),
+        (b"cairn/wbz", 2, 1, b"b3"),
     ];
     let entry =
         |(key, seq, kind, value): (&[u8], u64, u8, &[u8])| ((key.to_vec(), Reverse(seq)), (kind, value.to_vec()));
@@ -88,13 +91,12 @@ fn lookups_agree_with_a_map_at_every_sequence_number() {
     for seed in 1..=3 {
         let model = Rng(seed).model(900);
         for block_bytes in [64, 500, 4096, 65_536] {
-            for (restart_interval, hash_index) in [(1, true), (4, true), (16, true), (16, false)] {
+            for hash_index in [true, false] {
                 for compression in [Compression::None, Compression::Lz4] {
                     id += 1;
                     let filter_bits_per_key = [0, 10, 3][id as usize % 3];
                     let options = TableOptions {
                         block_bytes,
-                        restart_interval,
                         compression,
                         hash_index,
                         filter_bits_per_key,
@@ -109,7 +111,7 @@ fn lookups_agree_with_a_map_at_every_sequence_number() {
                     table.verify(&mut |_| {}).unwrap();
                     assert_eq!(
                         table.describe().unwrap().lines().count() as u64,
-                        7 + table.index().block_count() as u64 + summary.data_blocks
+                        8 + table.index().block_count() as u64 + summary.data_blocks
                     );
                 }
             }
@@ -126,16 +128,16 @@ fn the_summary_counts_what_was_added() {
         id: 7,
         owner: OWNER,
         file_bytes: Env::real().open(&dir.path("7")).unwrap().len().unwrap(),
-        entries: 7,
-        keys: 5,
+        entries: 11,
+        keys: 9,
         tombstones: 1,
         data_bytes: model.iter().map(|((key, _), (_, value))| (key.len() + value.len()) as u64).sum(),
-        data_blocks: 4,
-        smallest_seq: 4,
+        data_blocks: 5,
+        smallest_seq: 1,
         largest_seq: 300,
         largest_kind: 1,
         smallest_key: b"cairn/a".to_vec(),
-        largest_key: b"cairn/way".to_vec(),
+        largest_key: b"cairn/wbz".to_vec(),
     };
     assert_eq!(summary, expected);
     let identity = Table::identify(&Env::real().open(&dir.path("7")).unwrap()).unwrap();
@@ -208,6 +210,29 @@ fn a_filter_spares_reads_of_absent_keys() {
 }
 
 #[test]
+fn a_filter_on_demand_costs_one_read_of_a_piece() {
+    let dir = Dir::new();
+    let key = |i: u32| i.to_be_bytes().to_vec();
+    let model: Model = (0..9000).map(|i| ((key(i * 2), Reverse(1)), (1, vec![7; 20]))).collect();
+    let blocks = dir.build(1, &TableOptions::default(), &model).data_blocks;
+    let cache = Arc::new(MapCache::default());
+    let table = dir.open(1, Load::OnDemand, Some(Arc::clone(&cache) as Arc<dyn BlockCache>)).unwrap();
+    assert_eq!(table.footer().filter.piece_count(), 3);
+    assert!(blocks > 64 && table.index().block_count() as u64 == blocks.div_ceil(64), "{blocks} blocks");
+    let loads = |key: &[u8], found: bool| {
+        let before = cache.loads.load(Ordering::SeqCst);
+        assert_eq!(get(&table, key, 9).unwrap().is_some(), found);
+        cache.loads.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(loads(&key(8000), true), 3, "a piece, a partition, a block");
+    assert_eq!(loads(&key(8000), true), 0);
+    cache.clear();
+    let absent: usize = (0..8999).map(|i| loads(&key(i * 2 + 1), false)).sum();
+    assert!((3..3 + 9000 * 2 / 50).contains(&absent), "{absent}: three pieces, and what false positives lead to");
+    assert_eq!(loads(&key(20_000), false), 0, "beyond the last key nothing is asked");
+}
+
+#[test]
 fn the_largest_keys_and_values_fit_and_larger_ones_are_refused() {
     let dir = Dir::new();
     let mut model = Model::new();
@@ -266,8 +291,6 @@ fn options_out_of_bounds_are_refused() {
     for bad in [
         TableOptions { block_bytes: 63, ..default() },
         TableOptions { block_bytes: (1 << 20) + 1, ..default() },
-        TableOptions { restart_interval: 0, ..default() },
-        TableOptions { restart_interval: 129, ..default() },
         TableOptions { filter_bits_per_key: 65, ..default() },
         TableOptions { filter_hashes: Some(0), ..default() },
         TableOptions { filter_hashes: Some(17), ..default() },
