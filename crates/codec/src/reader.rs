@@ -86,19 +86,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint of up to 64 bits; refused if longer than needed.
-    #[inline]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
-        // Most are lengths and ids below 128.
-        match self.bytes.get(self.offset) {
-            Some(&byte) if byte < 0x80 => {
-                self.offset += 1;
-                Ok(u64::from(byte))
-            }
-            _ => self.long_varint(),
-        }
-    }
-
-    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let start = self.offset;
         let mut value = 0u64;
         let mut shift = 0;
