@@ -48,7 +48,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("durable-before-sync", &[HISTORIES]),
     mutant("flushed-before-log-synced", &[CRASH]),
     mutant("snapshots-listed-before-sync", &[("durable_snapshots", "a_snapshot_of_the_durable")]),
-    mutant("log-removed-before-edit", &[CRASH]),
     mutant("input-removed-before-edit", &[CRASH]),
     // Failures.
     mutant("failed-sync-tried-again", &[BAD_DISK]),
