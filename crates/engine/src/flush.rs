@@ -90,6 +90,9 @@ impl Core {
         changes.push(Change::NextTable(self.next_table.load(std::sync::atomic::Ordering::Relaxed)));
         changes.push(Change::Flushed { keyspace: id, seq: flushed });
         changes.push(Change::LogStart(log_start));
+        if cairn_env::mutant("log-removed-before-edit") {
+            self.remove_log_before(log_start);
+        }
         self.commit_edit(manifest, &changes)?;
         if cairn_env::mutant("memtable-gone-before-its-tables") {
             self.catalog.update(id, |tree| tree.sealed.retain(|sealed| !Arc::ptr_eq(sealed, buffer)));

@@ -48,6 +48,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("durable-before-sync", &[HISTORIES]),
     mutant("flushed-before-log-synced", &[CRASH]),
     mutant("snapshots-listed-before-sync", &[("durable_snapshots", "a_snapshot_of_the_durable")]),
+    mutant("log-removed-before-edit", &[("crash", "a_crash_within_a_flush")]),
     mutant("input-removed-before-edit", &[CRASH]),
     // Failures.
     mutant("failed-sync-tried-again", &[BAD_DISK]),
