@@ -4,8 +4,9 @@
 //! the leader: it takes what is queued as one group, makes room, decides the conditions, gives the
 //! numbers, appends the group to the log with one write, applies it to the memtables and publishes
 //! its last number. Syncing is the second stage with a leader of its own: while one sync runs the
-//! next group is appended, and one later sync covers all of them. Nobody delays anything to make
-//! groups larger. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
+//! next group is appended, and one later sync covers all of them. Nobody sleeps to make groups
+//! larger; who syncs next only lets those run first whom the last sync released, as long as they are
+//! on their way: or callers would fall into two halves, each waiting for the other's sync. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
 //! one writer, so applying stays with the leader.)
 //!
 //! Invariants
@@ -49,6 +50,11 @@ pub(crate) const GROUP_KIND: u8 = 1;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 /// And up to this many batches.
 const GROUP_BATCHES_MAX: usize = 4096;
+
+/// Who is to sync lets others run at most so often ...
+const TURNS_MAX: u32 = 16;
+/// ... and no longer than half of a fast device's sync.
+const TURNS_TIME_MAX: Duration = Duration::from_micros(40);
 
 /// Of the list of keyspaces that a group touches, so much memory is kept.
 const TOUCHED_KEPT: usize = 1024;
@@ -95,6 +101,8 @@ pub(crate) struct CommitState {
     pub(crate) room_wanted: bool,
     unsynced: VecDeque<Unsynced>,
     syncing: bool,
+    /// Tickets that the last sync resolved: so many may come again.
+    released: usize,
     /// Why nothing can be synced any more.
     failed: Option<String>,
     /// No more batches are taken.
@@ -112,6 +120,7 @@ impl CommitState {
             room_wanted: false,
             unsynced: VecDeque::new(),
             syncing: false,
+            released: 0,
             failed: None,
             closing: false,
         }
@@ -149,12 +158,9 @@ impl CommitState {
         group
     }
 
-    /// The caller syncs next, all that is appended now.
-    fn begin_sync(&mut self) {
-        self.syncing = true;
-        if let Some(last) = self.unsynced.back_mut() {
-            last.covered = true;
-        }
+    /// Tickets that the next sync would resolve.
+    fn awaiting_sync(&self) -> usize {
+        self.unsynced.iter().map(|unsynced| unsynced.tickets.len()).sum()
     }
 }
 
@@ -332,14 +338,12 @@ impl Core {
             if let Some(outcome) = outcome {
                 return outcome;
             }
-            let mut state = self.commit.lock();
+            let state = self.commit.lock();
             if state.may_lead() && !state.pending.is_empty() {
                 self.lead_group(state);
                 outcome = ticket.outcome();
             } else if syncs && !state.syncing && state.unsynced.iter().any(|u| !u.tickets.is_empty()) {
-                state.begin_sync();
-                drop(state);
-                self.sync_log();
+                self.sync_log(state);
                 outcome = ticket.outcome();
             } else {
                 drop(state);
@@ -380,12 +384,10 @@ impl Core {
     /// Syncs for a ticket if nobody does. The thread that syncs what nobody waits for may have been woken; it finds
     /// nothing left to do.
     pub(crate) fn help(&self, ticket: &TicketCell) {
-        let mut state = self.commit.lock();
+        let state = self.commit.lock();
         let appended = state.unsynced.iter().any(|unsynced| unsynced.holds(ticket));
         if appended && !state.syncing && state.failed.is_none() {
-            state.begin_sync();
-            drop(state);
-            self.sync_log();
+            self.sync_log(state);
         }
     }
 
@@ -402,9 +404,7 @@ impl Core {
             if state.syncing {
                 state = self.commit_changed.wait(state);
             } else {
-                state.begin_sync();
-                drop(state);
-                self.sync_log();
+                self.sync_log(state);
                 state = self.commit.lock();
             }
         }
@@ -433,9 +433,7 @@ impl Core {
             let now = if due.is_some() { self.env.now() } else { Duration::ZERO };
             let by_interval = due.is_some_and(|at| at <= now) && !state.unsynced.is_empty();
             if !state.syncing && (state.unsynced_unattended() || by_interval) && state.failed.is_none() {
-                state.begin_sync();
-                drop(state);
-                self.sync_log();
+                self.sync_log(state);
                 due = self.options.sync_interval.map(|interval| self.env.now() + interval);
                 state = self.commit.lock();
             } else if state.closing
@@ -758,8 +756,22 @@ impl Core {
         done
     }
 
-    /// Syncs the log and resolves what that covers. The caller has set `syncing`.
-    fn sync_log(&self) {
+    /// Syncs the log and resolves what that covers. The caller has seen that nobody else does.
+    fn sync_log<'a>(&'a self, mut state: MutexGuard<'a, CommitState>) {
+        state.syncing = true;
+        let began = self.env.now();
+        for _ in 0..TURNS_MAX {
+            if state.awaiting_sync() >= state.released || self.env.now().saturating_sub(began) > TURNS_TIME_MAX {
+                break;
+            }
+            drop(state);
+            self.env.yield_now();
+            state = self.commit.lock();
+        }
+        if let Some(last) = state.unsynced.back_mut() {
+            last.covered = true;
+        }
+        drop(state);
         add(&self.counters.log_syncs_count, 1);
         if cairn_env::mutant("durable-before-sync") {
             self.durable.store(self.visible.load(Ordering::Acquire), Ordering::Release);
@@ -785,9 +797,11 @@ impl Core {
                         done.tickets.append(&mut synced.tickets);
                     }
                 }
-                self.hand_over(&state);
+                state.released = done.tickets.len();
                 drop(state);
+                // First those who may come again, then who is to sync for the next: it finds more of them.
                 done.tell();
+                self.hand_over(&self.commit.lock());
             }
             Err(e) => {
                 drop(state);

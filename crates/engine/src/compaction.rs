@@ -33,7 +33,7 @@ impl Core {
             let moved: Vec<(usize, TableRef)> =
                 plan.inputs.iter().map(|(_, table)| (plan.output_level, table.clone())).collect();
             self.install_compaction(id, plan, moved)?;
-            add(&self.counters.compaction_moves_count, 1);
+            add(&self.counters.compaction_moves_count, plan.inputs.len() as u64);
             return Ok(());
         }
         let Some(tree) = self.catalog.tree(id) else { return Ok(()) };

@@ -78,8 +78,6 @@ pub(crate) struct Core {
     /// A flush or compaction ended, or the health changed: who waits for room looks again.
     pub(crate) jobs_changed: Condvar,
 
-    /// Nobody has written for a while.
-    pub(crate) quiet: AtomicBool,
     /// Set once, when the database is being closed: long jobs give up.
     pub(crate) closing: AtomicBool,
     pub(crate) health: Mutex<Health>,

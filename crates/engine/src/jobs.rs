@@ -39,10 +39,11 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long nobody writes before memtables are tidied.
 const QUIET_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Since when nobody has written.
+/// Since when nobody has written, and the count of blocks that had been read by then.
 struct Quiet {
     seq: SeqNo,
     since: Duration,
+    blocks_read: u64,
 }
 
 /// What is asked for.
@@ -56,6 +57,8 @@ pub(crate) struct Jobs {
     /// Keyspaces that the series' compaction after so many updates has not done yet.
     pub(crate) series_due: BTreeSet<KeyspaceId>,
     compacting: bool,
+    /// Nobody has written for a while: bytes of blocks that were read since.
+    quiet_read_bytes: Option<u64>,
     /// A full compaction of everything written up to this number.
     manual: Option<SeqNo>,
     manual_rounds_done: u64,
@@ -91,7 +94,7 @@ impl Jobs {
 impl Core {
     /// The thread that flushes, removes and tidies.
     pub(crate) fn run_flush_thread(&self) {
-        let mut quiet = Quiet { seq: self.seq_at(Visibility::Applied), since: self.env.now() };
+        let mut quiet = self.begin_quiet();
         let mut jobs = self.jobs.lock();
         loop {
             if jobs.closing {
@@ -144,25 +147,37 @@ impl Core {
         }
     }
 
+    fn begin_quiet(&self) -> Quiet {
+        let counters = &self.counters;
+        let blocks = [&counters.cache_hits_count, &counters.cache_misses_count];
+        Quiet {
+            seq: self.seq_at(Visibility::Applied),
+            since: self.env.now(),
+            blocks_read: blocks.map(|count| count.load(Ordering::Relaxed)).iter().sum(),
+        }
+    }
+
     /// Once nobody has written for a while: asks the leader to seal memtables that are mostly tombstones, and compaction
     /// to merge level 0.
     fn tidy_when_quiet(&self, quiet: &mut Quiet) {
-        let (seq, now) = (self.seq_at(Visibility::Applied), self.env.now());
-        if seq != quiet.seq {
-            *quiet = Quiet { seq, since: now };
-        }
-        let due = now.saturating_sub(quiet.since) >= QUIET_INTERVAL;
-        self.quiet.store(due, Ordering::Relaxed);
-        if !due {
+        let now = self.begin_quiet();
+        if now.seq != quiet.seq {
+            *quiet = now;
+            self.jobs.lock().quiet_read_bytes = None;
             return;
         }
+        if now.since.saturating_sub(quiet.since) < QUIET_INTERVAL {
+            return;
+        }
+        let read_bytes = (now.blocks_read - quiet.blocks_read).saturating_mul(u64::from(self.options.block_bytes));
+        self.jobs.lock().quiet_read_bytes = Some(read_bytes);
         let catalog = self.catalog.load();
         if catalog.trees().any(|tree| tree.active.as_ref().is_some_and(|buffer| buffer.is_garbage())) {
             self.commit.lock().room_wanted = true;
             self.append_wanted.notify_one();
         }
         let leveled = self.options.compaction == CompactionStyle::Leveled;
-        if leveled && catalog.trees().any(|tree| level0_is_worth_merging(&tree.levels)) {
+        if leveled && catalog.trees().any(|tree| level0_is_worth_merging(&tree.levels, read_bytes)) {
             self.jobs.lock().compaction_due = true;
             self.compaction_wanted.notify_one();
         }
@@ -176,13 +191,13 @@ impl Core {
                 return;
             }
             let (skip, failed) = (jobs.damaged.clone(), jobs.failed.clone());
-            let manual = jobs.manual;
+            let (manual, quiet) = (jobs.manual, jobs.quiet_read_bytes);
             let series = if manual.is_some() { None } else { jobs.series_due.pop_first() };
             jobs.compaction_due = false;
             jobs.compacting = true;
             drop(jobs);
             let picked =
-                if self.check_writable().is_ok() { self.pick_any(&skip, &failed, manual, series) } else { None };
+                if self.check_writable().is_ok() { self.pick_any(&skip, &failed, quiet, manual, series) } else { None };
             let result = picked.as_ref().map(|(id, plan)| (*id, self.compact(*id, plan)));
             // The plan holds tables that the compaction has made obsolete.
             drop(picked);
@@ -266,14 +281,12 @@ impl Core {
         &self,
         skip: &BTreeSet<KeyspaceId>,
         failed: &BTreeMap<KeyspaceId, u64>,
+        quiet_read_bytes: Option<u64>,
         manual: Option<SeqNo>,
         series: Option<KeyspaceId>,
     ) -> Option<(KeyspaceId, Plan)> {
-        let at = Circumstances {
-            oldest_reader: self.oldest_reader(),
-            now_ms: self.env.unix_time_ms(),
-            quiet: self.quiet.load(Ordering::Relaxed),
-        };
+        let at =
+            Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms(), quiet_read_bytes };
         let mut trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         trees.sort_by_key(|tree| (failed.get(&tree.id), Reverse(tree.levels.level(0).len())));
         if let Some(target) = manual

@@ -4,7 +4,7 @@
 //! times more. The fullest level gives a table to the next. When no level is over its size, tables
 //! that hold much garbage (tombstones, versions kept for snapshots that are gone) are rewritten so
 //! that deletes give disk back; old garbage goes even where it is sparse. When nobody writes, level 0 goes
-//! down however small it is, if that costs little.
+//! down however small it is, if that costs little, or not more than readers have been paying.
 //!
 //! Every plan keeps the invariants of [`crate::levels`]: from level 0 all tables go together, so
 //! that no older version stays above a newer one.
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
     pub(crate) inputs: Vec<(usize, TableRef)>,
     /// Where the result goes.
     pub(crate) output_level: usize,
-    /// The one input can change its level without being read.
+    /// The inputs can change their level without being read.
     pub(crate) trivial_move: bool,
 }
 
@@ -45,8 +45,8 @@ pub(crate) struct Circumstances {
     /// The oldest number at which anybody may read.
     pub(crate) oldest_reader: SeqNo,
     pub(crate) now_ms: u64,
-    /// Nobody has written for a while.
-    pub(crate) quiet: bool,
+    /// Nobody has written for a while: bytes of blocks that were read since.
+    pub(crate) quiet_read_bytes: Option<u64>,
 }
 
 /// The bytes that level `level` (from 1) may hold.
@@ -75,13 +75,16 @@ pub(crate) fn pick(levels: &Levels, options: &Options, at: Circumstances) -> Opt
         garbage * GARBAGE_SHARE >= table.meta.entries
             || (garbage > 0 && table.meta.created_ms.saturating_add(GARBAGE_AGE_MS) <= at.now_ms)
     };
-    clean(levels, at, pressing).or_else(|| (at.quiet && level0_is_worth_merging(levels)).then(|| push_down(levels, 0)))
+    let quiet = at.quiet_read_bytes.is_some_and(|read_bytes| level0_is_worth_merging(levels, read_bytes));
+    clean(levels, at, pressing).or_else(|| quiet.then(|| push_down(levels, 0)))
 }
 
-/// Whether a quiet time should be used to merge level 0, so that reads find one table where they found some: only
-/// where that writes at most three bytes for each that came.
-pub(crate) fn level0_is_worth_merging(levels: &Levels) -> bool {
-    !levels.level(0).is_empty() && levels.level_bytes(1) <= 2 * levels.level_bytes(0)
+/// Whether a quiet time should be used to merge level 0, so that reads find one table where they found some: where
+/// that writes at most three bytes for each that came, or no more than was read since nobody writes (as who rents
+/// buys once the rent has come to the price; LevelDB's compactions after many seeks are such).
+pub(crate) fn level0_is_worth_merging(levels: &Levels, read_bytes: u64) -> bool {
+    let (upper, lower) = (levels.level_bytes(0), levels.level_bytes(1));
+    upper > 0 && (lower <= 2 * upper || upper + lower <= read_bytes)
 }
 
 /// The next step of a full compaction: everything moves to the bottom, then what garbage is left
@@ -143,10 +146,18 @@ fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level
     let largest = chosen.iter().map(|t| t.meta.largest_key.as_slice()).max().unwrap_or_default();
     let alone = output_level == level || cairn_env::mutant("overlapping-tables-not-merged");
     let below = if alone { Vec::new() } else { levels.overlapping(output_level, smallest, largest) };
-    let trivial_move =
-        chosen.len() == 1 && below.is_empty() && output_level != level && chosen.iter().all(|t| t.meta.garbage() == 0);
+    let trivial_move = below.is_empty()
+        && output_level != level
+        && chosen.iter().all(|t| t.meta.garbage() == 0)
+        && are_disjoint(chosen.iter().collect());
     let inputs = chosen.into_iter().map(|t| (level, t)).chain(below.into_iter().map(|t| (output_level, t))).collect();
     Plan { inputs, output_level, trivial_move }
+}
+
+/// Whether no key lies in the ranges of two of these tables.
+fn are_disjoint(mut tables: Vec<&TableRef>) -> bool {
+    tables.sort_unstable_by(|a, b| a.meta.smallest_key.cmp(&b.meta.smallest_key));
+    tables.is_sorted_by(|a, b| a.meta.largest_key < b.meta.smallest_key)
 }
 
 /// Rewrites the table with the largest share of garbage among those that `wanted` accepts, if

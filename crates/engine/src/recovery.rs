@@ -38,7 +38,7 @@ use crate::options::Options;
 use crate::output::table_error;
 use crate::snapshot::Snapshots;
 use crate::stats::Counters;
-use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, Durability, KeyspaceId, NUMBER_MAX, SeqNo};
+use crate::types::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, KeyspaceId, NUMBER_MAX, SeqNo};
 
 /// A manifest that has grown beyond this share of the log's bound is begun anew: 1 MiB for 256 MiB.
 /// In proportion, so that small databases come by it too.
@@ -89,9 +89,8 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         catalog.set(Tree::new(id, name, Levels::from_tables(tables), keyspace.flushed));
     }
 
-    let allocate = options.durability == Durability::Commit;
     let log_options =
-        LogOptions { segment_bytes: SEGMENT_BYTES_MAX.min(options.log_bytes_max / 8).max(16 << 10), allocate };
+        LogOptions { segment_bytes: SEGMENT_BYTES_MAX.min(options.log_bytes_max / 8).max(16 << 10), allocate: true };
     let next_segment = LOG.next_id(env, dir).map_err(wal_error)?.max(state.log_start + 1);
     let (log, syncer) = LogWriter::create(env, dir, LOG, next_segment, log_options).map_err(wal_error)?;
 
@@ -122,7 +121,6 @@ pub(crate) fn open(env: &Env, dir: &Path, options: Options) -> Result<Core> {
         flush_wanted: env.condvar(),
         compaction_wanted: env.condvar(),
         jobs_changed: env.condvar(),
-        quiet: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         health: Mutex::new(Health::Open),
         lock_file: Mutex::new(Some(lock_file)),

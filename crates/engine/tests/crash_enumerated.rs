@@ -9,10 +9,10 @@
 //! recovered once: what an open finds depends on nothing else. What a second cut finds depends on what
 //! was not durable when the recovery began, too.
 //!
-//! The seed decides whether the log is allocated ahead and who syncs it, and how memtables fill and
-//! compaction comes. The workloads come in its order, for `CAIRN_PROOF_SECONDS` (without it, a few); whoever has time
-//! left begins another round with another seed. `CAIRN_SEED=n` begins with that seed. A failure is
-//! shrunk to the fewest operations and printed with the variables that replay it.
+//! The seed decides who syncs the log, and how memtables fill and compaction comes. The workloads
+//! come in its order, for `CAIRN_PROOF_SECONDS` (without it, a few); whoever has time left begins
+//! another round with another seed. `CAIRN_SEED=n` begins with that seed. A failure is shrunk to the
+//! fewest operations and printed with the variables that replay it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests can do nothing better")]
 
 mod common;

@@ -52,6 +52,27 @@ fn a_flushed_tombstone_hides_the_value_in_an_older_table() {
     assert_eq!(db.get(b"k").unwrap().as_deref(), Some(&b"again"[..]));
 }
 
+/// Guard: tables of level 0 change their level unread only where no key may stand in two of them.
+#[test]
+fn tables_that_share_no_key_are_moved_and_others_are_merged() {
+    let db = open(&Env::memory(), Options { memtable_bytes_max: 64 << 10, ..tiny() });
+    let flush = |from: u64, to: u64, value: &[u8]| {
+        for i in from..to {
+            db.put(&key(i), value).unwrap();
+        }
+        db.flush().unwrap();
+    };
+    (0..6).for_each(|table| flush(table * 10, table * 10 + 10, b"first"));
+    db.compact().unwrap();
+    assert_eq!((count(&db, "compaction_write_bytes"), count(&db, "compaction_moves_count")), (0, 6));
+    // Each shares its last key with the next one's first.
+    (6..9).for_each(|table| flush(table * 10, table * 10 + 11, format!("second {table}").as_bytes()));
+    db.compact().unwrap();
+    assert!(count(&db, "compaction_write_bytes") > 0);
+    assert_eq!(db.get(&key(70)).unwrap().as_deref(), Some(&b"second 7"[..]));
+    assert_eq!(db.iter().count(), 91);
+}
+
 /// Guard: `may_lie_below` in compaction. The series' own counter-example: a value deep down, a
 /// tombstone merged above it.
 #[test]
@@ -479,6 +500,43 @@ fn a_condition_about_a_moment_too_long_ago_is_a_conflict() {
     assert_eq!(write(long_ago).unwrap_err().kind(), ErrorKind::Conflict);
     let now = space_again.latest(Visibility::Applied).seq();
     write(now).unwrap();
+}
+
+/// Guards: in a quiet time memtables of tombstones are flushed, and level 0 is merged if that costs little, or no more
+/// than what was read meanwhile.
+#[test]
+fn a_quiet_time_is_used_to_tidy() {
+    let env = Env::simulated(common::base_seed(), SimDisk::new());
+    let run = env.run(|| {
+        let db = open(&env, Options { memtable_bytes_max: 512 << 10, log_bytes_max: 1 << 20, ..tiny() });
+        let wait = |seconds| drop(env.condvar().wait_for(env.mutex(()).lock(), Duration::from_secs(seconds)));
+        let tables_of = |level| db.stats().levels().iter().filter(|l| l.level == level).map(|l| l.tables).sum::<u64>();
+        let put = |keys: std::ops::Range<u64>| {
+            for i in keys {
+                db.put(&key(i), &[7; 100]).unwrap();
+            }
+            db.flush().unwrap();
+        };
+        put(0..1_200);
+        assert_eq!((tables_of(0), tables_of(1)), (1, 0));
+        wait(5);
+        assert_eq!((tables_of(0), tables_of(1) > 0), (0, true), "nothing below: it costs little");
+        put(0..120);
+        wait(5);
+        assert_eq!(tables_of(0), 1, "ten bytes written for each, and nobody reads");
+        for i in 0..1_200 {
+            db.get(&key(i)).unwrap();
+        }
+        wait(5);
+        assert_eq!(tables_of(0), 0, "as much was read as that writes");
+        for i in 0..1_200 {
+            db.delete(&key(i)).unwrap();
+        }
+        wait(5);
+        assert_eq!((db.stats().get("flushes_count"), tables_of(0) + tables_of(1)), (Some(3), 0), "all is gone");
+        db.close().unwrap();
+    });
+    assert_eq!((run.panicked, run.unfinished), (Vec::new(), Vec::new()));
 }
 
 /// Guard: an idle keyspace's small memtable is flushed when it holds the oldest log.

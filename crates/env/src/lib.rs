@@ -188,6 +188,14 @@ impl Env {
         }
     }
 
+    /// Lets other threads run that could.
+    pub fn yield_now(&self) {
+        match self.schedule() {
+            Some(schedule) => schedule.point(),
+            None => std::thread::yield_now(),
+        }
+    }
+
     /// Time since this environment was made; never goes back.
     pub fn now(&self) -> Duration {
         match &self.inner.source {

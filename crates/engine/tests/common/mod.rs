@@ -66,10 +66,10 @@ pub fn tiny() -> Options {
     }
 }
 
-/// The seed decides how the log grows and who syncs it, and how memtables fill and compaction comes.
+/// The seed decides who syncs the log, and how memtables fill and compaction comes.
 pub fn varied(options: Options, seed: u64) -> Options {
     match seed % 3 {
-        // The log is not allocated ahead, and buffered writes are synced in the background.
+        // Buffered writes are synced in the background.
         0 => Options { durability: Durability::Buffered, sync_interval: Some(Duration::from_millis(1)), ..options },
         1 => options,
         // A memtable holds two keys, and compaction comes after so many updates.
