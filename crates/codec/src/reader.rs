@@ -53,6 +53,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let rest = self.bytes.get(self.offset..).unwrap_or_default();
         let taken = rest.get(..len).ok_or_else(|| self.error("input ends early"))?;
@@ -86,7 +87,19 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint of up to 64 bits; refused if longer than needed.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, DecodeError> {
+        match self.bytes.get(self.offset) {
+            // Most are of one byte.
+            Some(&byte) if byte < 0x80 => {
+                self.offset += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let start = self.offset;
         let mut value = 0u64;
         let mut shift = 0;
@@ -111,6 +124,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that counts bytes or items still in the input: never more than `max`.
+    #[inline]
     pub fn varint_len(&mut self, max: usize) -> Result<usize, DecodeError> {
         let error = self.error("length beyond the input");
         let value = self.varint()?;
@@ -121,6 +135,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint length, then that many bytes.
+    #[inline]
     pub fn prefixed(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.varint_len(self.remaining())?;
         self.bytes(len)

@@ -33,6 +33,7 @@ impl Write for Vec<u8> {
         self.extend_from_slice(&value.to_le_bytes());
     }
 
+    #[inline]
     fn put_varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.push((value & 0x7f) as u8 | 0x80);
@@ -41,6 +42,7 @@ impl Write for Vec<u8> {
         self.push(value as u8);
     }
 
+    #[inline]
     fn put_prefixed(&mut self, bytes: &[u8]) {
         self.put_varint(bytes.len() as u64);
         self.extend_from_slice(bytes);

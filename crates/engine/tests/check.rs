@@ -309,8 +309,8 @@ fn flip_bits_of_a_larger_database(seed: u64) -> usize {
     names(&whole, "log-").len()
 }
 
-/// Only the end of the manifest may be lost without damage: what a crash within the close leaves.
-/// Then nothing but the closing records is missing, and the note about it shows.
+/// Only the zeros behind the log, and the end of the manifest, may be lost without damage: what a crash within the
+/// close leaves. Of the manifest nothing but the closing records is missing then, and the note about it shows.
 #[test]
 fn every_truncation_is_found() {
     let env = Env::memory();
@@ -319,7 +319,9 @@ fn every_truncation_is_found() {
     let mut sound = 0;
     for (name, bytes) in whole.iter().filter(|(name, _)| !UNCOVERED.contains(&name.as_str())) {
         let file = env.open_writable(&path(name)).unwrap();
-        for len in (0..bytes.len()).rev() {
+        let zeros =
+            if name.starts_with("log-") { bytes.iter().rev().take_while(|&&byte| byte == 0).count() } else { 0 };
+        for len in (0..bytes.len() - zeros).rev() {
             file.set_len(len as u64).unwrap();
             let report = report(&env);
             let found = report.findings.iter().any(|finding| finding.path == path(name));
