@@ -285,8 +285,12 @@ impl Core {
         manual: Option<SeqNo>,
         series: Option<KeyspaceId>,
     ) -> Option<(KeyspaceId, Plan)> {
-        let at =
-            Circumstances { oldest_reader: self.oldest_reader(), now_ms: self.env.unix_time_ms(), quiet_read_bytes };
+        let at = Circumstances {
+            oldest_reader: self.oldest_reader(),
+            now_ms: self.env.unix_time_ms(),
+            quiet_read_bytes,
+            table_bytes_max: self.options.table_bytes_max,
+        };
         let mut trees: Vec<_> = self.catalog.load().trees().filter(|tree| !skip.contains(&tree.id)).cloned().collect();
         trees.sort_by_key(|tree| (failed.get(&tree.id), Reverse(tree.levels.level(0).len())));
         if let Some(target) = manual

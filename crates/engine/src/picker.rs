@@ -47,6 +47,8 @@ pub(crate) struct Circumstances {
     pub(crate) now_ms: u64,
     /// Nobody has written for a while: bytes of blocks that were read since.
     pub(crate) quiet_read_bytes: Option<u64>,
+    /// The size at which a new table is begun.
+    pub(crate) table_bytes_max: u64,
 }
 
 /// The bytes that level `level` (from 1) may hold.
@@ -68,7 +70,7 @@ pub(crate) fn pick(levels: &Levels, options: &Options, at: Circumstances) -> Opt
         return None;
     }
     if let Some(level) = fullest_level(levels, options) {
-        return Some(push_down(levels, level));
+        return Some(push_down(levels, level, at));
     }
     let pressing = |table: &&TableRef| {
         let garbage = table.meta.garbage();
@@ -76,7 +78,7 @@ pub(crate) fn pick(levels: &Levels, options: &Options, at: Circumstances) -> Opt
             || (garbage > 0 && table.meta.created_ms.saturating_add(GARBAGE_AGE_MS) <= at.now_ms)
     };
     let quiet = at.quiet_read_bytes.is_some_and(|read_bytes| level0_is_worth_merging(levels, read_bytes));
-    clean(levels, at, pressing).or_else(|| quiet.then(|| push_down(levels, 0)))
+    clean(levels, at, pressing).or_else(|| quiet.then(|| push_down(levels, 0, at)))
 }
 
 /// Whether a quiet time should be used to merge level 0, so that reads find one table where they found some: where
@@ -94,7 +96,7 @@ pub(crate) fn pick_full(levels: &Levels, at: Circumstances, target: SeqNo) -> Op
     let bottom = levels.bottom();
     let old = |table: &TableRef| table.meta.smallest_seq <= target;
     if let Some(level) = (0..bottom).find(|&level| levels.level(level).iter().any(old)) {
-        return Some(push_down(levels, level));
+        return Some(push_down(levels, level, at));
     }
     clean(levels, at, |table| table.meta.garbage() > 0 && old(table))
 }
@@ -126,7 +128,7 @@ fn fullest_level(levels: &Levels, options: &Options) -> Option<usize> {
 }
 
 /// Merges from `level` into the next one: all of level 0, or the table that overlaps least below.
-fn push_down(levels: &Levels, level: usize) -> Plan {
+fn push_down(levels: &Levels, level: usize, at: Circumstances) -> Plan {
     let output_level = level + 1;
     let chosen: Vec<TableRef> = if level == 0 {
         levels.level(0).to_vec()
@@ -138,15 +140,19 @@ fn push_down(levels: &Levels, level: usize) -> Plan {
         };
         levels.level(level).iter().min_by_key(cost).cloned().into_iter().collect()
     };
-    merge_into(levels, level, chosen, output_level)
+    merge_into(levels, level, chosen, output_level, at)
 }
 
-fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level: usize) -> Plan {
+fn merge_into(levels: &Levels, level: usize, chosen: Vec<TableRef>, output_level: usize, at: Circumstances) -> Plan {
     let smallest = chosen.iter().map(|t| t.meta.smallest_key.as_slice()).min().unwrap_or_default();
     let largest = chosen.iter().map(|t| t.meta.largest_key.as_slice()).max().unwrap_or_default();
     let alone = output_level == level || cairn_env::mutant("overlapping-tables-not-merged");
     let below = if alone { Vec::new() } else { levels.overlapping(output_level, smallest, largest) };
+    // Several small ones are made into one instead, or there would be ever more of them.
+    let bytes: u64 = chosen.iter().map(|t| t.meta.file_bytes).sum();
+    let small = chosen.len() > 1 && bytes / (chosen.len() as u64) < at.table_bytes_max / 2;
     let trivial_move = below.is_empty()
+        && !small
         && output_level != level
         && chosen.iter().all(|t| t.meta.garbage() == 0)
         && are_disjoint(chosen.iter().collect());
@@ -173,10 +179,10 @@ fn clean(levels: &Levels, at: Circumstances, wanted: impl Fn(&&TableRef) -> bool
     let overlapping_below = (level + 1..LEVEL_COUNT)
         .find(|&below| !levels.overlapping(below, &table.meta.smallest_key, &table.meta.largest_key).is_empty());
     Some(match (level, overlapping_below) {
-        (0, _) => push_down(levels, 0),
+        (0, _) => push_down(levels, 0, at),
         // Something older may lie below: the garbage must first meet it.
-        (_, Some(_)) => merge_into(levels, level, vec![table.clone()], level + 1),
+        (_, Some(_)) => merge_into(levels, level, vec![table.clone()], level + 1, at),
         // Nothing below: rewritten in place, without it.
-        (_, None) => merge_into(levels, level, vec![table.clone()], level),
+        (_, None) => merge_into(levels, level, vec![table.clone()], level, at),
     })
 }
