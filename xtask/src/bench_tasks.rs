@@ -9,9 +9,9 @@
 
 mod backlog;
 mod client;
-mod disk;
+pub(crate) mod disk;
 mod embedded;
-mod figure;
+pub(crate) mod figure;
 mod flight;
 mod idle;
 mod resume;

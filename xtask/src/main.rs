@@ -1,11 +1,11 @@
 //! Every automation of the project that is more than a command line: `cargo xtask tidy`,
-//! `cargo xtask accept`, `cargo xtask bench-tasks`, `cargo xtask counts` and `cargo xtask prove`.
+//! `cargo xtask accept`, `cargo xtask bench-tasks`, `cargo xtask bench-http`, `cargo xtask counts` and `cargo xtask prove`.
 //!
 //! Owns checks that the compiler and clippy cannot make, about the text of the tree ([`tidy`]), the
-//! acceptance runs against the real binary ([`accept`]), measurements of tasks ([`bench_tasks`]), the instructions
-//! of the engine's hot paths ([`counts`]), and the long proofs of the engine and their table ([`prove`]). Refuses
-//! dependencies, but for what it drives and speaks, and changes to the tree, but for the counts that it is told
-//! to accept: it reads, runs and reports.
+//! acceptance runs against the real binary ([`accept`]), measurements of tasks ([`bench_tasks`]) and of the
+//! server beside another ([`bench_http`]), the instructions of the engine's hot paths ([`counts`]), and the long
+//! proofs of the engine and their table ([`prove`]). Refuses dependencies, but for what it drives and speaks, and
+//! changes to the tree, but for the counts that it is told to accept: it reads, runs and reports.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -13,6 +13,7 @@
 )]
 
 mod accept;
+mod bench_http;
 mod bench_tasks;
 mod callgrind;
 mod counts;
@@ -41,6 +42,9 @@ usage: cargo xtask <command>
           builds the release program and measures tasks on it for N seconds (5) each; a million that wait
           are --waiting. Prints a table of figures and targets, and of what the model system does. The workloads:
 WORKLOADS
+  bench-http [--seconds N] [--reps N] [--connections N] [--keys N] [--value-bytes N] [--json FILE] [--scratch DIR]
+          builds the release program and measures PUT and GET over HTTP from 50 connections beside SET and GET of an
+          installed redis-server, with writes synced and not: 3 repetitions of 4 s, two and a half minutes in all
   counts [--accept]
           builds the release program and counts the instructions of the engine's hot paths under valgrind, against
           xtask/counts.txt; 3 % more fails. --accept writes that file. SKIPPED without valgrind, or with another
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         ["tidy"] => run_tidy(),
         ["accept", rest @ ..] => run_accept(rest),
         ["bench-tasks", rest @ ..] => run_bench_tasks(rest),
+        ["bench-http", rest @ ..] => run_bench_http(rest),
         ["counts"] => told("counts", counts::run(&root(), &target(), false)),
         ["counts", "--accept"] => told("counts", counts::run(&root(), &target(), true)),
         ["claims", rest @ ..] => told("claims", bench_tasks::run_claims(rest).map(|()| true)),
@@ -153,6 +158,40 @@ fn run_bench_tasks(arguments: &[&str]) -> ExitCode {
         return told("bench-tasks", hand_over("bench-tasks", arguments, |_| {}));
     }
     told("bench-tasks", bench_tasks::run(&plan).map(|()| true))
+}
+
+fn run_bench_http(arguments: &[&str]) -> ExitCode {
+    let mut plan = bench_http::Plan {
+        seconds: 4,
+        repetitions: 3,
+        connections: 50,
+        keys: 100_000,
+        value_bytes: 100,
+        json: None,
+        scratch: target().join("bench-http"),
+        root: root(),
+        binary: target().join("release").join("cairn"),
+    };
+    for pair in arguments.chunks(2) {
+        let number = pair.get(1).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0);
+        match (pair, number) {
+            (["--scratch", dir], _) => plan.scratch = dir.into(),
+            (["--json", file], _) => plan.json = Some(file.into()),
+            (["--seconds", _], Some(n)) => plan.seconds = n,
+            (["--reps", _], Some(n)) => plan.repetitions = n,
+            (["--connections", _], Some(n)) => plan.connections = n,
+            (["--keys", _], Some(n)) => plan.keys = n,
+            (["--value-bytes", _], Some(n)) => plan.value_bytes = n,
+            _ => {
+                eprint!("bench-http: cannot read {pair:?}\n\n{}", usage());
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if cfg!(debug_assertions) {
+        return told("bench-http", hand_over("bench-http", arguments, |_| {}));
+    }
+    told("bench-http", bench_http::run(&plan).map(|()| true))
 }
 
 /// A debug build of this program builds the release one, and hands over to it.

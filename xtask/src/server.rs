@@ -85,13 +85,7 @@ impl Server {
 
     /// Seconds of processor time that it has used.
     pub(crate) fn cpu_seconds(&self) -> Result<f64, String> {
-        let file = format!("/proc/{}/stat", self.child.id());
-        let stat = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
-        // Behind the name in brackets, which may hold anything; in hundredths of a second on every Linux.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).ok_or_else(|| format!("{file} has no times"))?;
-        Ok(f64::from(user + system) / 100.0)
+        cpu_seconds(self.child.id())
     }
 
     /// SIGKILL. It must have lived until then.
@@ -133,6 +127,17 @@ impl Server {
     fn errors(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
+}
+
+/// Seconds of processor time that a process has used.
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64, String> {
+    let file = format!("/proc/{process}/stat");
+    let stat = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    // Behind the name in brackets, which may hold anything; in hundredths of a second on every Linux.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok());
+    let (user, system) = ticks(11).zip(ticks(12)).ok_or_else(|| format!("{file} has no times"))?;
+    Ok(f64::from(user + system) / 100.0)
 }
 
 impl Drop for Server {

@@ -124,7 +124,7 @@ impl Data {
     }
 
     fn key(&self, index: u64) -> String {
-        format!("{KEY_PREFIX}{index:012}")
+        format!("{KEY_PREFIX}{index:010}")
     }
 
     /// The key that is loaded last: if it is there with a value of the right length, all are.

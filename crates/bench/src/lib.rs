@@ -17,6 +17,7 @@ mod http;
 mod machine;
 mod measure;
 pub mod random;
+mod wire;
 
 use std::fmt;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use std::time::Duration;
 pub use data::{Data, Workload};
 pub use embedded::{load_embedded, run_embedded};
 pub use histogram::Histogram;
-pub use http::{load_http, run_http};
+pub use http::{Peer, load_http, run_http};
 pub use machine::machine;
 pub use measure::Measurement;
 
@@ -48,6 +49,8 @@ pub enum Error {
     Engine(cairn::Error),
     /// The server refused or was not there.
     Client(cairn_client::Error),
+    /// A connection of the load could not be made, broke, or went silent.
+    Connection(String),
     /// A thread could not be started.
     Env(cairn_env::Error),
     /// An answer that is not what was written.
@@ -64,6 +67,7 @@ impl fmt::Display for Error {
         match self {
             Error::Engine(error) => error.fmt(f),
             Error::Client(error) => error.fmt(f),
+            Error::Connection(what) => f.write_str(what),
             Error::Env(error) => error.fmt(f),
             Error::WrongAnswer(what) => write!(f, "wrong answer: {what}"),
             Error::Panicked => f.write_str("a caller of the workload panicked"),

@@ -16,7 +16,7 @@ use crate::reply::{Refusal, Reply};
 
 pub(crate) async fn apply(app: &Arc<App>, upload: &mut Upload) -> Result<Reply, Refusal> {
     let mut body = upload.read(app.limits.body_bytes_max, &app.budget).await?;
-    body.grow(app.budget.reserve(body.bytes.len() * (BATCH_COPIES - 1))?);
+    body.grow(body.bytes.len() * (BATCH_COPIES - 1))?;
     let submit = {
         let app = app.clone();
         move || {

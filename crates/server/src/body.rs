@@ -4,44 +4,69 @@
 //! clients that declare much and send nothing would keep everyone from writing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cairn_api::ErrorKind;
 use http_body_util::BodyExt;
-use hyper::Request;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::EXPECT;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::reply::Refusal;
 
 /// The bytes of bodies and values that may be in memory at once. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Budget {
-    bytes: Arc<Semaphore>,
+pub(crate) struct Budget(Arc<Bounded>);
+
+struct Bounded {
+    used: AtomicUsize,
     bytes_max: usize,
 }
 
 /// A part of the budget, until dropped.
 pub(crate) struct Reservation {
-    permit: OwnedSemaphorePermit,
+    budget: Budget,
+    bytes: usize,
 }
 
 impl Budget {
     pub(crate) fn new(bytes_max: usize) -> Budget {
-        Budget { bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+        Budget(Arc::new(Bounded { used: AtomicUsize::new(0), bytes_max }))
     }
 
     /// Takes `bytes` of what is left, or says that it is too little.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, Refusal> {
-        let permit = u32::try_from(bytes).ok().and_then(|bytes| self.bytes.clone().try_acquire_many_owned(bytes).ok());
-        permit.map(|permit| Reservation { permit }).ok_or_else(|| {
-            Refusal::new(ErrorKind::Busy, format!("requests in flight hold the {} bytes there are", self.bytes_max))
-        })
+        let mut reservation = Reservation { budget: self.clone(), bytes: 0 };
+        reservation.grow(bytes)?;
+        Ok(reservation)
     }
 
     pub(crate) fn used(&self) -> usize {
-        self.bytes_max.saturating_sub(self.bytes.available_permits())
+        self.0.used.load(Relaxed)
+    }
+}
+
+impl Reservation {
+    /// Takes `bytes` more, or says that too little is left.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if bytes > 0 {
+            let Bounded { used, bytes_max } = &*self.budget.0;
+            // A count and nothing else: no memory is published by it.
+            used.try_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|used| used <= bytes_max))
+                .map_err(|_| {
+                    Refusal::new(ErrorKind::Busy, format!("requests in flight hold the {bytes_max} bytes there are"))
+                })?;
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.0.used.fetch_sub(self.bytes, Relaxed);
+        }
     }
 }
 
@@ -57,8 +82,8 @@ impl<T> Held<T> {
     }
 
     /// Adds to what these bytes count for.
-    pub(crate) fn grow(&mut self, more: Reservation) {
-        self.reservation.permit.merge(more.permit);
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.reservation.grow(bytes)
     }
 }
 
@@ -94,9 +119,8 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn new(request: Request<Incoming>, timeout: Duration) -> Upload {
-        let waits = request.headers().contains_key(EXPECT);
-        Upload { body: request.into_body(), deadline: Instant::now() + timeout, waits }
+    pub(crate) fn new(body: Incoming, waits: bool, timeout: Duration) -> Upload {
+        Upload { body, deadline: Instant::now() + timeout, waits }
     }
 
     /// Reads it all.
@@ -112,7 +136,7 @@ impl Upload {
             if held.bytes.len() + part.len() > bytes_max {
                 return Err(too_large());
             }
-            held.grow(budget.reserve(part.len())?);
+            held.grow(part.len())?;
             append(&mut held.bytes, &part, declared);
         }
         Ok(held)

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::config::{HEAD_BYTES_MAX, Limits};
+use crate::config::HEAD_BYTES_MAX;
 use crate::dispatch::{self, App};
 
 /// How far the server's end has come.
@@ -40,12 +40,13 @@ pub(crate) enum Stage {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(app: Arc<App>, stream: TcpStream, mut stage: watch::Receiver<Stage>) {
-    let patience = Arc::new(Patience::new(app.limits));
+    let patience = Arc::new(Patience::new(app));
     let socket = Socket { stream, patience: patience.clone() };
     let service = service_fn(|request| {
-        let in_flight = InFlight::new(app.clone(), patience.clone());
-        let app = app.clone();
-        async move { Ok::<_, std::convert::Infallible>(dispatch::answer(&app, request, in_flight).await) }
+        let in_flight = InFlight::new(patience.clone());
+        // Requests of all connections share the application: their threads would pass its count to and fro.
+        let patience = patience.clone();
+        async move { Ok::<_, std::convert::Infallible>(dispatch::answer(&patience.app, request, in_flight).await) }
     });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX).header_read_timeout(None);
@@ -67,7 +68,7 @@ pub(crate) async fn serve(app: Arc<App>, stream: TcpStream, mut stage: watch::Re
         };
         match event {
             Event::Ended => return,
-            Event::Expired => return app.metrics.connection_timed_out(),
+            Event::Expired => return patience.app.metrics.connection_timed_out(),
             Event::Staged => {}
         }
         // A server that is gone (the sender dropped) leaves nothing to serve for.
@@ -90,28 +91,27 @@ enum Event {
 
 /// A request between its head and the end of its answer.
 pub(crate) struct InFlight {
-    app: Arc<App>,
     patience: Arc<Patience>,
 }
 
 impl InFlight {
-    fn new(app: Arc<App>, patience: Arc<Patience>) -> InFlight {
-        app.metrics.request_began();
+    fn new(patience: Arc<Patience>) -> InFlight {
+        patience.app.metrics.request_began();
         patience.state().phase = Phase::Busy;
-        InFlight { app, patience }
+        InFlight { patience }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.app.metrics.request_ended();
+        self.patience.app.metrics.request_ended();
         self.patience.state().phase = Phase::Idle { since: Instant::now() };
     }
 }
 
 /// What a connection waits for, and since when.
 struct Patience {
-    limits: Limits,
+    app: Arc<App>,
     /// Held for a few loads and stores; nothing else is called under it.
     state: Mutex<State>,
 }
@@ -129,9 +129,9 @@ enum Phase {
 }
 
 impl Patience {
-    fn new(limits: Limits) -> Patience {
+    fn new(app: Arc<App>) -> Patience {
         let state = State { phase: Phase::Idle { since: Instant::now() }, write_blocked: None };
-        Patience { limits, state: Mutex::new(state) }
+        Patience { app, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,13 +144,13 @@ impl Patience {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let state = self.state();
+        let (state, limits) = (self.state(), &self.app.limits);
         let phase = match state.phase {
-            Phase::Idle { since } => Some(since + self.limits.idle_timeout),
-            Phase::Head { since } => Some(since + self.limits.head_timeout),
+            Phase::Idle { since } => Some(since + limits.idle_timeout),
+            Phase::Head { since } => Some(since + limits.head_timeout),
             Phase::Busy => None,
         };
-        let write = state.write_blocked.map(|since| since + self.limits.write_timeout);
+        let write = state.write_blocked.map(|since| since + limits.write_timeout);
         [phase, write].into_iter().flatten().min()
     }
 

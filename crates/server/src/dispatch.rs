@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use cairn::{Db, Durability, Keyspace, Visibility};
+use cairn::{Db, Durability, Keyspace, Reader, Visibility};
 use cairn_api::{Target, V1};
 use cairn_service::Service;
 use hyper::body::Incoming;
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use tokio::sync::{Semaphore, watch};
 
@@ -14,6 +16,7 @@ use crate::blocking::Blocking;
 use crate::body::{Budget, Upload};
 use crate::config::Limits;
 use crate::connection::InFlight;
+use crate::gather::Gather;
 use crate::metrics::Metrics;
 use crate::reply::{Refusal, Reply, ReplyBody};
 use crate::{admin, auth, batch, keys, scan, tasks};
@@ -24,10 +27,13 @@ pub(crate) struct App {
     pub(crate) keyspace: Keyspace,
     pub(crate) durability: Durability,
     pub(crate) visibility: Visibility,
+    /// Of the default keyspace, what `visibility` allows.
+    pub(crate) reader: Reader,
     pub(crate) token: Option<String>,
     pub(crate) limits: Limits,
     pub(crate) blocking: Blocking,
     pub(crate) budget: Budget,
+    pub(crate) gather: Gather,
     pub(crate) scans: Arc<Semaphore>,
     /// One compaction or flush on request at a time.
     pub(crate) maintenance: Arc<Semaphore>,
@@ -41,9 +47,8 @@ pub(crate) struct App {
 
 /// Answers a request, whatever it is.
 pub(crate) async fn answer(app: &Arc<App>, request: Request<Incoming>, in_flight: InFlight) -> Response<ReplyBody> {
-    let method = request.method().clone();
-    let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let mut upload = Upload::new(request, app.limits.body_timeout);
+    let (Parts { method, uri, headers, .. }, body) = request.into_parts();
+    let mut upload = Upload::new(body, headers.contains_key(EXPECT), app.limits.body_timeout);
     let target = Target::parse(uri.path(), uri.query());
     // Load balancers ask for health without being told the token.
     let is_open = target == Ok(Target::V1(V1::Healthz));

@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 
 use crate::body::{Held, Upload};
 use crate::dispatch::App;
+use crate::gather::Gather;
 use crate::reply::{Refusal, Reply};
 
 /// Values up to this are copied out; larger ones are sent from where they are and count against the
@@ -20,12 +21,14 @@ const COPY_BYTES_MAX: usize = 16 << 10;
 const SUBMIT_BYTES_MAX: usize = 256 << 10;
 
 pub(crate) async fn get(app: &App, key: Vec<u8>) -> Result<Reply, Refusal> {
-    let reader = app.keyspace.latest(app.visibility);
-    let seq = reader.seq();
-    let found = match reader.get_resident(&key)? {
+    let seq = app.reader.seq();
+    let found = match app.reader.get_resident(&key)? {
         Resident::Found(value) => Some(value),
         Resident::Absent => None,
-        Resident::NotResident => app.blocking.run(move || reader.get_pinned(&key)).await??,
+        Resident::NotResident => {
+            let reader = app.reader.clone();
+            app.blocking.run(move || reader.get_pinned(&key)).await??
+        }
     };
     let Some(value) = found else {
         return Err(Refusal::new(ErrorKind::NotFound, "no such key").with_seq(seq));
@@ -41,6 +44,11 @@ pub(crate) async fn get(app: &App, key: Vec<u8>) -> Result<Reply, Refusal> {
 
 pub(crate) async fn put(app: &Arc<App>, key: Vec<u8>, upload: &mut Upload) -> Result<Reply, Refusal> {
     let value = upload.read(app.limits.body_bytes_max, &app.budget).await?;
+    // Whoever is alone has nobody to wait for.
+    if app.metrics.requests_in_flight() > 1 && Gather::takes(&key, &value.bytes) {
+        let seq = app.put_gathered(&key, &value.bytes).await?;
+        return Ok(Reply::value(value.into_bytes()).with_seq(seq));
+    }
     let is_small = value.bytes.len() <= SUBMIT_BYTES_MAX;
     let submit = {
         let app = app.clone();
@@ -63,7 +71,7 @@ pub(crate) async fn delete(app: &App, key: &[u8]) -> Result<Reply, Refusal> {
 }
 
 impl App {
-    fn submit(&self, batch: Batch) -> Result<Ticket, cairn::Error> {
+    pub(crate) fn submit(&self, batch: Batch) -> Result<Ticket, cairn::Error> {
         let early = cairn::mutant("server-answers-before-durable");
         self.db.submit(batch, if early { cairn::Durability::Buffered } else { self.durability })
     }

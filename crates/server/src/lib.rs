@@ -25,6 +25,7 @@ mod config;
 mod connection;
 mod dispatch;
 mod error;
+mod gather;
 mod keys;
 mod metrics;
 mod reply;

@@ -40,7 +40,11 @@ struct Peak {
 
 impl Peak {
     fn up(&self) {
-        self.peak.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
+        let now = self.now.fetch_add(1, Relaxed) + 1;
+        // Nearly always it is no new peak, and then nothing is written that other threads read.
+        if now > self.peak.load(Relaxed) {
+            self.peak.fetch_max(now, Relaxed);
+        }
     }
 
     fn down(&self) {
@@ -69,6 +73,11 @@ impl Server {
 impl Metrics {
     pub(crate) fn request_began(&self) {
         self.in_flight.up();
+    }
+
+    /// Requests being answered.
+    pub(crate) fn requests_in_flight(&self) -> u64 {
+        self.in_flight.now.load(Relaxed)
     }
 
     pub(crate) fn request_ended(&self) {

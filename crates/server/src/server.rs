@@ -26,6 +26,7 @@ use crate::config::ServerConfig;
 use crate::connection::{self, Stage};
 use crate::dispatch::App;
 use crate::error::{Error, Result};
+use crate::gather::Gather;
 use crate::metrics::Metrics;
 
 /// Pause after the system could not hand over a connection, as when out of file descriptors: trying
@@ -84,22 +85,26 @@ impl Server {
             opened.map_err(|source| Error::Tasks { source })?
         };
         let (stop, stopping) = watch::channel(false);
+        let visibility = match config.durability {
+            Durability::Commit if cairn::mutant("server-shows-what-may-be-lost") => Visibility::Applied,
+            Durability::Commit => Visibility::Durable,
+            Durability::Buffered => Visibility::Applied,
+        };
+        let keyspace = db.default_keyspace();
         let blocking = Blocking::new(limits.blocking_jobs_max);
         let app = App {
             tasks: Service::new(tasks, blocking.clone(), Blocking::new(HEARING_JOBS_MAX), config.test_clock),
             stopping,
-            keyspace: db.default_keyspace(),
             db,
             durability: config.durability,
-            visibility: match config.durability {
-                Durability::Commit if cairn::mutant("server-shows-what-may-be-lost") => Visibility::Applied,
-                Durability::Commit => Visibility::Durable,
-                Durability::Buffered => Visibility::Applied,
-            },
+            visibility,
+            reader: keyspace.latest(visibility),
+            keyspace,
             token: config.token,
             limits,
             blocking,
             budget: Budget::new(limits.bytes_in_flight_max),
+            gather: Gather::default(),
             scans: Arc::new(Semaphore::new(limits.scans_max)),
             maintenance: Arc::new(Semaphore::new(1)),
             syncs_soon: AtomicBool::new(false),

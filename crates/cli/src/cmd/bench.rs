@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn::Db;
-use cairn_bench::{Data, Measurement, Settings, Workload};
-use cairn_client::Client;
+use cairn_bench::{Data, Measurement, Peer, Settings, Workload};
 use cairn_env::Env;
 use clap::Args;
 use clap::builder::PossibleValue;
@@ -28,6 +27,7 @@ use crate::text;
 ///     cairn bench                                      in this process, in ./cairn-bench
 ///     cairn bench --callers 1,4 --durability os        threads; without waiting for the disk
 ///     cairn bench --url http://127.0.0.1:8080          over HTTP, 1 and 64 connections
+///     cairn bench --url URL --connections 50 --threads 2 --workload put-random,get-uniform
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Bench {
@@ -45,8 +45,11 @@ pub(crate) struct Bench {
     workload: Vec<Named>,
     /// How many threads (--dir) or connections (--url) ask at once, comma-separated
     /// [default: --dir 1,4, --url 1,64]
-    #[arg(long, alias = "connections", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, visible_alias = "connections", value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4096))]
     callers: Vec<u16>,
+    /// How many threads the connections share: more take more of a machine that the server is on as well
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "url", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
     /// How many keys there are
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     keys: u64,
@@ -148,16 +151,16 @@ impl Bench {
 
     fn over_http(&self, env: &Env, url: &str, data: &Arc<Data>, settings: &Settings) -> Result<Vec<Row>, Failure> {
         let token = self.token_file.as_deref().map(|path| read_token(env, path)).transpose()?;
-        let connect = || Client::new(url, token.as_deref());
-        target::runtime()?.block_on(async {
+        let peer = Peer { url: url.to_owned(), token };
+        target::runtime_of(usize::from(self.threads))?.block_on(async {
             let bar = output::progress_bar(settings.keys);
-            cairn_bench::load_http(&connect()?, data, |keys| bar.set_position(keys)).await?;
+            cairn_bench::load_http(&peer.client()?, data, |keys| bar.set_position(keys)).await?;
             bar.finish_and_clear();
             let mut rows = Vec::new();
             for workload in self.workloads() {
                 for callers in self.callers(&[1, 64]) {
                     let spinner = output::spinner(workload.name());
-                    let measured = cairn_bench::run_http(env, connect, data, settings, workload, callers).await?;
+                    let measured = cairn_bench::run_http(env, &peer, data, settings, workload, callers).await?;
                     spinner.finish_and_clear();
                     rows.push(Row { workload, callers, measured });
                 }
@@ -188,7 +191,7 @@ impl Bench {
             self.keys, self.value_bytes, self.seconds, self.seed
         );
         match &self.url {
-            Some(url) => format!("{data}, HTTP {url}"),
+            Some(url) => format!("{data}, HTTP {url}, {} threads of load", self.threads),
             None => format!(
                 "{data}, embedded, durability {}, profile {}, memory {}",
                 self.durability,
