@@ -46,6 +46,20 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
+/// The first 8 bytes as a number that compares as they do; zeros stand for missing ones. Of two strings the one
+/// with the smaller head is the smaller; equal heads say nothing.
+#[inline]
+pub fn head(bytes: &[u8]) -> u64 {
+    if let Some(first) = bytes.first_chunk::<8>() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut padded = [0; 8];
+    for (to, from) in padded.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u64::from_be_bytes(padded)
+}
+
 /// How many leading bytes two strings share.
 #[inline]
 pub fn common_prefix(a: &[u8], b: &[u8]) -> usize {
@@ -84,6 +98,17 @@ mod tests {
             for b in &keys {
                 assert_eq!(compare(a, b), a.cmp(b), "{a:?} {b:?}");
                 assert_eq!(same(a, b), a == b, "{a:?} {b:?}");
+                assert!(head(a) >= head(b) || a < b, "{a:?} {b:?}");
+                assert!(
+                    head(a) != head(b)
+                        || a.iter()
+                            .take(8)
+                            .chain(&[0; 8])
+                            .zip(b.iter().take(8).chain(&[0; 8]))
+                            .take(8)
+                            .all(|(a, b)| a == b),
+                    "{a:?} {b:?}"
+                );
                 let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
                 assert_eq!(common_prefix(a, b), common, "{a:?} {b:?}");
             }

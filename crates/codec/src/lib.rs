@@ -14,6 +14,6 @@ mod reader;
 mod writer;
 
 pub use checksum::{checksum64, hash64};
-pub use compare::{common_prefix, compare, same};
+pub use compare::{common_prefix, compare, head, same};
 pub use reader::{DecodeError, Reader};
 pub use writer::Write;

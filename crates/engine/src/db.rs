@@ -411,30 +411,6 @@ impl Keyspace {
         self.latest(Visibility::Applied)
     }
 
-    /// [`Reader::get`] of the latest.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.now().get(key)
-    }
-
-    /// [`Reader::get_pinned`] of the latest.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<Pinned>> {
-        self.now().get_pinned(key)
-    }
-
-    /// [`Reader::get_with`] of the latest.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn get_with<R>(&self, key: &[u8], form: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        self.now().get_with(key, form)
-    }
-
     /// [`Reader::multi_get`] of the latest.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cairn_codec::compare;
+use cairn_codec::{compare, head};
 use cairn_table::{Table, TableSummary};
 
 use crate::memory::Charge;
@@ -137,15 +137,53 @@ impl Drop for TableHandle {
     }
 }
 
+/// The tables of one level, in its order.
+#[derive(Clone, Debug)]
+struct Level {
+    tables: Arc<[TableRef]>,
+    /// The heads of their largest keys: a search of a sorted level touches these alone unless heads are equal.
+    heads: Arc<[u64]>,
+}
+
+impl Level {
+    /// Of tables in any order.
+    fn new(level: usize, mut tables: Vec<TableRef>) -> Level {
+        sort(level, &mut tables);
+        let heads = tables.iter().map(|table| head(&table.meta.largest_key)).collect();
+        Level { tables: Arc::from(tables), heads }
+    }
+
+    /// The first of a sorted level's tables that ends at or after `key`.
+    fn ending_from(&self, key: &[u8]) -> Option<&TableRef> {
+        let wanted = head(key);
+        let mut at = self.heads.partition_point(|head| *head < wanted);
+        if self.heads.get(at) == Some(&wanted) {
+            let misses = cairn_env::mutant("last-key-of-table-missed");
+            at += self.tables.get(at..).unwrap_or_default().partition_point(|table| {
+                let order = compare(&table.meta.largest_key, key);
+                order.is_lt() || (misses && order.is_eq())
+            });
+        }
+        self.tables.get(at)
+    }
+}
+
 /// The tables of a keyspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Levels {
-    levels: [Arc<[TableRef]>; LEVEL_COUNT],
+    levels: [Level; LEVEL_COUNT],
+    /// Levels below this one are empty.
+    deepest: usize,
 }
 
 impl Levels {
     pub(crate) fn empty() -> Levels {
-        Levels { levels: std::array::from_fn(|_| Arc::from([])) }
+        Levels::new(std::array::from_fn(|level| Level::new(level, Vec::new())))
+    }
+
+    fn new(levels: [Level; LEVEL_COUNT]) -> Levels {
+        let deepest = (0..LEVEL_COUNT).rev().find(|&level| levels.get(level).is_some_and(|l| !l.tables.is_empty()));
+        Levels { levels, deepest: deepest.unwrap_or(0) }
     }
 
     /// Builds from tables in any order.
@@ -156,50 +194,53 @@ impl Levels {
                 list.push(table);
             }
         }
-        for (level, list) in lists.iter_mut().enumerate() {
-            sort(level, list);
-        }
-        Levels { levels: lists.map(Arc::from) }
+        let mut level = 0..;
+        Levels::new(lists.map(|list| Level::new(level.next().unwrap_or(0), list)))
     }
 
     /// A new value with some tables taken out and others put in. Levels not named are shared.
     pub(crate) fn with(&self, removed: &[TableId], added: &[(usize, TableRef)]) -> Levels {
         let mut levels = self.levels.clone();
         for (level, slot) in levels.iter_mut().enumerate() {
-            let loses = slot.iter().any(|t| removed.contains(&t.meta.id));
+            let loses = slot.tables.iter().any(|t| removed.contains(&t.meta.id));
             let gains = added.iter().any(|(to, _)| *to == level);
             if loses || gains {
-                let mut list: Vec<TableRef> = slot.iter().filter(|t| !removed.contains(&t.meta.id)).cloned().collect();
-                list.extend(added.iter().filter(|(to, _)| *to == level).map(|(_, t)| t.clone()));
-                sort(level, &mut list);
-                *slot = Arc::from(list);
+                let stay = slot.tables.iter().filter(|t| !removed.contains(&t.meta.id)).cloned();
+                let come = added.iter().filter(|(to, _)| *to == level).map(|(_, t)| t.clone());
+                *slot = Level::new(level, stay.chain(come).collect());
             }
         }
-        Levels { levels }
+        Levels::new(levels)
     }
 
     /// The tables of one level; none for a level that does not exist.
     pub(crate) fn level(&self, level: usize) -> &[TableRef] {
-        self.levels.get(level).map_or(&[], |tables| tables)
+        self.levels.get(level).map_or(&[], |level| &level.tables)
     }
 
     /// One level as a shared list, for cursors that outlive the borrow.
     pub(crate) fn level_shared(&self, level: usize) -> Arc<[TableRef]> {
-        self.levels.get(level).cloned().unwrap_or_else(|| Arc::from([]))
+        self.levels.get(level).map_or_else(|| Arc::from([]), |level| level.tables.clone())
     }
 
     /// Every table with its level.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &TableRef)> {
-        self.levels.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |t| (level, t)))
+        self.levels.iter().enumerate().flat_map(|(level, list)| list.tables.iter().map(move |t| (level, t)))
+    }
+
+    /// The tables that a lookup of `key` asks, in this order, until one knows: all of level 0, and of each deeper
+    /// level the one that may hold it. That `key` does not lie before the table's first is left to the table: its
+    /// filter says sooner that it need not be searched.
+    #[inline]
+    pub(crate) fn asked_for(&self, key: &[u8]) -> impl Iterator<Item = &TableRef> {
+        let deeper = self.levels.get(1..=self.deepest).unwrap_or_default();
+        self.level(0).iter().chain(deeper.iter().filter_map(|level| level.ending_from(key)))
     }
 
     /// The table of a sorted level that may hold `key`.
-    #[inline]
     pub(crate) fn find(&self, level: usize, key: &[u8]) -> Option<&TableRef> {
         debug_assert!(level > 0);
-        // Most levels of most databases: every lookup comes by.
-        let tables = self.level(level);
-        if tables.is_empty() { None } else { find_sorted(tables, key) }
+        self.levels.get(level)?.ending_from(key).filter(|t| compare(&t.meta.smallest_key, key).is_le())
     }
 
     /// The tables of a level whose ranges meet `[smallest, largest]`.
@@ -219,23 +260,13 @@ impl Levels {
 
     /// The deepest level that holds a table; 1 if only level 0 does, or none.
     pub(crate) fn bottom(&self) -> usize {
-        (1..LEVEL_COUNT).rev().find(|&level| !self.level(level).is_empty()).unwrap_or(1)
+        self.deepest.max(1)
     }
 
-    /// The number of tables.
-    pub(crate) fn table_count(&self) -> usize {
-        self.levels.iter().map(|tables| tables.len()).sum()
+    /// Whether there is no table.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deepest == 0 && self.level(0).is_empty()
     }
-}
-
-/// The one of a sorted level's tables that may hold `key`.
-fn find_sorted<'a>(tables: &'a [TableRef], key: &[u8]) -> Option<&'a TableRef> {
-    let misses = cairn_env::mutant("last-key-of-table-missed");
-    let at = tables.partition_point(|t| {
-        let order = compare(&t.meta.largest_key, key);
-        order.is_lt() || (misses && order.is_eq())
-    });
-    tables.get(at).filter(|t| compare(&t.meta.smallest_key, key).is_le())
 }
 
 /// Restores a level's order: level 0 newest first, the others by key.

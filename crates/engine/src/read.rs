@@ -17,7 +17,6 @@ use crate::core::Core;
 use crate::cursor::{Cursor, Iter, KeyRange};
 use crate::db::Keyspace;
 use crate::error::{Error, Result};
-use crate::levels::LEVEL_COUNT;
 use crate::output::table_error;
 use crate::snapshot::Snapshot;
 use crate::types::{SeqNo, Visibility, kind};
@@ -82,14 +81,11 @@ fn lookup<'a>(core: &Core, tree: &'a Tree, key: &[u8], seq: SeqNo, mode: Read) -
             return Ok(if version.kind == kind::PUT { Found::Memtable(version.value) } else { Found::Absent });
         }
     }
-    if tree.levels.table_count() == 0 {
+    if tree.levels.is_empty() {
         return Ok(Found::Absent);
     }
     let hash = core.hash(key);
-    // A table's filter says sooner than its key range that it need not be searched.
-    let level0 = tree.levels.level(0).iter();
-    let deeper = (1..LEVEL_COUNT).filter_map(|level| tree.levels.find(level, key));
-    for table in level0.chain(deeper) {
+    for table in tree.levels.asked_for(key) {
         match table.table.get(key, hash, seq.0, mode).map_err(table_error)? {
             Lookup::Found { kind: kind::PUT, value, .. } => return Ok(Found::Table(value)),
             Lookup::Found { .. } => return Ok(Found::Absent),
@@ -115,6 +111,109 @@ enum Moment {
     Pinned { tree: Arc<Tree>, seq: SeqNo },
 }
 
+/// What a [`Reader`] is made of, borrowed: a single read counts no references.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    keyspace: &'a Keyspace,
+    moment: &'a Moment,
+}
+
+impl View<'_> {
+    fn seq(self) -> SeqNo {
+        let core = self.keyspace.core();
+        match self.moment {
+            Moment::Latest(visibility) => core.seq_at(*visibility),
+            // What is visible goes back only when a sync fails: nobody reads on beyond it then.
+            Moment::Snapshot(snapshot) => snapshot.seq().min(core.seq_at(Visibility::Applied)),
+            Moment::Pinned { seq, .. } => (*seq).min(core.seq_at(Visibility::Applied)),
+        }
+    }
+
+    /// The tree first, the number second: see the catalog's invariant 4.
+    fn tree(self) -> Result<(Arc<Tree>, SeqNo)> {
+        let core = self.keyspace.core();
+        core.check_open()?;
+        match self.moment {
+            Moment::Pinned { tree, .. } => Ok((tree.clone(), self.seq())),
+            Moment::Latest(_) | Moment::Snapshot(_) => {
+                let early = self.number_before_catalog();
+                let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
+                Ok((tree, early.unwrap_or_else(|| self.seq())))
+            }
+        }
+    }
+
+    fn dropped(self) -> Error {
+        Error::no_keyspace(self.keyspace.name())
+    }
+
+    /// The planted defect of taking the number before the catalog; in between others get a turn.
+    fn number_before_catalog(self) -> Option<SeqNo> {
+        cairn_env::mutant("number-before-catalog").then(|| {
+            let seq = self.seq();
+            drop(self.keyspace.core().jobs.lock());
+            seq
+        })
+    }
+
+    fn read<R>(self, key: &[u8], mode: Read, form: impl FnOnce(Found<'_>) -> R) -> Result<R> {
+        check_key(key)?;
+        let core = self.keyspace.core();
+        core.check_open()?;
+        match self.moment {
+            Moment::Pinned { tree, .. } => Ok(form(lookup(core, tree, key, self.seq(), mode)?)),
+            Moment::Latest(_) | Moment::Snapshot(_) => {
+                let early = self.number_before_catalog();
+                let catalog = core.catalog.load();
+                let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
+                Ok(form(lookup(core, tree, key, early.unwrap_or_else(|| self.seq()), mode)?))
+            }
+        }
+    }
+
+    fn get_with<R>(self, key: &[u8], form: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        self.read(key, Read::Any, |found| match found {
+            Found::Memtable(value) => Some(form(value)),
+            Found::Table(value) => Some(form(&value)),
+            Found::Absent | Found::NotResident => None,
+        })
+    }
+
+    fn get_pinned(self, key: &[u8]) -> Result<Option<Pinned>> {
+        self.read(key, Read::Any, |found| match pin(found) {
+            Resident::Found(value) => Some(value),
+            Resident::Absent | Resident::NotResident => None,
+        })
+    }
+}
+
+/// Single reads of the latest that is applied, without the [`Reader`] that [`Keyspace::latest`] makes.
+impl Keyspace {
+    /// [`Reader::get`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get_with(key, <[u8]>::to_vec)
+    }
+
+    /// [`Reader::get_pinned`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_pinned(&self, key: &[u8]) -> Result<Option<Pinned>> {
+        View { keyspace: self, moment: &Moment::Latest(Visibility::Applied) }.get_pinned(key)
+    }
+
+    /// [`Reader::get_with`] of the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_with<R>(&self, key: &[u8], form: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+        View { keyspace: self, moment: &Moment::Latest(Visibility::Applied) }.get_with(key, form)
+    }
+}
+
 impl Reader {
     pub(crate) fn latest(keyspace: Keyspace, visibility: Visibility) -> Reader {
         Reader { keyspace, moment: Moment::Latest(visibility) }
@@ -124,10 +223,14 @@ impl Reader {
         Reader { keyspace, moment: Moment::Snapshot(snapshot) }
     }
 
+    fn view(&self) -> View<'_> {
+        View { keyspace: &self.keyspace, moment: &self.moment }
+    }
+
     /// The same reads, all as of now: pins memtables and tables of this moment until it is
     /// dropped. For a few reads that belong together; a [`Snapshot`] pins less and lasts longer.
     pub fn pinned(&self) -> Reader {
-        let moment = match self.tree() {
+        let moment = match self.view().tree() {
             Ok((tree, seq)) => Moment::Pinned { tree, seq },
             Err(_) => self.moment.clone(),
         };
@@ -138,55 +241,7 @@ impl Reader {
     /// new; with [`Reader::pinned`] or a snapshot, exactly as new. After a failed sync it is never
     /// beyond what is durable.
     pub fn seq(&self) -> SeqNo {
-        let core = self.keyspace.core();
-        match &self.moment {
-            Moment::Latest(visibility) => core.seq_at(*visibility),
-            // What is visible goes back only when a sync fails: nobody reads on beyond it then.
-            Moment::Snapshot(snapshot) => snapshot.seq().min(core.seq_at(Visibility::Applied)),
-            Moment::Pinned { seq, .. } => (*seq).min(core.seq_at(Visibility::Applied)),
-        }
-    }
-
-    /// The tree first, the number second: see the catalog's invariant 4.
-    fn tree(&self) -> Result<(Arc<Tree>, SeqNo)> {
-        let core = self.keyspace.core();
-        core.check_open()?;
-        match &self.moment {
-            Moment::Pinned { tree, .. } => Ok((tree.clone(), self.seq())),
-            Moment::Latest(_) | Moment::Snapshot(_) => {
-                let early = self.number_before_catalog();
-                let tree = core.catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
-                Ok((tree, early.unwrap_or_else(|| self.seq())))
-            }
-        }
-    }
-
-    fn dropped(&self) -> Error {
-        Error::no_keyspace(self.keyspace.name())
-    }
-
-    /// The planted defect of taking the number before the catalog; in between others get a turn.
-    fn number_before_catalog(&self) -> Option<SeqNo> {
-        cairn_env::mutant("number-before-catalog").then(|| {
-            let seq = self.seq();
-            drop(self.keyspace.core().jobs.lock());
-            seq
-        })
-    }
-
-    fn read<R>(&self, key: &[u8], mode: Read, form: impl FnOnce(Found<'_>) -> R) -> Result<R> {
-        check_key(key)?;
-        let core = self.keyspace.core();
-        core.check_open()?;
-        match &self.moment {
-            Moment::Pinned { tree, .. } => Ok(form(lookup(core, tree, key, self.seq(), mode)?)),
-            Moment::Latest(_) | Moment::Snapshot(_) => {
-                let early = self.number_before_catalog();
-                let catalog = core.catalog.load();
-                let tree = catalog.tree(self.keyspace.id()).ok_or_else(|| self.dropped())?;
-                Ok(form(lookup(core, tree, key, early.unwrap_or_else(|| self.seq()), mode)?))
-            }
-        }
+        self.view().seq()
     }
 
     /// The value of a key, copied.
@@ -203,11 +258,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::get`].
     pub fn get_with<R>(&self, key: &[u8], form: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        self.read(key, Read::Any, |found| match found {
-            Found::Memtable(value) => Some(form(value)),
-            Found::Table(value) => Some(form(&value)),
-            Found::Absent | Found::NotResident => None,
-        })
+        self.view().get_with(key, form)
     }
 
     /// The value of a key, pinning the block it stands in.
@@ -215,10 +266,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::get`].
     pub fn get_pinned(&self, key: &[u8]) -> Result<Option<Pinned>> {
-        self.read(key, Read::Any, |found| match pin(found) {
-            Resident::Found(value) => Some(value),
-            Resident::Absent | Resident::NotResident => None,
-        })
+        self.view().get_pinned(key)
     }
 
     /// The value of a key if that can be told without touching a file; never waits.
@@ -226,7 +274,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::get`].
     pub fn get_resident(&self, key: &[u8]) -> Result<Resident> {
-        self.read(key, Read::ResidentOnly, pin)
+        self.view().read(key, Read::ResidentOnly, pin)
     }
 
     /// Whether a key exists.
@@ -263,7 +311,7 @@ impl Reader {
     }
 
     fn iter_range(&self, range: KeyRange) -> Iter {
-        match self.tree() {
+        match self.view().tree() {
             Ok((tree, seq)) => Iter::new(tree, seq, range),
             Err(e) => Iter::failed(e),
         }
@@ -274,7 +322,7 @@ impl Reader {
     /// # Errors
     /// `NotFound` if the keyspace was dropped, `Closed`.
     pub fn cursor(&self) -> Result<Cursor> {
-        let (tree, seq) = self.tree()?;
+        let (tree, seq) = self.view().tree()?;
         Ok(Cursor::new(tree, seq, KeyRange::default()))
     }
 
@@ -283,7 +331,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::cursor`].
     pub fn cursor_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Cursor> {
-        let (tree, seq) = self.tree()?;
+        let (tree, seq) = self.view().tree()?;
         Ok(Cursor::new(tree, seq, KeyRange::new(bytes_of(range.start_bound()), bytes_of(range.end_bound()))))
     }
 }

@@ -405,8 +405,17 @@ impl Layout {
             return error(seqs_at, "sequence number over 64 bits");
         }
         let buckets = contents.get(buckets_at..buckets_at + bucket_count).unwrap_or_default();
-        let named = |&bucket: &u8| if bucket == BUCKET_NONE { 0 } else { bucket };
-        if buckets.iter().map(named).fold(0, u8::max) as usize >= count {
+        // One more than the entry it names; 0 for none.
+        const _: () = assert!(BUCKET_NONE == u8::MAX);
+        let (many, rest) = buckets.as_chunks::<16>();
+        let mut largest = [0; 16];
+        for sixteen in many {
+            for (most, bucket) in largest.iter_mut().zip(sixteen) {
+                *most = bucket.wrapping_add(1).max(*most);
+            }
+        }
+        let rest = rest.iter().map(|bucket| bucket.wrapping_add(1));
+        if usize::from(largest.into_iter().chain(rest).fold(0, u8::max)) > count {
             return error(buckets_at, "the hash index names an entry that does not exist");
         }
         Ok(layout)

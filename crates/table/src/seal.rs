@@ -64,11 +64,13 @@ impl Seal {
             return Err(damaged(0, "block checksum does not match"));
         }
         match body.last() {
-            Some(&RAW) => {
-                let mut contents = block.into_owned();
-                contents.truncate(payload_len);
-                Ok(contents)
-            }
+            Some(&RAW) => Ok(match block {
+                Cow::Borrowed(block) => block.get(..payload_len).unwrap_or_default().to_vec(),
+                Cow::Owned(mut contents) => {
+                    contents.truncate(payload_len);
+                    contents
+                }
+            }),
             Some(&LZ4) => {
                 let mut reader = Reader::new(body);
                 let len = usize::try_from(reader.u32()?).unwrap_or(usize::MAX);

@@ -4,12 +4,13 @@
 //! Data blocks, and partitions and pieces of the filter loaded on demand, come through the engine's [`BlockCache`].
 //! Locks: none. A lookup that finds its blocks at hand allocates nothing and copies no value.
 //!
-//! The life of a read: sequence range, filter, key range, index, a partition, one data block, its hash
+//! The life of a read: sequence range, filter, index, a partition, one data block, its hash
 //! index. A filter in memory comes before all that the key must be compared with: its one line depends
 //! on the hash alone, so that the misses of the lines of several tables overlap. A filter that may have
-//! to be read comes after the key range.
+//! to be read comes after the key range, which nothing else asks.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -25,6 +26,9 @@ use crate::partition;
 use crate::properties::Properties;
 use crate::seal::{Seal, TRAILER_BYTES};
 use crate::{Block, BlockCache, BlockSlice, Charge, Error, Result, TableCursor, TableOptions, TableSummary};
+
+/// Most memory that a thread keeps from one read of a data block to the next.
+const STORED_BYTES_KEPT: usize = 64 << 10;
 
 /// Where the partitions and the filter of an open table live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,8 +200,8 @@ impl Table {
 
     /// As [`Table::get`] for a key that passes the filter, if that is in memory.
     fn get_past_filter(&self, key: &[u8], hash: u64, max_seq: u64, read: Read) -> Result<Lookup> {
-        let summary = &self.summary;
-        if compare(key, &summary.smallest_key).is_lt() || compare(key, &summary.largest_key).is_gt() {
+        // A filter in memory lets few keys beyond the first and the last pass, and the block says it of those.
+        if self.filter.is_none() && !self.spans(key) {
             return Ok(Lookup::Absent);
         }
         match self.ask_on_demand(hash, read)? {
@@ -206,12 +210,20 @@ impl Table {
             None => return Ok(Lookup::NotResident),
         }
         let Some(number) = self.index.find(key, max_seq) else { return Ok(Lookup::Absent) };
-        let held = match read {
-            Read::Any => Some(self.partition(number)?),
-            Read::ResidentOnly => self.partition_at_hand(number)?,
+        let held;
+        let index = match self.partitions.get(number) {
+            Some(index) => index,
+            None => {
+                held = match read {
+                    Read::Any => self.partition(number)?,
+                    Read::ResidentOnly => match self.partition_at_hand(number)? {
+                        Some(held) => held,
+                        None => return Ok(Lookup::NotResident),
+                    },
+                };
+                self.held(&held)?
+            }
         };
-        let Some(held) = held else { return Ok(Lookup::NotResident) };
-        let index = self.held(&held)?;
         let Some(handle) = index.find(key, max_seq).and_then(|n| index.handle(n)) else {
             return Ok(Lookup::Absent);
         };
@@ -228,6 +240,11 @@ impl Table {
             }
             None => Lookup::Absent,
         })
+    }
+
+    /// Whether `key` lies between the first and the last.
+    fn spans(&self, key: &[u8]) -> bool {
+        compare(key, &self.summary.smallest_key).is_ge() && compare(key, &self.summary.largest_key).is_le()
     }
 
     /// What a filter says that is not in the table's memory; true without a filter, `None` if it must be
@@ -325,7 +342,17 @@ impl Table {
 
     /// Reads a data block, past the cache.
     pub(crate) fn load_data(&self, handle: Handle) -> Result<Block> {
-        self.decode_data(read_stored(&self.file, handle.offset, handle.len + TRAILER_BYTES)?, handle)
+        thread_local! {
+            /// Read into again and again: memory that is in the processor's cache, and need not be cleared.
+            static STORED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut stored = STORED.take();
+        let read = read_stored_into(&mut stored, &self.file, handle.offset, handle.len + TRAILER_BYTES);
+        let block = read.and_then(|()| self.decode_data(stored.as_slice(), handle));
+        if stored.capacity() <= STORED_BYTES_KEPT {
+            STORED.set(stored);
+        }
+        block
     }
 
     /// Checks and decodes a data block as it was read.
