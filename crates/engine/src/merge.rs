@@ -60,24 +60,43 @@ impl Source {
         Source::Level(LevelSource { tables, at: 0, cursor: None, fill_cache })
     }
 
-    fn entry(&self) -> Option<Entry<'_>> {
+    #[inline]
+    fn valid(&self) -> bool {
         match self {
-            Source::Memtable(cursor) => cursor.valid().then(|| Entry {
-                key: cursor.key(),
-                seq: cursor.seq(),
-                kind: cursor.kind(),
-                value: cursor.value(),
-            }),
-            Source::Table(table) => table_entry(&table.cursor),
-            Source::Level(level) => level.cursor.as_ref().and_then(table_entry),
+            Source::Memtable(cursor) => cursor.valid(),
+            Source::Table(table) => table.cursor.valid(),
+            Source::Level(level) => level.cursor.as_ref().is_some_and(TableCursor::valid),
         }
     }
 
-    fn key(&self) -> Option<&[u8]> {
+    /// The key of its entry; empty without one.
+    #[inline]
+    fn key(&self) -> &[u8] {
         match self {
-            Source::Memtable(cursor) => cursor.valid().then(|| cursor.key()),
-            Source::Table(table) => table.cursor.valid().then(|| table.cursor.key()),
-            Source::Level(level) => level.cursor.as_ref().filter(|cursor| cursor.valid()).map(TableCursor::key),
+            Source::Memtable(cursor) => cursor.key(),
+            Source::Table(table) => table.cursor.key(),
+            Source::Level(level) => level.cursor.as_ref().map_or(&[], TableCursor::key),
+        }
+    }
+
+    /// Number and kind of its entry; zeros without one.
+    #[inline]
+    fn version(&self) -> (u64, u8) {
+        let of_table = |cursor: &TableCursor| (cursor.seq(), cursor.kind());
+        match self {
+            Source::Memtable(cursor) => (cursor.seq(), cursor.kind()),
+            Source::Table(table) => of_table(&table.cursor),
+            Source::Level(level) => level.cursor.as_ref().map_or((0, 0), of_table),
+        }
+    }
+
+    /// The value of its entry; empty without one.
+    #[inline]
+    fn value(&self) -> &[u8] {
+        match self {
+            Source::Memtable(cursor) => cursor.value(),
+            Source::Table(table) => table.cursor.value(),
+            Source::Level(level) => level.cursor.as_ref().map_or(&[], TableCursor::value),
         }
     }
 
@@ -150,10 +169,9 @@ impl Source {
             }
             Source::Table(table) => table.cursor.next().map_err(table_error),
             Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.next().map_err(table_error)?;
-                }
-                level.skip_forward()
+                let Some(cursor) = &mut level.cursor else { return Ok(()) };
+                cursor.next().map_err(table_error)?;
+                if cursor.valid() { Ok(()) } else { level.skip_forward() }
             }
         }
     }
@@ -167,11 +185,10 @@ impl Source {
             }
             Source::Table(table) => table.cursor.next_key().map_err(table_error),
             Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.next_key().map_err(table_error)?;
-                }
+                let Some(cursor) = &mut level.cursor else { return Ok(()) };
+                cursor.next_key().map_err(table_error)?;
                 // No key stands in two tables of a level.
-                level.skip_forward()
+                if cursor.valid() { Ok(()) } else { level.skip_forward() }
             }
         }
     }
@@ -184,10 +201,9 @@ impl Source {
             }
             Source::Table(table) => table.cursor.prev().map_err(table_error),
             Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.prev().map_err(table_error)?;
-                }
-                level.skip_back()
+                let Some(cursor) = &mut level.cursor else { return Ok(()) };
+                cursor.prev().map_err(table_error)?;
+                if cursor.valid() { Ok(()) } else { level.skip_back() }
             }
         }
     }
@@ -227,10 +243,6 @@ fn open(table: &TableRef, fill_cache: bool) -> TableCursor {
     table.table.cursor(fill_cache, READAHEAD_BYTES_MAX)
 }
 
-fn table_entry(cursor: &TableCursor) -> Option<Entry<'_>> {
-    cursor.valid().then(|| Entry { key: cursor.key(), seq: cursor.seq(), kind: cursor.kind(), value: cursor.value() })
-}
-
 /// A source that has an entry, and how it ranks among the others.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
@@ -258,25 +270,41 @@ fn head(key: &[u8], backward: bool) -> u128 {
 /// The merged stream.
 pub(crate) struct Merge {
     sources: Vec<Source>,
-    /// The sources that have an entry; the first is the next to come.
+    /// The sources that have an entry; the first is the next to come. While there is but one, its head is not kept.
     heap: Vec<Ranked>,
     backward: bool,
-    /// The key that is being passed.
-    passed: Vec<u8>,
 }
 
 impl Merge {
     pub(crate) fn new(sources: Vec<Source>) -> Merge {
-        Merge { sources, heap: Vec::new(), backward: false, passed: Vec::new() }
+        Merge { heap: Vec::with_capacity(sources.len()), sources, backward: false }
     }
 
+    #[inline]
     fn top(&self) -> Option<&Source> {
         self.sources.get(self.heap.first()?.source)
     }
 
     /// The entry at which it stands.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        self.top()?.entry()
+        let top = self.top()?;
+        let (seq, kind) = top.version();
+        Some(Entry { key: top.key(), seq, kind, value: top.value() })
+    }
+
+    /// Key, number and kind of that entry.
+    #[inline]
+    pub(crate) fn version(&self) -> Option<(&[u8], u64, u8)> {
+        let top = self.top()?;
+        let (seq, kind) = top.version();
+        Some((top.key(), seq, kind))
+    }
+
+    /// Key and value of that entry.
+    #[inline]
+    pub(crate) fn key_value(&self) -> Option<(&[u8], &[u8])> {
+        let top = self.top()?;
+        Some((top.key(), top.value()))
     }
 
     /// Which source that entry is from: an index into what [`Merge::new`] was given.
@@ -285,11 +313,20 @@ impl Merge {
     }
 
     /// Whether it is known that no newer version of the entry's key is to come, going backwards.
+    #[inline]
     pub(crate) fn is_newest(&self) -> bool {
-        // Another source with the same key would come next: it would be one of the two below the top.
-        let Some(top) = self.heap.first() else { return false };
-        let shared = self.heap.iter().skip(1).take(2).any(|next| next.head == top.head);
-        !shared && self.top().is_some_and(Source::is_newest)
+        !self.has_rival() && self.top().is_some_and(Source::is_newest)
+    }
+
+    /// Whether another source may stand at the key of the entry.
+    #[inline]
+    fn has_rival(&self) -> bool {
+        // It would come next: it would be one of the two below the top.
+        match self.heap.as_slice() {
+            [] | [_] => false,
+            [top, next] => top.head == next.head,
+            [top, next, other, ..] => top.head == next.head || top.head == other.head,
+        }
     }
 
     /// To the very first entry.
@@ -314,45 +351,69 @@ impl Merge {
 
     /// One entry on, in the direction of the last seek.
     pub(crate) fn step(&mut self) -> Result<()> {
-        let backward = self.backward;
-        self.advance(|source| if backward { source.prev() } else { source.next() })
+        if self.backward { self.advance(Source::prev) } else { self.advance(Source::next) }
     }
 
     /// To the first entry of the next key; the last seek went forward.
+    #[inline]
     pub(crate) fn next_key(&mut self) -> Result<()> {
         debug_assert!(!self.backward);
+        if self.has_rival() { self.next_key_of_all() } else { self.advance(Source::next_key) }
+    }
+
+    /// Moves every source that stands at the key of the entry to its next key.
+    fn next_key_of_all(&mut self) -> Result<()> {
         let Some(&first) = self.heap.first() else { return Ok(()) };
-        if self.heap.len() == 1 {
-            return self.advance(Source::next_key);
+        // The top goes last: until then its key is the one that is passed.
+        let mut at = 1;
+        while let Some(&rival) = self.heap.get(at) {
+            at += 1;
+            if rival.head != first.head {
+                continue;
+            }
+            let Ok([top, source]) = self.sources.get_disjoint_mut([first.source, rival.source]) else { continue };
+            if same(top.key(), source.key()) {
+                source.next_key()?;
+                at -= usize::from(!self.rank(at - 1));
+            }
         }
-        let mut passed = std::mem::take(&mut self.passed);
-        passed.clear();
-        passed.extend_from_slice(self.entry().map_or(&[], |entry| entry.key));
-        let result = loop {
-            if let Err(e) = self.advance(Source::next_key) {
-                break Err(e);
+        if let Some(top) = self.sources.get_mut(first.source) {
+            top.next_key()?;
+            self.rank(0);
+        }
+        self.heapify();
+        Ok(())
+    }
+
+    /// Ranks the source at heap place `at` by its entry, and takes it out if it has none; whether it has. The heap is
+    /// left to be mended.
+    #[inline]
+    fn rank(&mut self, at: usize) -> bool {
+        let Some(ranked) = self.heap.get_mut(at) else { return false };
+        match self.sources.get(ranked.source).filter(|source| source.valid()) {
+            Some(source) => {
+                ranked.head = head(source.key(), self.backward);
+                true
             }
-            // Nobody else holds a version of it, or the next key has come.
-            let same_head = self.heap.first().is_some_and(|top| top.head == first.head);
-            if !same_head || !self.entry().is_some_and(|entry| same(entry.key, &passed)) {
-                break Ok(());
+            None => {
+                self.heap.swap_remove(at);
+                false
             }
-        };
-        self.passed = passed;
-        result
+        }
     }
 
     /// Moves the source at the top, and puts it in its new place.
+    #[inline]
     fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
-        let backward = self.backward;
-        let Some(top) = self.heap.first_mut() else { return Ok(()) };
+        let Some(top) = self.heap.first() else { return Ok(()) };
         let Some(source) = self.sources.get_mut(top.source) else { return Ok(()) };
         go(source)?;
-        match source.key() {
-            Some(key) => top.head = head(key, backward),
-            None => drop(self.heap.swap_remove(0)),
+        if self.heap.len() > 1 {
+            self.rank(0);
+            self.sift_down(0);
+        } else if !source.valid() {
+            self.heap.clear();
         }
-        self.sift_down(0);
         Ok(())
     }
 
@@ -361,42 +422,53 @@ impl Merge {
         self.backward = backward;
         for (index, source) in self.sources.iter_mut().enumerate() {
             seek(source)?;
-            if let Some(key) = source.key() {
-                self.heap.push(Ranked { head: head(key, backward), source: index });
+            if source.valid() {
+                self.heap.push(Ranked { head: head(source.key(), backward), source: index });
             }
         }
-        for at in (0..self.heap.len() / 2).rev() {
-            self.sift_down(at);
-        }
+        self.heapify();
         Ok(())
     }
 
-    fn sift_down(&mut self, mut at: usize) {
-        loop {
-            let left = 2 * at + 1;
-            if left >= self.heap.len() {
-                return;
-            }
-            let right = left + 1;
-            let child = if right < self.heap.len() && self.before(right, left) { right } else { left };
-            if !self.before(child, at) {
-                return;
-            }
-            self.heap.swap(child, at);
-            at = child;
+    #[inline]
+    fn heapify(&mut self) {
+        for at in (0..self.heap.len() / 2).rev() {
+            self.sift_down(at);
         }
     }
 
-    /// Whether the source at heap place `a` comes before that at `b`.
-    fn before(&self, a: usize, b: usize) -> bool {
-        let (Some(a), Some(b)) = (self.heap.get(a), self.heap.get(b)) else { return false };
-        if a.head != b.head {
-            return a.head < b.head;
+    #[inline]
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let left = 2 * at + 1;
+            let (Some(here), Some(mut child)) = (self.heap.get(at), self.heap.get(left)) else { return };
+            let mut to = left;
+            if let Some(right) = self.heap.get(left + 1)
+                && self.before(right, child)
+            {
+                (child, to) = (right, left + 1);
+            }
+            if !self.before(child, here) {
+                return;
+            }
+            self.heap.swap(to, at);
+            at = to;
         }
-        let entry = |ranked: &Ranked| self.sources.get(ranked.source).and_then(Source::entry);
-        let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
-        let by_number = if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
-        let order = compare(a.key, b.key).then(by_number);
+    }
+
+    /// Whether the entry of source `a` comes before that of `b`.
+    #[inline]
+    fn before(&self, a: &Ranked, b: &Ranked) -> bool {
+        if a.head == b.head { self.before_by_key(a.source, b.source) } else { a.head < b.head }
+    }
+
+    /// As [`Merge::before`], where heads do not tell.
+    fn before_by_key(&self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.sources.get(a), self.sources.get(b)) else { return false };
+        let order = compare(a.key(), b.key()).then_with(|| {
+            let ((a, _), (b, _)) = (a.version(), b.version());
+            if cairn_env::mutant("merge-picks-older") { a.cmp(&b) } else { b.cmp(&a) }
+        });
         order == if self.backward { Ordering::Greater } else { Ordering::Less }
     }
 }

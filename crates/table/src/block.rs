@@ -26,6 +26,8 @@
 //!
 //! [`Layout::parse`] checks all of this but the order of keys and what buckets say; after it nothing fails.
 
+use std::ops::Range;
+
 use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare, same};
 
 use crate::{KEY_BYTES_MAX, slot};
@@ -497,17 +499,51 @@ impl<'a> DataBlock<'a> {
         if number >= self.layout.count {
             return None;
         }
-        let kind = match self.layout.kind {
-            Some(kind) => kind,
-            None => self.contents.get(self.layout.kinds_at + number).copied().unwrap_or(0),
-        };
+        let kind = self.kind(number);
         let (value_at, value_end) = self.layout.values.range(self.contents, number);
         Some(Entry { number, seq: self.seq(number), kind, value_at, value_end })
     }
 
+    /// The kind of entry `number`, which there must be; 0 otherwise.
     #[inline]
-    pub(crate) fn value(&self, entry: &Entry) -> &'a [u8] {
-        self.contents.get(entry.value_at..entry.value_end).unwrap_or_default()
+    pub(crate) fn kind(&self, number: usize) -> u8 {
+        match self.layout.kind {
+            Some(kind) => kind,
+            None => self.contents.get(self.layout.kinds_at + number).copied().unwrap_or(0),
+        }
+    }
+
+    /// The value of entry `number`, which there must be.
+    #[inline]
+    pub(crate) fn value(&self, number: usize) -> &'a [u8] {
+        self.layout.values.get(self.contents, number)
+    }
+
+    /// Where that value begins and ends.
+    #[inline]
+    pub(crate) fn value_range(&self, number: usize) -> Range<usize> {
+        let (start, end) = self.layout.values.range(self.contents, number);
+        start..end
+    }
+
+    /// Makes `key`, which is that of the entry before, that of entry `number`; whether they differ.
+    #[inline]
+    pub(crate) fn advance_key(&self, key: &mut Vec<u8>, number: usize) -> bool {
+        let suffix = self.suffix(number);
+        match key.get_mut(self.layout.prefix_len..) {
+            Some(before) if before.len() == suffix.len() => {
+                let differs = !same(before, suffix);
+                if differs {
+                    before.copy_from_slice(suffix);
+                }
+                differs
+            }
+            _ => {
+                key.truncate(self.layout.prefix_len);
+                key.extend_from_slice(suffix);
+                true
+            }
+        }
     }
 
     /// Makes `key` that of entry `number`; `same_block` if it was that of another entry of this block.

@@ -4,8 +4,9 @@
 //! is put together in one buffer.
 //!
 //! Invariants
-//! 1. `entry` is set only while `block` holds it and `key` is its key. Every move takes it away
-//!    first, so that a failed move leaves the cursor invalid.
+//! 1. `number` is set only while `block` has that entry and `key` is its key. Every move takes it away
+//!    first, so that a failed move leaves the cursor invalid. What else the entry holds is looked up when it
+//!    is asked for: most entries that a merge passes are hidden, and only their keys are.
 //! 2. `begins_key` may be false for the first entry of a key, and is never true for another.
 
 use std::borrow::Cow;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use cairn_codec::same;
 
-use crate::block::{DataBlock, Entry};
+use crate::block::DataBlock;
 use crate::footer::Handle;
 use crate::index::Index;
 use crate::seal::TRAILER_BYTES;
@@ -23,6 +24,9 @@ use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
 const READAHEAD_BYTES_MIN: usize = 16 << 10;
+
+/// Longer keys make the buffer grow.
+const KEY_BYTES_EXPECTED: usize = 64;
 
 /// A position among the entries of a table, which are sorted by key ascending, then by sequence
 /// number descending. Starts, and ends, out of position: then it is not [`TableCursor::valid`], its
@@ -34,7 +38,8 @@ pub struct TableCursor {
     partition: Option<(usize, Held)>,
     /// The block last visited, and where it stands.
     block: Option<(Place, Handle, Arc<Block>)>,
-    entry: Option<Entry>,
+    /// The entry's number in that block.
+    number: Option<usize>,
     key: Vec<u8>,
     /// The entry is known to be the first of its key in the table.
     begins_key: bool,
@@ -61,8 +66,8 @@ impl TableCursor {
             fill_cache,
             partition: None,
             block: None,
-            entry: None,
-            key: Vec::new(),
+            number: None,
+            key: Vec::with_capacity(KEY_BYTES_EXPECTED),
             begins_key: false,
             ahead: Ahead {
                 bytes: Vec::new(),
@@ -75,31 +80,40 @@ impl TableCursor {
     }
 
     /// Whether it stands on an entry.
+    #[inline]
     pub fn valid(&self) -> bool {
-        self.entry.is_some()
+        self.number.is_some()
     }
 
     /// The user key.
+    #[inline]
     pub fn key(&self) -> &[u8] {
         if self.valid() { &self.key } else { &[] }
     }
 
     /// The sequence number.
+    #[inline]
     pub fn seq(&self) -> u64 {
-        self.entry.map_or(0, |entry| entry.seq)
+        self.here().map_or(0, |(data, number)| data.seq(number))
     }
 
     /// The kind.
+    #[inline]
     pub fn kind(&self) -> u8 {
-        self.entry.map_or(0, |entry| entry.kind)
+        self.here().map_or(0, |(data, number)| data.kind(number))
     }
 
     /// The value.
+    #[inline]
     pub fn value(&self) -> &[u8] {
-        match (&self.entry, &self.block) {
-            (Some(entry), Some((_, _, block))) => block.data().map_or(&[], |data| data.value(entry)),
-            _ => &[],
-        }
+        self.here().map_or(&[], |(data, number)| data.value(number))
+    }
+
+    /// The block at hand and the number of the entry in it.
+    #[inline]
+    fn here(&self) -> Option<(DataBlock<'_>, usize)> {
+        let (number, (_, _, block)) = (self.number?, self.block.as_ref()?);
+        Some((block.data().ok()?, number))
     }
 
     /// Whether it is known that no newer version of the key stands in the table. Tells whoever walks backwards, most
@@ -110,8 +124,8 @@ impl TableCursor {
 
     /// The value, for keeping; `None` out of position.
     pub fn value_pinned(&self) -> Option<BlockSlice> {
-        let (entry, (_, _, block)) = (self.entry?, self.block.as_ref()?);
-        Some(BlockSlice::new(Arc::clone(block), entry.value_at..entry.value_end))
+        let ((data, number), (_, _, block)) = (self.here()?, self.block.as_ref()?);
+        Some(BlockSlice::new(Arc::clone(block), data.value_range(number)))
     }
 
     /// Moves to the first entry.
@@ -169,14 +183,16 @@ impl TableCursor {
     /// As every move.
     #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
     pub fn next(&mut self) -> Result<()> {
-        let Some(from) = self.entry.take() else { return Ok(()) };
-        if self.stand(from.number + 1, true)? {
-            return Ok(());
+        let Some(number) = self.number.take() else { return Ok(()) };
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
+        let (at, number) = (*at, number + 1);
+        let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
+        if number == data.count() {
+            return self.enter_after(at);
         }
-        match &self.block {
-            Some((at, _, _)) => self.enter_after(*at),
-            None => Ok(()),
-        }
+        self.begins_key = data.advance_key(&mut self.key, number);
+        self.number = Some(number);
+        Ok(())
     }
 
     /// Moves to the first entry of the next key.
@@ -197,8 +213,8 @@ impl TableCursor {
     /// # Errors
     /// As every move.
     pub fn prev(&mut self) -> Result<()> {
-        let Some(from) = self.entry.take() else { return Ok(()) };
-        if let Some(before) = from.number.checked_sub(1) {
+        let Some(number) = self.number.take() else { return Ok(()) };
+        if let Some(before) = number.checked_sub(1) {
             self.stand(before, true)?;
             return Ok(());
         }
@@ -213,7 +229,7 @@ impl TableCursor {
     fn leave(&mut self) {
         self.ahead.window = 0;
         self.key.clear();
-        self.entry = None;
+        self.number = None;
     }
 
     /// The block at hand.
@@ -229,12 +245,13 @@ impl TableCursor {
     fn stand(&mut self, number: usize, same_block: bool) -> Result<bool> {
         let Some((_, handle, block)) = &self.block else { return Ok(false) };
         let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
-        self.entry = data.entry(number);
-        if self.entry.is_some() {
-            self.begins_key = data.begins_key(number);
-            data.set_key(&mut self.key, number, same_block);
+        if number >= data.count() {
+            return Ok(false);
         }
-        Ok(self.entry.is_some())
+        self.begins_key = data.begins_key(number);
+        data.set_key(&mut self.key, number, same_block);
+        self.number = Some(number);
+        Ok(true)
     }
 
     /// The partition with this number, which must be there, from wherever it lives.

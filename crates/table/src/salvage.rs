@@ -88,7 +88,7 @@ impl Salvage {
     /// The value.
     pub fn value(&self) -> &[u8] {
         match (&self.entry, &self.block) {
-            (Some(entry), Some(block)) => block.data().map_or(&[], |data| data.value(entry)),
+            (Some(entry), Some(block)) => block.data().map_or(&[], |data| data.value(entry.number)),
             _ => &[],
         }
     }

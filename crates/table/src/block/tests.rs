@@ -75,7 +75,7 @@ fn long_columns_have_wide_ends() {
         let block = DataBlock { contents: &bytes, layout: &layout };
         for (number, (key, _, _, value)) in entries[..count].iter().enumerate() {
             let found = block.find(key, hash64(key, 1), 9).unwrap();
-            assert_eq!((found.number, block.value(&found)), (number, &value[..]));
+            assert_eq!((found.number, block.value(found.number)), (number, &value[..]));
         }
     }
 }
