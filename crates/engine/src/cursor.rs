@@ -190,7 +190,7 @@ impl Cursor {
                 self.state = State::Invalid;
                 // After every version of the key.
                 self.merge.seek(&self.key, 0)?;
-                if self.merge.version().is_some_and(|(key, ..)| same(key, &self.key)) {
+                if self.merge.version().is_some() && same(self.merge.key(), &self.key) {
                     self.merge.next_key()?;
                 }
                 self.settle_forward()
@@ -241,16 +241,16 @@ impl Cursor {
 
     /// The key at which it stands, where it outlives a move of the merge.
     fn copy_key(&mut self) {
-        if let (State::Forward | State::Backward, Some((key, ..))) = (self.state, self.merge.version()) {
+        if let State::Forward | State::Backward = self.state {
             self.key.clear();
-            self.key.extend_from_slice(key);
+            self.key.extend_from_slice(self.merge.key());
         }
     }
 
     /// From where the merge stands, forward to a live key.
     fn settle_forward(&mut self) -> Result<()> {
-        while let Some((key, seq, kind)) = self.merge.version() {
-            if self.range.is_past(key) {
+        while let Some((seq, kind)) = self.merge.version() {
+            if self.range.upper.is_some() && self.range.is_past(self.merge.key()) {
                 return Ok(());
             }
             if seq > self.seq.0 {
@@ -270,7 +270,8 @@ impl Cursor {
     fn settle_backward(&mut self) -> Result<()> {
         // The newest visible version so far of `self.key`: a value or a tombstone.
         let mut candidate: Option<u8> = None;
-        while let Some((key, seq, kind)) = self.merge.version() {
+        while let Some((seq, kind)) = self.merge.version() {
+            let key = self.merge.key();
             if candidate.is_some() && !same(key, &self.key) {
                 if candidate == Some(kind::PUT) {
                     break;

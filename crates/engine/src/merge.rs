@@ -31,41 +31,52 @@ pub(crate) struct Entry<'a> {
 /// A sorted source.
 pub(crate) enum Source {
     Memtable(MemtableCursor),
-    Table(TableSource),
-    Level(LevelSource),
+    Run(RunSource),
 }
 
-/// A table, kept from removal while it is read.
-pub(crate) struct TableSource {
-    _handle: TableRef,
-    cursor: TableCursor,
-}
-
-/// The tables of a sorted level, one after the other.
-pub(crate) struct LevelSource {
-    tables: Arc<[TableRef]>,
-    at: usize,
+/// Tables with ascending keys, one after the other; kept from removal while they are read.
+pub(crate) struct RunSource {
+    tables: Run,
+    /// In the table `at`, if it stands in one.
     cursor: Option<TableCursor>,
+    at: usize,
     fill_cache: bool,
+}
+
+enum Run {
+    One(TableRef),
+    Level(Arc<[TableRef]>),
+}
+
+impl Run {
+    fn tables(&self) -> &[TableRef] {
+        match self {
+            Run::One(table) => std::slice::from_ref(table),
+            Run::Level(tables) => tables,
+        }
+    }
 }
 
 impl Source {
     /// One table. `fill_cache` is false for those who read everything once.
     pub(crate) fn table(table: &TableRef, fill_cache: bool) -> Source {
-        Source::Table(TableSource { _handle: table.clone(), cursor: open(table, fill_cache) })
+        Source::run(Run::One(table.clone()), fill_cache)
     }
 
     /// A sorted level.
     pub(crate) fn level(tables: Arc<[TableRef]>, fill_cache: bool) -> Source {
-        Source::Level(LevelSource { tables, at: 0, cursor: None, fill_cache })
+        Source::run(Run::Level(tables), fill_cache)
+    }
+
+    fn run(tables: Run, fill_cache: bool) -> Source {
+        Source::Run(RunSource { tables, cursor: None, at: 0, fill_cache })
     }
 
     #[inline]
     fn valid(&self) -> bool {
         match self {
             Source::Memtable(cursor) => cursor.valid(),
-            Source::Table(table) => table.cursor.valid(),
-            Source::Level(level) => level.cursor.as_ref().is_some_and(TableCursor::valid),
+            Source::Run(run) => run.cursor.as_ref().is_some_and(TableCursor::valid),
         }
     }
 
@@ -74,19 +85,7 @@ impl Source {
     fn key(&self) -> &[u8] {
         match self {
             Source::Memtable(cursor) => cursor.key(),
-            Source::Table(table) => table.cursor.key(),
-            Source::Level(level) => level.cursor.as_ref().map_or(&[], TableCursor::key),
-        }
-    }
-
-    /// Number and kind of its entry; zeros without one.
-    #[inline]
-    fn version(&self) -> (u64, u8) {
-        let of_table = |cursor: &TableCursor| (cursor.seq(), cursor.kind());
-        match self {
-            Source::Memtable(cursor) => (cursor.seq(), cursor.kind()),
-            Source::Table(table) => of_table(&table.cursor),
-            Source::Level(level) => level.cursor.as_ref().map_or((0, 0), of_table),
+            Source::Run(run) => run.cursor.as_ref().map_or(&[], TableCursor::key),
         }
     }
 
@@ -95,17 +94,31 @@ impl Source {
     fn value(&self) -> &[u8] {
         match self {
             Source::Memtable(cursor) => cursor.value(),
-            Source::Table(table) => table.cursor.value(),
-            Source::Level(level) => level.cursor.as_ref().map_or(&[], TableCursor::value),
+            Source::Run(run) => run.cursor.as_ref().map_or(&[], TableCursor::value),
+        }
+    }
+
+    /// How its entry ranks among those of other sources; `None` without one.
+    #[inline]
+    fn rank(&self, source: usize, backward: bool) -> Option<Ranked> {
+        match self {
+            Source::Memtable(cursor) => {
+                let ranked = || Ranked::new(cursor.key(), cursor.seq(), cursor.kind(), source, backward);
+                cursor.valid().then(ranked)
+            }
+            Source::Run(run) => {
+                let cursor = run.cursor.as_ref().filter(|cursor| cursor.valid())?;
+                Some(Ranked::new(cursor.key(), cursor.seq(), cursor.kind(), source, backward))
+            }
         }
     }
 
     /// Whether it is known that it has no newer version of the entry's key, going backwards.
+    #[inline]
     fn is_newest(&self) -> bool {
         match self {
             Source::Memtable(cursor) => cursor.is_newest(),
-            Source::Table(table) => table.cursor.is_newest(),
-            Source::Level(level) => level.cursor.as_ref().is_some_and(TableCursor::is_newest),
+            Source::Run(run) => run.cursor.as_ref().is_some_and(TableCursor::is_newest),
         }
     }
 
@@ -115,8 +128,7 @@ impl Source {
                 cursor.seek_to_first();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_to_first().map_err(table_error),
-            Source::Level(level) => level.open_at(0, |cursor| cursor.seek_to_first()),
+            Source::Run(run) => run.open_at(0, TableCursor::seek_to_first),
         }
     }
 
@@ -126,8 +138,7 @@ impl Source {
                 cursor.seek_to_last();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_to_last().map_err(table_error),
-            Source::Level(level) => level.open_at(level.tables.len().wrapping_sub(1), |cursor| cursor.seek_to_last()),
+            Source::Run(run) => run.open_at(run.tables.tables().len().wrapping_sub(1), TableCursor::seek_to_last),
         }
     }
 
@@ -137,11 +148,10 @@ impl Source {
                 cursor.seek(key, seq_max);
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek(key, seq_max).map_err(table_error),
-            Source::Level(level) => {
-                let at = level.tables.partition_point(|t| compare(&t.meta.largest_key, key).is_lt());
-                level.open_at(at, |cursor| cursor.seek(key, seq_max))?;
-                level.skip_forward()
+            Source::Run(run) => {
+                let at = run.tables.tables().partition_point(|t| compare(&t.meta.largest_key, key).is_lt());
+                run.open_at(at, |cursor| cursor.seek(key, seq_max))?;
+                run.skip_forward()
             }
         }
     }
@@ -152,69 +162,82 @@ impl Source {
                 cursor.seek_for_prev(key);
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_for_prev(key).map_err(table_error),
-            Source::Level(level) => {
-                let after = level.tables.partition_point(|t| compare(&t.meta.smallest_key, key).is_lt());
-                level.open_at(after.wrapping_sub(1), |cursor| cursor.seek_for_prev(key))?;
-                level.skip_back()
+            Source::Run(run) => {
+                let after = run.tables.tables().partition_point(|t| compare(&t.meta.smallest_key, key).is_lt());
+                run.open_at(after.wrapping_sub(1), |cursor| cursor.seek_for_prev(key))?;
+                run.skip_back()
             }
         }
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.next();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.next().map_err(table_error),
-            Source::Level(level) => {
-                let Some(cursor) = &mut level.cursor else { return Ok(()) };
-                cursor.next().map_err(table_error)?;
-                if cursor.valid() { Ok(()) } else { level.skip_forward() }
+            Source::Run(run) => {
+                run.go(TableCursor::next)?;
+                if run.ended() { run.skip_forward() } else { Ok(()) }
             }
         }
     }
 
     /// To the first entry of the next key, going forward.
+    #[inline]
     fn next_key(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.next_key();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.next_key().map_err(table_error),
-            Source::Level(level) => {
-                let Some(cursor) = &mut level.cursor else { return Ok(()) };
-                cursor.next_key().map_err(table_error)?;
+            Source::Run(run) => {
+                run.go(TableCursor::next_key)?;
                 // No key stands in two tables of a level.
-                if cursor.valid() { Ok(()) } else { level.skip_forward() }
+                if run.ended() { run.skip_forward() } else { Ok(()) }
             }
         }
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.prev();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.prev().map_err(table_error),
-            Source::Level(level) => {
-                let Some(cursor) = &mut level.cursor else { return Ok(()) };
-                cursor.prev().map_err(table_error)?;
-                if cursor.valid() { Ok(()) } else { level.skip_back() }
+            Source::Run(run) => {
+                run.go(TableCursor::prev)?;
+                if run.ended() { run.skip_back() } else { Ok(()) }
             }
         }
     }
 }
 
-impl LevelSource {
+impl RunSource {
+    /// Moves within the table at hand.
+    #[inline]
+    fn go(&mut self, go: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
+        match &mut self.cursor {
+            Some(cursor) => go(cursor).map_err(table_error),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it stands at an end of the table at hand.
+    #[inline]
+    fn ended(&self) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| !cursor.valid())
+    }
+
     /// Opens the table at `at` and positions in it; no table there: no entry.
     fn open_at(&mut self, at: usize, position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
-        self.cursor = None;
-        let Some(table) = self.tables.get(at) else { return Ok(()) };
-        let mut cursor = open(table, self.fill_cache);
+        let cursor = self.cursor.take().filter(|_| self.at == at);
+        let Some(table) = self.tables.tables().get(at) else { return Ok(()) };
+        // A reader of everything reads far ahead; the others start small.
+        let open = || table.table.cursor(self.fill_cache, READAHEAD_BYTES_MAX);
+        let mut cursor = cursor.unwrap_or_else(open);
         position(&mut cursor).map_err(table_error)?;
         self.at = at;
         self.cursor = Some(cursor);
@@ -222,55 +245,61 @@ impl LevelSource {
     }
 
     /// At the end of a table: goes to the first entry of the next.
+    #[inline(never)]
     fn skip_forward(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| !cursor.valid()) {
-            self.open_at(self.at + 1, |cursor| cursor.seek_to_first())?;
+        while self.ended() {
+            self.open_at(self.at + 1, TableCursor::seek_to_first)?;
         }
         Ok(())
     }
 
     /// Before the beginning of a table: goes to the last entry of the one before.
+    #[inline(never)]
     fn skip_back(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| !cursor.valid()) {
-            self.open_at(self.at.wrapping_sub(1), |cursor| cursor.seek_to_last())?;
+        while self.ended() {
+            self.open_at(self.at.wrapping_sub(1), TableCursor::seek_to_last)?;
         }
         Ok(())
     }
 }
 
-fn open(table: &TableRef, fill_cache: bool) -> TableCursor {
-    // A reader of everything reads far ahead; the others start small.
-    table.table.cursor(fill_cache, READAHEAD_BYTES_MAX)
-}
-
-/// A source that has an entry, and how it ranks among the others.
+/// A source that has an entry, with all of that entry that ranks it among the others.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
     /// The first 16 bytes of the entry's key as a number, zeros for missing ones; its complement when going
-    /// backwards. Less means sooner; the keys themselves decide between equals.
+    /// backwards. Less means sooner.
     head: u128,
+    seq: u64,
+    key_len: usize,
     /// An index into the sources.
     source: usize,
+    kind: u8,
 }
 
-fn head(key: &[u8], backward: bool) -> u128 {
-    let head = match key.first_chunk::<16>() {
-        Some(bytes) => u128::from_be_bytes(*bytes),
-        None => {
-            let mut bytes = [0; 16];
-            for (to, from) in bytes.iter_mut().zip(key) {
-                *to = *from;
+/// Bytes of a key in a head.
+const HEAD_BYTES: usize = size_of::<u128>();
+
+impl Ranked {
+    #[inline]
+    fn new(key: &[u8], seq: u64, kind: u8, source: usize, backward: bool) -> Ranked {
+        let head = match key.first_chunk::<HEAD_BYTES>() {
+            Some(bytes) => u128::from_be_bytes(*bytes),
+            None => {
+                let mut bytes = [0; HEAD_BYTES];
+                for (to, from) in bytes.iter_mut().zip(key) {
+                    *to = *from;
+                }
+                u128::from_be_bytes(bytes)
             }
-            u128::from_be_bytes(bytes)
-        }
-    };
-    if backward { !head } else { head }
+        };
+        Ranked { head: if backward { !head } else { head }, seq, key_len: key.len(), source, kind }
+    }
 }
 
 /// The merged stream.
 pub(crate) struct Merge {
     sources: Vec<Source>,
-    /// The sources that have an entry; the first is the next to come. While there is but one, its head is not kept.
+    /// The sources that have an entry; the first is the next to come.
     heap: Vec<Ranked>,
     backward: bool,
 }
@@ -280,31 +309,33 @@ impl Merge {
         Merge { heap: Vec::with_capacity(sources.len()), sources, backward: false }
     }
 
+    /// The entry at which it stands.
+    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
+        let (top, (key, value)) = (self.heap.first()?, self.key_value()?);
+        Some(Entry { key, seq: top.seq, kind: top.kind, value })
+    }
+
+    /// Number and kind of that entry.
+    #[inline]
+    pub(crate) fn version(&self) -> Option<(u64, u8)> {
+        self.heap.first().map(|top| (top.seq, top.kind))
+    }
+
+    /// Its key; empty without an entry.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        self.top().map_or(&[], Source::key)
+    }
+
+    /// Its key and value.
+    #[inline]
+    pub(crate) fn key_value(&self) -> Option<(&[u8], &[u8])> {
+        self.top().map(|top| (top.key(), top.value()))
+    }
+
     #[inline]
     fn top(&self) -> Option<&Source> {
         self.sources.get(self.heap.first()?.source)
-    }
-
-    /// The entry at which it stands.
-    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        let top = self.top()?;
-        let (seq, kind) = top.version();
-        Some(Entry { key: top.key(), seq, kind, value: top.value() })
-    }
-
-    /// Key, number and kind of that entry.
-    #[inline]
-    pub(crate) fn version(&self) -> Option<(&[u8], u64, u8)> {
-        let top = self.top()?;
-        let (seq, kind) = top.version();
-        Some((top.key(), seq, kind))
-    }
-
-    /// Key and value of that entry.
-    #[inline]
-    pub(crate) fn key_value(&self) -> Option<(&[u8], &[u8])> {
-        let top = self.top()?;
-        Some((top.key(), top.value()))
     }
 
     /// Which source that entry is from: an index into what [`Merge::new`] was given.
@@ -349,7 +380,19 @@ impl Merge {
         self.reposition(true, |source| source.seek_for_prev(key))
     }
 
+    fn reposition(&mut self, backward: bool, mut seek: impl FnMut(&mut Source) -> Result<()>) -> Result<()> {
+        self.heap.clear();
+        self.backward = backward;
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            seek(source)?;
+            self.heap.extend(source.rank(index, backward));
+        }
+        self.heapify();
+        Ok(())
+    }
+
     /// One entry on, in the direction of the last seek.
+    #[inline]
     pub(crate) fn step(&mut self) -> Result<()> {
         if self.backward { self.advance(Source::prev) } else { self.advance(Source::next) }
     }
@@ -367,67 +410,48 @@ impl Merge {
         // The top goes last: until then its key is the one that is passed.
         let mut at = 1;
         while let Some(&rival) = self.heap.get(at) {
-            at += 1;
-            if rival.head != first.head {
+            if self.is_same_key(&first, &rival) && !self.go(at, Source::next_key)? {
+                // Another has taken its place.
                 continue;
             }
-            let Ok([top, source]) = self.sources.get_disjoint_mut([first.source, rival.source]) else { continue };
-            if same(top.key(), source.key()) {
-                source.next_key()?;
-                at -= usize::from(!self.rank(at - 1));
-            }
+            at += 1;
         }
-        if let Some(top) = self.sources.get_mut(first.source) {
-            top.next_key()?;
-            self.rank(0);
-        }
+        self.go(0, Source::next_key)?;
         self.heapify();
         Ok(())
     }
 
-    /// Ranks the source at heap place `at` by its entry, and takes it out if it has none; whether it has. The heap is
-    /// left to be mended.
     #[inline]
-    fn rank(&mut self, at: usize) -> bool {
-        let Some(ranked) = self.heap.get_mut(at) else { return false };
-        match self.sources.get(ranked.source).filter(|source| source.valid()) {
-            Some(source) => {
-                ranked.head = head(source.key(), self.backward);
-                true
-            }
-            None => {
-                self.heap.swap_remove(at);
-                false
-            }
-        }
+    fn is_same_key(&self, a: &Ranked, b: &Ranked) -> bool {
+        let key = |ranked: &Ranked| self.sources.get(ranked.source).map_or(&[][..], Source::key);
+        a.head == b.head && a.key_len == b.key_len && (a.key_len <= HEAD_BYTES || same(key(a), key(b)))
     }
 
     /// Moves the source at the top, and puts it in its new place.
     #[inline]
     fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
-        let Some(top) = self.heap.first() else { return Ok(()) };
-        let Some(source) = self.sources.get_mut(top.source) else { return Ok(()) };
-        go(source)?;
-        if self.heap.len() > 1 {
-            self.rank(0);
-            self.sift_down(0);
-        } else if !source.valid() {
-            self.heap.clear();
-        }
+        self.go(0, go)?;
+        self.sift_down(0);
         Ok(())
     }
 
-    fn reposition(&mut self, backward: bool, mut seek: impl FnMut(&mut Source) -> Result<()>) -> Result<()> {
-        self.heap.clear();
-        self.backward = backward;
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            seek(source)?;
-            if source.valid() {
-                self.heap.push(Ranked { head: head(source.key(), backward), source: index });
+    /// Moves the source at heap place `at`, and ranks it anew; without an entry it is taken out. Whether it has one. The
+    /// heap is left to be mended.
+    #[inline]
+    fn go(&mut self, at: usize, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<bool> {
+        let Some(ranked) = self.heap.get_mut(at) else { return Ok(false) };
+        let Some(source) = self.sources.get_mut(ranked.source) else { return Ok(false) };
+        go(source)?;
+        match source.rank(ranked.source, self.backward) {
+            Some(moved) => {
+                *ranked = moved;
+                Ok(true)
+            }
+            None => {
+                self.heap.swap_remove(at);
+                Ok(false)
             }
         }
-        self.heapify();
-        Ok(())
     }
 
     #[inline]
@@ -456,19 +480,25 @@ impl Merge {
         }
     }
 
-    /// Whether the entry of source `a` comes before that of `b`.
+    /// Whether entry `a` comes before `b`.
     #[inline]
     fn before(&self, a: &Ranked, b: &Ranked) -> bool {
-        if a.head == b.head { self.before_by_key(a.source, b.source) } else { a.head < b.head }
+        if a.head != b.head {
+            return a.head < b.head;
+        }
+        let by_key = if a.key_len <= HEAD_BYTES && b.key_len <= HEAD_BYTES {
+            // They differ in zeros at the end, if at all.
+            a.key_len.cmp(&b.key_len)
+        } else {
+            self.compare_keys(a, b)
+        };
+        let by_number = || if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
+        by_key.then_with(by_number) == if self.backward { Ordering::Greater } else { Ordering::Less }
     }
 
-    /// As [`Merge::before`], where heads do not tell.
-    fn before_by_key(&self, a: usize, b: usize) -> bool {
-        let (Some(a), Some(b)) = (self.sources.get(a), self.sources.get(b)) else { return false };
-        let order = compare(a.key(), b.key()).then_with(|| {
-            let ((a, _), (b, _)) = (a.version(), b.version());
-            if cairn_env::mutant("merge-picks-older") { a.cmp(&b) } else { b.cmp(&a) }
-        });
-        order == if self.backward { Ordering::Greater } else { Ordering::Less }
+    #[inline(never)]
+    fn compare_keys(&self, a: &Ranked, b: &Ranked) -> Ordering {
+        let key = |ranked: &Ranked| self.sources.get(ranked.source).map_or(&[][..], Source::key);
+        compare(key(a), key(b))
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! Invariants
 //! 1. `number` is set only while `block` has that entry and `key` is its key. Every move takes it away
-//!    first, so that a failed move leaves the cursor invalid. What else the entry holds is looked up when it
-//!    is asked for: most entries that a merge passes are hidden, and only their keys are.
+//!    first, so that a failed move leaves the cursor invalid. `seq` and `kind` are that entry's then; where
+//!    its value is, is looked up when it is asked for: many entries that a merge passes are hidden.
 //! 2. `begins_key` may be false for the first entry of a key, and is never true for another.
 
 use std::borrow::Cow;
@@ -40,6 +40,8 @@ pub struct TableCursor {
     block: Option<(Place, Handle, Arc<Block>)>,
     /// The entry's number in that block.
     number: Option<usize>,
+    seq: u64,
+    kind: u8,
     key: Vec<u8>,
     /// The entry is known to be the first of its key in the table.
     begins_key: bool,
@@ -67,6 +69,8 @@ impl TableCursor {
             partition: None,
             block: None,
             number: None,
+            seq: 0,
+            kind: 0,
             key: Vec::with_capacity(KEY_BYTES_EXPECTED),
             begins_key: false,
             ahead: Ahead {
@@ -94,13 +98,13 @@ impl TableCursor {
     /// The sequence number.
     #[inline]
     pub fn seq(&self) -> u64 {
-        self.here().map_or(0, |(data, number)| data.seq(number))
+        if self.valid() { self.seq } else { 0 }
     }
 
     /// The kind.
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.here().map_or(0, |(data, number)| data.kind(number))
+        if self.valid() { self.kind } else { 0 }
     }
 
     /// The value.
@@ -182,15 +186,20 @@ impl TableCursor {
     /// # Errors
     /// As every move.
     #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
+    #[inline]
     pub fn next(&mut self) -> Result<()> {
         let Some(number) = self.number.take() else { return Ok(()) };
         let Some((at, handle, block)) = &self.block else { return Ok(()) };
         let (at, number) = (*at, number + 1);
-        let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
+        let data = match block.data() {
+            Ok(data) => data,
+            Err(error) => return Err(self.table.damaged(*handle)(error)),
+        };
         if number == data.count() {
             return self.enter_after(at);
         }
         self.begins_key = data.advance_key(&mut self.key, number);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
         self.number = Some(number);
         Ok(())
     }
@@ -199,6 +208,7 @@ impl TableCursor {
     ///
     /// # Errors
     /// As every move.
+    #[inline]
     pub fn next_key(&mut self) -> Result<()> {
         loop {
             self.next()?;
@@ -250,6 +260,7 @@ impl TableCursor {
         }
         self.begins_key = data.begins_key(number);
         data.set_key(&mut self.key, number, same_block);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
         self.number = Some(number);
         Ok(true)
     }
@@ -265,6 +276,7 @@ impl TableCursor {
     }
 
     /// Moves to the first entry of the block after `at`; out of position if that was the last.
+    #[inline(never)]
     fn enter_after(&mut self, at: Place) -> Result<()> {
         let Place { partition, block } = at;
         if block + 1 < self.partition(partition)?.block_count() {
