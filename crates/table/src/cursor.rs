@@ -23,7 +23,7 @@ use crate::table::{Held, read_stored, read_stored_into};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
-const READAHEAD_BYTES_MIN: usize = 16 << 10;
+const READAHEAD_BYTES_MIN: usize = 8 << 10;
 
 /// Longer keys make the buffer grow.
 const KEY_BYTES_EXPECTED: usize = 64;
@@ -355,11 +355,8 @@ impl Ahead {
         }
         let window = self.window.min(self.window_max);
         self.window = window.saturating_mul(2).max(READAHEAD_BYTES_MIN);
-        if len >= window {
-            return read_stored(table.file(), handle.offset, len).map(Cow::Owned);
-        }
         let data_end = table.footer().data_end;
-        let (window, more) = (window as u64, (window - len) as u64);
+        let (window, more) = (window.max(len) as u64, window.saturating_sub(len) as u64);
         let (at, end) = if forward {
             (handle.offset, data_end.min(handle.offset.saturating_add(window)))
         } else {
