@@ -249,6 +249,7 @@ impl Cursor {
 
     /// From where the merge stands, forward to a live key.
     fn settle_forward(&mut self) -> Result<()> {
+        let visible = self.seq.0;
         while let Some((seq, kind)) = self.merge.version() {
             if self.range.upper.is_some() && self.range.is_past(self.merge.key()) {
                 return Ok(());
@@ -259,8 +260,9 @@ impl Cursor {
                 self.state = State::Forward;
                 return Ok(());
             } else {
-                // A tombstone: what follows of this key is hidden.
-                self.merge.next_key()?;
+                // A tombstone: what follows of this key is hidden. Many stand in a row where a queue was emptied.
+                self.merge
+                    .next_keys_while(self.range.upper.as_deref(), |seq, kind| seq <= visible && kind != kind::PUT)?;
             }
         }
         Ok(())

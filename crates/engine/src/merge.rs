@@ -72,14 +72,6 @@ impl Source {
         Source::Run(RunSource { tables, cursor: None, at: 0, fill_cache })
     }
 
-    #[inline]
-    fn valid(&self) -> bool {
-        match self {
-            Source::Memtable(cursor) => cursor.valid(),
-            Source::Run(run) => run.cursor.as_ref().is_some_and(TableCursor::valid),
-        }
-    }
-
     /// The key of its entry; empty without one.
     #[inline]
     fn key(&self) -> &[u8] {
@@ -282,18 +274,23 @@ const HEAD_BYTES: usize = size_of::<u128>();
 impl Ranked {
     #[inline]
     fn new(key: &[u8], seq: u64, kind: u8, source: usize, backward: bool) -> Ranked {
-        let head = match key.first_chunk::<HEAD_BYTES>() {
-            Some(bytes) => u128::from_be_bytes(*bytes),
-            None => {
-                let mut bytes = [0; HEAD_BYTES];
-                for (to, from) in bytes.iter_mut().zip(key) {
-                    *to = *from;
-                }
-                u128::from_be_bytes(bytes)
-            }
-        };
-        Ranked { head: if backward { !head } else { head }, seq, key_len: key.len(), source, kind }
+        Ranked { head: head(key, backward), seq, key_len: key.len(), source, kind }
     }
+}
+
+#[inline]
+fn head(key: &[u8], backward: bool) -> u128 {
+    let head = match key.first_chunk::<HEAD_BYTES>() {
+        Some(bytes) => u128::from_be_bytes(*bytes),
+        None => {
+            let mut bytes = [0; HEAD_BYTES];
+            for (to, from) in bytes.iter_mut().zip(key) {
+                *to = *from;
+            }
+            u128::from_be_bytes(bytes)
+        }
+    };
+    if backward { !head } else { head }
 }
 
 /// The merged stream.
@@ -404,6 +401,49 @@ impl Merge {
         if self.has_rival() { self.next_key_of_all() } else { self.advance(Source::next_key) }
     }
 
+    /// From an entry that hides all others of its key to the first of the next key; likewise from that one, and so on,
+    /// as long as it costs little to see that it does so too and lies before `upper`: `hides` says so of number and kind of
+    /// the first entry of a key. The last seek went forward.
+    pub(crate) fn next_keys_while(&mut self, upper: Option<&[u8]>, hides: impl Fn(u64, u8) -> bool) -> Result<()> {
+        debug_assert!(!self.backward);
+        let Some((first, others)) = self.heap.split_first() else { return Ok(()) };
+        let mut at_key = others.iter().enumerate().filter(|(_, other)| self.is_same_key(first, other));
+        let (rival, more) = (at_key.next(), at_key.next());
+        let Some((place, rival)) = rival.filter(|_| more.is_none()) else { return self.next_key() };
+        // Two sources at the same keys, and all others later: no heap is needed to merge them.
+        let later = others.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, other)| other.head);
+        let end = later.chain(upper.map(|upper| head(upper, false))).min().unwrap_or(u128::MAX);
+        let Ok([newer, older]) = self.sources.get_disjoint_mut([first.source, rival.source]) else { return Ok(()) };
+        let (newer_at, older_at) = loop {
+            newer.next_key()?;
+            older.next_key()?;
+            let moved = (newer.rank(first.source, false), older.rank(rival.source, false));
+            let (Some(a), Some(b)) = moved else { break moved };
+            let same_key = a.head == b.head
+                && a.key_len == b.key_len
+                && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
+            if !(same_key && a.head < end && a.seq > b.seq && hides(a.seq, a.kind)) {
+                break moved;
+            }
+        };
+        self.replace(place + 1, older_at);
+        self.replace(0, newer_at);
+        self.heapify();
+        Ok(())
+    }
+
+    /// Ranks the source at heap place `at` anew; without an entry it is taken out. Whether it has one. The heap is left
+    /// to be mended.
+    #[inline]
+    fn replace(&mut self, at: usize, by: Option<Ranked>) -> bool {
+        match (by, self.heap.get_mut(at)) {
+            (Some(by), Some(ranked)) => *ranked = by,
+            (None, Some(_)) => drop(self.heap.swap_remove(at)),
+            (_, None) => {}
+        }
+        by.is_some()
+    }
+
     /// Moves every source that stands at the key of the entry to its next key.
     fn next_key_of_all(&mut self) -> Result<()> {
         let Some(&first) = self.heap.first() else { return Ok(()) };
@@ -435,23 +475,14 @@ impl Merge {
         Ok(())
     }
 
-    /// Moves the source at heap place `at`, and ranks it anew; without an entry it is taken out. Whether it has one. The
-    /// heap is left to be mended.
+    /// Moves the source at heap place `at`; as [`Merge::replace`].
     #[inline]
     fn go(&mut self, at: usize, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<bool> {
-        let Some(ranked) = self.heap.get_mut(at) else { return Ok(false) };
-        let Some(source) = self.sources.get_mut(ranked.source) else { return Ok(false) };
+        let Some(&Ranked { source: number, .. }) = self.heap.get(at) else { return Ok(false) };
+        let Some(source) = self.sources.get_mut(number) else { return Ok(false) };
         go(source)?;
-        match source.rank(ranked.source, self.backward) {
-            Some(moved) => {
-                *ranked = moved;
-                Ok(true)
-            }
-            None => {
-                self.heap.swap_remove(at);
-                Ok(false)
-            }
-        }
+        let moved = source.rank(number, self.backward);
+        Ok(self.replace(at, moved))
     }
 
     #[inline]

@@ -526,9 +526,9 @@ impl<'a> DataBlock<'a> {
         start..end
     }
 
-    /// Makes `key`, which is that of the entry before, that of entry `number`; whether they differ.
+    /// Makes `key`, which is that of another entry of this block, that of entry `number`; whether they differ.
     #[inline]
-    pub(crate) fn advance_key(&self, key: &mut Vec<u8>, number: usize) -> bool {
+    pub(crate) fn move_key(&self, key: &mut Vec<u8>, number: usize) -> bool {
         let suffix = self.suffix(number);
         match key.get_mut(self.layout.prefix_len..) {
             Some(before) if before.len() == suffix.len() => {
@@ -546,15 +546,10 @@ impl<'a> DataBlock<'a> {
         }
     }
 
-    /// Makes `key` that of entry `number`; `same_block` if it was that of another entry of this block.
-    #[inline]
-    pub(crate) fn set_key(&self, key: &mut Vec<u8>, number: usize, same_block: bool) {
-        if same_block {
-            key.truncate(self.layout.prefix_len);
-        } else {
-            key.clear();
-            key.extend_from_slice(self.prefix());
-        }
+    /// Makes `key` that of entry `number`.
+    pub(crate) fn set_key(&self, key: &mut Vec<u8>, number: usize) {
+        key.clear();
+        key.extend_from_slice(self.prefix());
         key.extend_from_slice(self.suffix(number));
     }
 

@@ -165,7 +165,7 @@ impl TableCursor {
             return Ok(());
         }
         let found = self.data()?.map_or(0, |data| data.at_or_after(key, max_seq));
-        if self.stand(found, false)? || cairn_env::mutant("seek-ends-with-its-block") {
+        if self.stand(found)? || cairn_env::mutant("seek-ends-with-its-block") {
             return Ok(());
         }
         // The separator may stand behind the last entry; then what is sought begins the next block.
@@ -198,7 +198,7 @@ impl TableCursor {
         if number == data.count() {
             return self.enter_after(at);
         }
-        self.begins_key = data.advance_key(&mut self.key, number);
+        self.begins_key = data.move_key(&mut self.key, number);
         (self.seq, self.kind) = (data.seq(number), data.kind(number));
         self.number = Some(number);
         Ok(())
@@ -222,17 +222,20 @@ impl TableCursor {
     ///
     /// # Errors
     /// As every move.
+    #[inline]
     pub fn prev(&mut self) -> Result<()> {
         let Some(number) = self.number.take() else { return Ok(()) };
-        if let Some(before) = number.checked_sub(1) {
-            self.stand(before, true)?;
-            return Ok(());
-        }
-        match self.block.as_ref().map(|(at, _, _)| *at) {
-            None | Some(Place { partition: 0, block: 0 }) => Ok(()),
-            Some(Place { partition, block: 0 }) => self.enter_from_end(partition - 1, None),
-            Some(Place { partition, block }) => self.enter_from_end(partition, Some(block - 1)),
-        }
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
+        let Some(number) = number.checked_sub(1) else { return self.enter_before(*at) };
+        let data = match block.data() {
+            Ok(data) => data,
+            Err(error) => return Err(self.table.damaged(*handle)(error)),
+        };
+        data.move_key(&mut self.key, number);
+        self.begins_key = data.begins_key(number);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
+        self.number = Some(number);
+        Ok(())
     }
 
     /// Gives up the position, and reading ahead, for a jump elsewhere.
@@ -250,16 +253,15 @@ impl TableCursor {
         }
     }
 
-    /// Stands on an entry of the block at hand, if it has that; `same_block` if `key` is of another of its entries.
-    #[inline]
-    fn stand(&mut self, number: usize, same_block: bool) -> Result<bool> {
+    /// Stands on an entry of the block at hand, if it has that.
+    fn stand(&mut self, number: usize) -> Result<bool> {
         let Some((_, handle, block)) = &self.block else { return Ok(false) };
         let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
         if number >= data.count() {
             return Ok(false);
         }
         self.begins_key = data.begins_key(number);
-        data.set_key(&mut self.key, number, same_block);
+        data.set_key(&mut self.key, number);
         (self.seq, self.kind) = (data.seq(number), data.kind(number));
         self.number = Some(number);
         Ok(true)
@@ -288,6 +290,16 @@ impl TableCursor {
         }
     }
 
+    /// Moves to the last entry of the block before `at`; out of position if that was the first.
+    #[inline(never)]
+    fn enter_before(&mut self, at: Place) -> Result<()> {
+        match at {
+            Place { partition: 0, block: 0 } => Ok(()),
+            Place { partition, block: 0 } => self.enter_from_end(partition - 1, None),
+            Place { partition, block } => self.enter_from_end(partition, Some(block - 1)),
+        }
+    }
+
     /// Moves to the first entry of a block; out of position if there is no such block.
     fn enter(&mut self, at: Place, forward: bool) -> Result<()> {
         if !self.load(at, forward)? {
@@ -297,7 +309,7 @@ impl TableCursor {
         let goes_on =
             |data: DataBlock<'_>| self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)));
         let goes_on = self.data()?.is_some_and(goes_on);
-        self.stand(0, false)?;
+        self.stand(0)?;
         self.begins_key = !goes_on;
         Ok(())
     }
@@ -310,7 +322,7 @@ impl TableCursor {
         };
         if self.load(Place { partition, block }, false)? {
             let last = self.data()?.map_or(0, |data| data.count() - 1);
-            self.stand(last, false)?;
+            self.stand(last)?;
         }
         Ok(())
     }

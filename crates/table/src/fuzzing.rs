@@ -237,7 +237,7 @@ fn walk(block: &DataBlock<'_>) -> Vec<Owned> {
     let mut key = Vec::new();
     let owned = |number| {
         let entry = block.entry(number)?;
-        block.set_key(&mut key, number, number > 0);
+        block.set_key(&mut key, number);
         Some(Owned { key: key.clone(), seq: entry.seq, kind: entry.kind, value: block.value(entry.number).to_vec() })
     };
     (0..block.count()).filter_map(owned).collect()

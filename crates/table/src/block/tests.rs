@@ -92,7 +92,7 @@ fn exercise(bytes: &[u8], keys: &[Owned]) -> Result<usize, DecodeError> {
     for number in 0..block.count() {
         let entry = block.entry(number).unwrap();
         assert!(entry.value_at <= entry.value_end && entry.value_end <= bytes.len());
-        block.set_key(&mut key, number, number > 0);
+        block.set_key(&mut key, number);
         assert!((1..=KEY_BYTES_MAX).contains(&key.len()));
     }
     assert_eq!(block.entry(block.count()), None);
