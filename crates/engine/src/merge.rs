@@ -407,27 +407,44 @@ impl Merge {
     pub(crate) fn next_keys_while(&mut self, upper: Option<&[u8]>, hides: impl Fn(u64, u8) -> bool) -> Result<()> {
         debug_assert!(!self.backward);
         let Some((first, others)) = self.heap.split_first() else { return Ok(()) };
-        let mut at_key = others.iter().enumerate().filter(|(_, other)| self.is_same_key(first, other));
-        let (rival, more) = (at_key.next(), at_key.next());
-        let Some((place, rival)) = rival.filter(|_| more.is_none()) else { return self.next_key() };
-        // Two sources at the same keys, and all others later: no heap is needed to merge them.
-        let later = others.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, other)| other.head);
-        let end = later.chain(upper.map(|upper| head(upper, false))).min().unwrap_or(u128::MAX);
-        let Ok([newer, older]) = self.sources.get_disjoint_mut([first.source, rival.source]) else { return Ok(()) };
-        let (newer_at, older_at) = loop {
-            newer.next_key()?;
-            older.next_key()?;
-            let moved = (newer.rank(first.source, false), older.rank(rival.source, false));
-            let (Some(a), Some(b)) = moved else { break moved };
-            let same_key = a.head == b.head
-                && a.key_len == b.key_len
-                && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
-            if !(same_key && a.head < end && a.seq > b.seq && hides(a.seq, a.kind)) {
-                break moved;
+        let (mut rival, mut end) = (None, upper.map_or(u128::MAX, |upper| head(upper, false)));
+        for (other, at) in others.iter().zip(1..) {
+            if !self.is_same_key(first, other) {
+                end = end.min(other.head);
+            } else if rival.replace((at, other.source)).is_some() {
+                return self.next_key_of_all();
             }
-        };
-        self.replace(place + 1, older_at);
-        self.replace(0, newer_at);
+        }
+        // One or two sources at the key, and all others at later ones: until then no heap is needed to merge them.
+        let hides = |first: &Ranked| first.head < end && hides(first.seq, first.kind);
+        let number = first.source;
+        if let Some((place, rival)) = rival {
+            let Ok([newer, older]) = self.sources.get_disjoint_mut([number, rival]) else { return Ok(()) };
+            let (newer_at, older_at) = loop {
+                newer.next_key()?;
+                older.next_key()?;
+                let moved = (newer.rank(number, false), older.rank(rival, false));
+                let (Some(a), Some(b)) = &moved else { break moved };
+                let same_key = a.head == b.head
+                    && a.key_len == b.key_len
+                    && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
+                if !(same_key && a.seq > b.seq && hides(a)) {
+                    break moved;
+                }
+            };
+            self.replace(place, older_at);
+            self.replace(0, newer_at);
+        } else {
+            let Some(source) = self.sources.get_mut(number) else { return Ok(()) };
+            let moved = loop {
+                source.next_key()?;
+                let moved = source.rank(number, false);
+                if !moved.as_ref().is_some_and(hides) {
+                    break moved;
+                }
+            };
+            self.replace(0, moved);
+        }
         self.heapify();
         Ok(())
     }
