@@ -273,14 +273,13 @@ impl Cursor {
         // The newest visible version so far of `self.key`: a value or a tombstone.
         let mut candidate: Option<u8> = None;
         while let Some((seq, kind)) = self.merge.version() {
-            let key = self.merge.key();
-            if candidate.is_some() && !same(key, &self.key) {
+            if candidate.is_some() && !same(self.merge.key(), &self.key) {
                 if candidate == Some(kind::PUT) {
                     break;
                 }
                 candidate = None;
             }
-            if self.range.is_before(key) {
+            if !self.range.lower.is_empty() && self.range.is_before(self.merge.key()) {
                 break;
             }
             if seq <= self.seq.0 {
@@ -295,7 +294,7 @@ impl Cursor {
                 }
                 if candidate.is_none() {
                     self.key.clear();
-                    self.key.extend_from_slice(key);
+                    self.key.extend_from_slice(self.merge.key());
                 }
                 candidate = Some(kind);
                 self.value.clear();

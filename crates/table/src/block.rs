@@ -420,8 +420,9 @@ impl Layout {
             return error(seqs_at, "sequence number over 64 bits");
         }
         let buckets = contents.get(buckets_at..buckets_at + bucket_count).unwrap_or_default();
-        let named = |&bucket: &u8| if bucket == BUCKET_NONE { 0 } else { bucket };
-        if buckets.iter().map(named).fold(0, u8::max) as usize >= count {
+        // One more than the largest number; 255, which is none, becomes 0. Branches would be guessed wrong.
+        let named = buckets.iter().fold(0, |max, bucket| u8::max(max, bucket.wrapping_add(1)));
+        if usize::from(named) > count {
             return error(buckets_at, "the hash index names an entry that does not exist");
         }
         Ok(layout)
@@ -611,7 +612,7 @@ impl<'a> DataBlock<'a> {
 
     /// What follows the prefix in a key that begins with it.
     #[inline]
-    fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+    pub(crate) fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let (start, rest) = key.split_at_checked(self.layout.prefix_len)?;
         same(start, self.prefix()).then_some(rest)
     }

@@ -307,7 +307,7 @@ impl TableCursor {
         }
         // Whoever jumped here left no key.
         let goes_on =
-            |data: DataBlock<'_>| self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)));
+            |data: DataBlock<'_>| data.behind_prefix(&self.key).is_some_and(|rest| same(rest, data.suffix(0)));
         let goes_on = self.data()?.is_some_and(goes_on);
         self.stand(0)?;
         self.begins_key = !goes_on;
