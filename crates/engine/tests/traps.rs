@@ -286,6 +286,11 @@ fn runs_of_tombstones_hide_what_is_older_and_nothing_else() {
                     moments.push((db.snapshot(), live.clone()));
                 }
             }
+            let all: Vec<_> = live.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let forward: Vec<_> = keyspace.iter().map(Result::unwrap).collect();
+            let mut backward: Vec<_> = keyspace.iter().rev().map(Result::unwrap).collect();
+            backward.reverse();
+            assert!(forward == all && backward == all, "form {seed}, layer {layer}");
             match layer {
                 0 | 2 | 3 | 5 => db.flush().unwrap(),
                 4 => db.compact().unwrap(),
