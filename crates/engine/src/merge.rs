@@ -2,8 +2,9 @@
 //!
 //! Entries come by user key ascending and, within a key, newest version first; backwards in
 //! exactly the opposite order. No two sources hold the same version, so ties do not arise.
-//! The sources stand in a binary heap, ranked by the first bytes of their keys as a number; while the
-//! winner stays smallest, a step costs one or two comparisons of such numbers.
+//! The sources stand in a binary heap, ranked by what is kept of each one's entry: the first bytes of its key as a
+//! number, its own number and its kind. While the winner stays smallest, a step costs one or two comparisons, and asks
+//! no source but the one that moves. Runs of tombstones over what they hide are passed without the heap.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -428,6 +429,7 @@ impl Merge {
                 let same_key = a.head == b.head
                     && a.key_len == b.key_len
                     && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
+                // Of two sources one has the newer version of every key; were it otherwise, numbers decide.
                 if !(same_key && a.seq > b.seq && hides(a)) {
                     break moved;
                 }
@@ -488,7 +490,9 @@ impl Merge {
     #[inline]
     fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
         self.go(0, go)?;
-        self.sift_down(0);
+        if self.heap.len() > 1 {
+            self.sift_down(0);
+        }
         Ok(())
     }
 
