@@ -266,7 +266,9 @@ fn runs_of_tombstones_hide_what_is_older_and_nothing_else() {
         let db = open(&Env::memory(), Options { memtable_bytes_max: 1 << 20, ..no_compaction() });
         let keyspace = db.default_keyspace();
         let mut live: BTreeMap<_, _> = (0..460).map(|i| (form(i), b"first".to_vec())).collect();
-        live.iter().for_each(|(key, value)| drop(db.put(key, value).unwrap()));
+        for (key, value) in &live {
+            db.put(key, value).unwrap();
+        }
         let mut moments = Vec::new();
         for layer in 0..8_u64 {
             for run in 0..6 {
