@@ -10,6 +10,7 @@ use cairn_codec::{compare, same};
 
 use crate::catalog::Tree;
 use crate::error::{Error, Result};
+use crate::memtable::MemtableCursor;
 use crate::merge::{Merge, Source};
 use crate::types::{SeqNo, kind};
 
@@ -67,6 +68,9 @@ impl KeyRange {
     }
 }
 
+/// Room for sources of a cursor that are no tables of level 0.
+const SOURCES_BESIDE_LEVEL0: usize = 4;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Stands nowhere.
@@ -103,10 +107,9 @@ impl std::fmt::Debug for Cursor {
 impl Cursor {
     pub(crate) fn new(tree: Arc<Tree>, seq: SeqNo, range: KeyRange) -> Cursor {
         let meets = |smallest: &[u8], largest: &[u8]| !range.is_past(smallest) && !range.is_before(largest);
-        let mut sources: Vec<Source> = tree
-            .buffers()
-            .map(|buffer| Source::Memtable(crate::memtable::MemtableCursor::new(buffer.memtable.clone())))
-            .collect();
+        // Memtables, tables of level 0, and a few deeper levels: most often it need not grow.
+        let mut sources: Vec<Source> = Vec::with_capacity(tree.levels.level(0).len() + SOURCES_BESIDE_LEVEL0);
+        sources.extend(tree.buffers().map(|buffer| Source::Memtable(MemtableCursor::new(buffer.memtable.clone()))));
         for table in tree.levels.level(0) {
             if meets(&table.meta.smallest_key, &table.meta.largest_key) {
                 sources.push(Source::table(table, true));
@@ -187,7 +190,7 @@ impl Cursor {
                 self.state = State::Invalid;
                 // After every version of the key.
                 self.merge.seek(&self.key, 0)?;
-                if self.merge.entry().is_some_and(|entry| same(entry.key, &self.key)) {
+                if self.merge.version().is_some() && same(self.merge.key(), &self.key) {
                     self.merge.next_key()?;
                 }
                 self.settle_forward()
@@ -221,7 +224,7 @@ impl Cursor {
     pub fn entry(&self) -> Option<(&[u8], &[u8])> {
         match self.state {
             State::Invalid => None,
-            State::Forward | State::Backward => self.merge.entry().map(|entry| (entry.key, entry.value)),
+            State::Forward | State::Backward => self.merge.key_value(),
             State::Passed => Some((&self.key, &self.value)),
         }
     }
@@ -238,26 +241,28 @@ impl Cursor {
 
     /// The key at which it stands, where it outlives a move of the merge.
     fn copy_key(&mut self) {
-        if let (State::Forward | State::Backward, Some(entry)) = (self.state, self.merge.entry()) {
+        if let State::Forward | State::Backward = self.state {
             self.key.clear();
-            self.key.extend_from_slice(entry.key);
+            self.key.extend_from_slice(self.merge.key());
         }
     }
 
     /// From where the merge stands, forward to a live key.
     fn settle_forward(&mut self) -> Result<()> {
-        while let Some(entry) = self.merge.entry() {
-            if self.range.is_past(entry.key) {
+        let visible = self.seq.0;
+        while let Some((seq, kind)) = self.merge.version() {
+            if self.range.upper.is_some() && self.range.is_past(self.merge.key()) {
                 return Ok(());
             }
-            if entry.seq > self.seq.0 {
+            if seq > self.seq.0 {
                 self.merge.step()?;
-            } else if entry.kind == kind::PUT {
+            } else if kind == kind::PUT {
                 self.state = State::Forward;
                 return Ok(());
             } else {
-                // A tombstone: what follows of this key is hidden.
-                self.merge.next_key()?;
+                // A tombstone: what follows of this key is hidden. Many stand in a row where a queue was emptied.
+                self.merge
+                    .next_keys_while(self.range.upper.as_deref(), |seq, kind| seq <= visible && kind != kind::PUT)?;
             }
         }
         Ok(())
@@ -267,20 +272,20 @@ impl Cursor {
     fn settle_backward(&mut self) -> Result<()> {
         // The newest visible version so far of `self.key`: a value or a tombstone.
         let mut candidate: Option<u8> = None;
-        while let Some(entry) = self.merge.entry() {
-            if candidate.is_some() && !same(entry.key, &self.key) {
+        while let Some((seq, kind)) = self.merge.version() {
+            if candidate.is_some() && !same(self.merge.key(), &self.key) {
                 if candidate == Some(kind::PUT) {
                     break;
                 }
                 candidate = None;
             }
-            if self.range.is_before(entry.key) {
+            if !self.range.lower.is_empty() && self.range.is_before(self.merge.key()) {
                 break;
             }
-            if entry.seq <= self.seq.0 {
+            if seq <= self.seq.0 {
                 if candidate.is_none() && self.merge.is_newest() {
                     // It decides at once, and where it stands.
-                    if entry.kind == kind::PUT {
+                    if kind == kind::PUT {
                         self.state = State::Backward;
                         return Ok(());
                     }
@@ -289,11 +294,11 @@ impl Cursor {
                 }
                 if candidate.is_none() {
                     self.key.clear();
-                    self.key.extend_from_slice(entry.key);
+                    self.key.extend_from_slice(self.merge.key());
                 }
-                candidate = Some(entry.kind);
+                candidate = Some(kind);
                 self.value.clear();
-                self.value.extend_from_slice(entry.value);
+                self.value.extend_from_slice(self.merge.key_value().map_or(&[], |(_, value)| value));
             }
             self.merge.step()?;
         }

@@ -2,8 +2,9 @@
 //!
 //! Entries come by user key ascending and, within a key, newest version first; backwards in
 //! exactly the opposite order. No two sources hold the same version, so ties do not arise.
-//! The sources stand in a binary heap, ranked by the first bytes of their keys as a number; while the
-//! winner stays smallest, a step costs one or two comparisons of such numbers.
+//! The sources stand in a binary heap, ranked by what is kept of each one's entry: the first bytes of its key as a
+//! number, its own number and its kind. While the winner stays smallest, a step costs one or two comparisons, and asks
+//! no source but the one that moves. Runs of tombstones over what they hide are passed without the heap.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -31,62 +32,86 @@ pub(crate) struct Entry<'a> {
 /// A sorted source.
 pub(crate) enum Source {
     Memtable(MemtableCursor),
-    Table(TableSource),
-    Level(LevelSource),
+    Run(RunSource),
 }
 
-/// A table, kept from removal while it is read.
-pub(crate) struct TableSource {
-    _handle: TableRef,
-    cursor: TableCursor,
-}
-
-/// The tables of a sorted level, one after the other.
-pub(crate) struct LevelSource {
-    tables: Arc<[TableRef]>,
-    at: usize,
+/// Tables with ascending keys, one after the other; kept from removal while they are read.
+pub(crate) struct RunSource {
+    tables: Run,
+    /// In the table `at`, if it stands in one.
     cursor: Option<TableCursor>,
+    at: usize,
     fill_cache: bool,
+}
+
+enum Run {
+    One(TableRef),
+    Level(Arc<[TableRef]>),
+}
+
+impl Run {
+    fn tables(&self) -> &[TableRef] {
+        match self {
+            Run::One(table) => std::slice::from_ref(table),
+            Run::Level(tables) => tables,
+        }
+    }
 }
 
 impl Source {
     /// One table. `fill_cache` is false for those who read everything once.
     pub(crate) fn table(table: &TableRef, fill_cache: bool) -> Source {
-        Source::Table(TableSource { _handle: table.clone(), cursor: open(table, fill_cache) })
+        Source::run(Run::One(table.clone()), fill_cache)
     }
 
     /// A sorted level.
     pub(crate) fn level(tables: Arc<[TableRef]>, fill_cache: bool) -> Source {
-        Source::Level(LevelSource { tables, at: 0, cursor: None, fill_cache })
+        Source::run(Run::Level(tables), fill_cache)
     }
 
-    fn entry(&self) -> Option<Entry<'_>> {
+    fn run(tables: Run, fill_cache: bool) -> Source {
+        Source::Run(RunSource { tables, cursor: None, at: 0, fill_cache })
+    }
+
+    /// The key of its entry; empty without one.
+    #[inline]
+    fn key(&self) -> &[u8] {
         match self {
-            Source::Memtable(cursor) => cursor.valid().then(|| Entry {
-                key: cursor.key(),
-                seq: cursor.seq(),
-                kind: cursor.kind(),
-                value: cursor.value(),
-            }),
-            Source::Table(table) => table_entry(&table.cursor),
-            Source::Level(level) => level.cursor.as_ref().and_then(table_entry),
+            Source::Memtable(cursor) => cursor.key(),
+            Source::Run(run) => run.cursor.as_ref().map_or(&[], TableCursor::key),
         }
     }
 
-    fn key(&self) -> Option<&[u8]> {
+    /// The value of its entry; empty without one.
+    #[inline]
+    fn value(&self) -> &[u8] {
         match self {
-            Source::Memtable(cursor) => cursor.valid().then(|| cursor.key()),
-            Source::Table(table) => table.cursor.valid().then(|| table.cursor.key()),
-            Source::Level(level) => level.cursor.as_ref().filter(|cursor| cursor.valid()).map(TableCursor::key),
+            Source::Memtable(cursor) => cursor.value(),
+            Source::Run(run) => run.cursor.as_ref().map_or(&[], TableCursor::value),
+        }
+    }
+
+    /// How its entry ranks among those of other sources; `None` without one.
+    #[inline]
+    fn rank(&self, source: usize, backward: bool) -> Option<Ranked> {
+        match self {
+            Source::Memtable(cursor) => {
+                let ranked = || Ranked::new(cursor.key(), cursor.seq(), cursor.kind(), source, backward);
+                cursor.valid().then(ranked)
+            }
+            Source::Run(run) => {
+                let cursor = run.cursor.as_ref().filter(|cursor| cursor.valid())?;
+                Some(Ranked::new(cursor.key(), cursor.seq(), cursor.kind(), source, backward))
+            }
         }
     }
 
     /// Whether it is known that it has no newer version of the entry's key, going backwards.
+    #[inline]
     fn is_newest(&self) -> bool {
         match self {
             Source::Memtable(cursor) => cursor.is_newest(),
-            Source::Table(table) => table.cursor.is_newest(),
-            Source::Level(level) => level.cursor.as_ref().is_some_and(TableCursor::is_newest),
+            Source::Run(run) => run.cursor.as_ref().is_some_and(TableCursor::is_newest),
         }
     }
 
@@ -96,8 +121,7 @@ impl Source {
                 cursor.seek_to_first();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_to_first().map_err(table_error),
-            Source::Level(level) => level.open_at(0, |cursor| cursor.seek_to_first()),
+            Source::Run(run) => run.open_at(0, TableCursor::seek_to_first),
         }
     }
 
@@ -107,8 +131,7 @@ impl Source {
                 cursor.seek_to_last();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_to_last().map_err(table_error),
-            Source::Level(level) => level.open_at(level.tables.len().wrapping_sub(1), |cursor| cursor.seek_to_last()),
+            Source::Run(run) => run.open_at(run.tables.tables().len().wrapping_sub(1), TableCursor::seek_to_last),
         }
     }
 
@@ -118,11 +141,10 @@ impl Source {
                 cursor.seek(key, seq_max);
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek(key, seq_max).map_err(table_error),
-            Source::Level(level) => {
-                let at = level.tables.partition_point(|t| compare(&t.meta.largest_key, key).is_lt());
-                level.open_at(at, |cursor| cursor.seek(key, seq_max))?;
-                level.skip_forward()
+            Source::Run(run) => {
+                let at = run.tables.tables().partition_point(|t| compare(&t.meta.largest_key, key).is_lt());
+                run.open_at(at, |cursor| cursor.seek(key, seq_max))?;
+                run.skip_forward()
             }
         }
     }
@@ -133,72 +155,82 @@ impl Source {
                 cursor.seek_for_prev(key);
                 Ok(())
             }
-            Source::Table(table) => table.cursor.seek_for_prev(key).map_err(table_error),
-            Source::Level(level) => {
-                let after = level.tables.partition_point(|t| compare(&t.meta.smallest_key, key).is_lt());
-                level.open_at(after.wrapping_sub(1), |cursor| cursor.seek_for_prev(key))?;
-                level.skip_back()
+            Source::Run(run) => {
+                let after = run.tables.tables().partition_point(|t| compare(&t.meta.smallest_key, key).is_lt());
+                run.open_at(after.wrapping_sub(1), |cursor| cursor.seek_for_prev(key))?;
+                run.skip_back()
             }
         }
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.next();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.next().map_err(table_error),
-            Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.next().map_err(table_error)?;
-                }
-                level.skip_forward()
+            Source::Run(run) => {
+                run.go(TableCursor::next)?;
+                if run.ended() { run.skip_forward() } else { Ok(()) }
             }
         }
     }
 
     /// To the first entry of the next key, going forward.
+    #[inline]
     fn next_key(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.next_key();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.next_key().map_err(table_error),
-            Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.next_key().map_err(table_error)?;
-                }
+            Source::Run(run) => {
+                run.go(TableCursor::next_key)?;
                 // No key stands in two tables of a level.
-                level.skip_forward()
+                if run.ended() { run.skip_forward() } else { Ok(()) }
             }
         }
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
         match self {
             Source::Memtable(cursor) => {
                 cursor.prev();
                 Ok(())
             }
-            Source::Table(table) => table.cursor.prev().map_err(table_error),
-            Source::Level(level) => {
-                if let Some(cursor) = &mut level.cursor {
-                    cursor.prev().map_err(table_error)?;
-                }
-                level.skip_back()
+            Source::Run(run) => {
+                run.go(TableCursor::prev)?;
+                if run.ended() { run.skip_back() } else { Ok(()) }
             }
         }
     }
 }
 
-impl LevelSource {
+impl RunSource {
+    /// Moves within the table at hand.
+    #[inline]
+    fn go(&mut self, go: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
+        match &mut self.cursor {
+            Some(cursor) => go(cursor).map_err(table_error),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it stands at an end of the table at hand.
+    #[inline]
+    fn ended(&self) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| !cursor.valid())
+    }
+
     /// Opens the table at `at` and positions in it; no table there: no entry.
     fn open_at(&mut self, at: usize, position: impl FnOnce(&mut TableCursor) -> cairn_table::Result<()>) -> Result<()> {
-        self.cursor = None;
-        let Some(table) = self.tables.get(at) else { return Ok(()) };
-        let mut cursor = open(table, self.fill_cache);
+        let cursor = self.cursor.take().filter(|_| self.at == at);
+        let Some(table) = self.tables.tables().get(at) else { return Ok(()) };
+        // A reader of everything reads far ahead; the others start small.
+        let open = || table.table.cursor(self.fill_cache, READAHEAD_BYTES_MAX);
+        let mut cursor = cursor.unwrap_or_else(open);
         position(&mut cursor).map_err(table_error)?;
         self.at = at;
         self.cursor = Some(cursor);
@@ -206,46 +238,53 @@ impl LevelSource {
     }
 
     /// At the end of a table: goes to the first entry of the next.
+    #[inline(never)]
     fn skip_forward(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| !cursor.valid()) {
-            self.open_at(self.at + 1, |cursor| cursor.seek_to_first())?;
+        while self.ended() {
+            self.open_at(self.at + 1, TableCursor::seek_to_first)?;
         }
         Ok(())
     }
 
     /// Before the beginning of a table: goes to the last entry of the one before.
+    #[inline(never)]
     fn skip_back(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| !cursor.valid()) {
-            self.open_at(self.at.wrapping_sub(1), |cursor| cursor.seek_to_last())?;
+        while self.ended() {
+            self.open_at(self.at.wrapping_sub(1), TableCursor::seek_to_last)?;
         }
         Ok(())
     }
 }
 
-fn open(table: &TableRef, fill_cache: bool) -> TableCursor {
-    // A reader of everything reads far ahead; the others start small.
-    table.table.cursor(fill_cache, READAHEAD_BYTES_MAX)
-}
-
-fn table_entry(cursor: &TableCursor) -> Option<Entry<'_>> {
-    cursor.valid().then(|| Entry { key: cursor.key(), seq: cursor.seq(), kind: cursor.kind(), value: cursor.value() })
-}
-
-/// A source that has an entry, and how it ranks among the others.
+/// A source that has an entry, with all of that entry that ranks it among the others.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
     /// The first 16 bytes of the entry's key as a number, zeros for missing ones; its complement when going
-    /// backwards. Less means sooner; the keys themselves decide between equals.
+    /// backwards. Less means sooner.
     head: u128,
+    seq: u64,
+    key_len: usize,
     /// An index into the sources.
     source: usize,
+    kind: u8,
 }
 
+/// Bytes of a key in a head.
+const HEAD_BYTES: usize = size_of::<u128>();
+
+impl Ranked {
+    #[inline]
+    fn new(key: &[u8], seq: u64, kind: u8, source: usize, backward: bool) -> Ranked {
+        Ranked { head: head(key, backward), seq, key_len: key.len(), source, kind }
+    }
+}
+
+#[inline]
 fn head(key: &[u8], backward: bool) -> u128 {
-    let head = match key.first_chunk::<16>() {
+    let head = match key.first_chunk::<HEAD_BYTES>() {
         Some(bytes) => u128::from_be_bytes(*bytes),
         None => {
-            let mut bytes = [0; 16];
+            let mut bytes = [0; HEAD_BYTES];
             for (to, from) in bytes.iter_mut().zip(key) {
                 *to = *from;
             }
@@ -261,22 +300,40 @@ pub(crate) struct Merge {
     /// The sources that have an entry; the first is the next to come.
     heap: Vec<Ranked>,
     backward: bool,
-    /// The key that is being passed.
-    passed: Vec<u8>,
 }
 
 impl Merge {
     pub(crate) fn new(sources: Vec<Source>) -> Merge {
-        Merge { sources, heap: Vec::new(), backward: false, passed: Vec::new() }
-    }
-
-    fn top(&self) -> Option<&Source> {
-        self.sources.get(self.heap.first()?.source)
+        Merge { heap: Vec::with_capacity(sources.len()), sources, backward: false }
     }
 
     /// The entry at which it stands.
     pub(crate) fn entry(&self) -> Option<Entry<'_>> {
-        self.top()?.entry()
+        let (top, (key, value)) = (self.heap.first()?, self.key_value()?);
+        Some(Entry { key, seq: top.seq, kind: top.kind, value })
+    }
+
+    /// Number and kind of that entry.
+    #[inline]
+    pub(crate) fn version(&self) -> Option<(u64, u8)> {
+        self.heap.first().map(|top| (top.seq, top.kind))
+    }
+
+    /// Its key; empty without an entry.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        self.top().map_or(&[], Source::key)
+    }
+
+    /// Its key and value.
+    #[inline]
+    pub(crate) fn key_value(&self) -> Option<(&[u8], &[u8])> {
+        self.top().map(|top| (top.key(), top.value()))
+    }
+
+    #[inline]
+    fn top(&self) -> Option<&Source> {
+        self.sources.get(self.heap.first()?.source)
     }
 
     /// Which source that entry is from: an index into what [`Merge::new`] was given.
@@ -285,11 +342,20 @@ impl Merge {
     }
 
     /// Whether it is known that no newer version of the entry's key is to come, going backwards.
+    #[inline]
     pub(crate) fn is_newest(&self) -> bool {
-        // Another source with the same key would come next: it would be one of the two below the top.
-        let Some(top) = self.heap.first() else { return false };
-        let shared = self.heap.iter().skip(1).take(2).any(|next| next.head == top.head);
-        !shared && self.top().is_some_and(Source::is_newest)
+        !self.has_rival() && self.top().is_some_and(Source::is_newest)
+    }
+
+    /// Whether another source may stand at the key of the entry.
+    #[inline]
+    fn has_rival(&self) -> bool {
+        // It would come next: it would be one of the two below the top.
+        match self.heap.as_slice() {
+            [] | [_] => false,
+            [top, next] => top.head == next.head,
+            [top, next, other, ..] => top.head == next.head || top.head == other.head,
+        }
     }
 
     /// To the very first entry.
@@ -312,91 +378,179 @@ impl Merge {
         self.reposition(true, |source| source.seek_for_prev(key))
     }
 
-    /// One entry on, in the direction of the last seek.
-    pub(crate) fn step(&mut self) -> Result<()> {
-        let backward = self.backward;
-        self.advance(|source| if backward { source.prev() } else { source.next() })
-    }
-
-    /// To the first entry of the next key; the last seek went forward.
-    pub(crate) fn next_key(&mut self) -> Result<()> {
-        debug_assert!(!self.backward);
-        let Some(&first) = self.heap.first() else { return Ok(()) };
-        if self.heap.len() == 1 {
-            return self.advance(Source::next_key);
-        }
-        let mut passed = std::mem::take(&mut self.passed);
-        passed.clear();
-        passed.extend_from_slice(self.entry().map_or(&[], |entry| entry.key));
-        let result = loop {
-            if let Err(e) = self.advance(Source::next_key) {
-                break Err(e);
-            }
-            // Nobody else holds a version of it, or the next key has come.
-            let same_head = self.heap.first().is_some_and(|top| top.head == first.head);
-            if !same_head || !self.entry().is_some_and(|entry| same(entry.key, &passed)) {
-                break Ok(());
-            }
-        };
-        self.passed = passed;
-        result
-    }
-
-    /// Moves the source at the top, and puts it in its new place.
-    fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
-        let backward = self.backward;
-        let Some(top) = self.heap.first_mut() else { return Ok(()) };
-        let Some(source) = self.sources.get_mut(top.source) else { return Ok(()) };
-        go(source)?;
-        match source.key() {
-            Some(key) => top.head = head(key, backward),
-            None => drop(self.heap.swap_remove(0)),
-        }
-        self.sift_down(0);
-        Ok(())
-    }
-
     fn reposition(&mut self, backward: bool, mut seek: impl FnMut(&mut Source) -> Result<()>) -> Result<()> {
         self.heap.clear();
         self.backward = backward;
         for (index, source) in self.sources.iter_mut().enumerate() {
             seek(source)?;
-            if let Some(key) = source.key() {
-                self.heap.push(Ranked { head: head(key, backward), source: index });
+            self.heap.extend(source.rank(index, backward));
+        }
+        self.heapify();
+        Ok(())
+    }
+
+    /// One entry on, in the direction of the last seek.
+    #[inline]
+    pub(crate) fn step(&mut self) -> Result<()> {
+        if self.backward { self.advance(Source::prev) } else { self.advance(Source::next) }
+    }
+
+    /// To the first entry of the next key; the last seek went forward.
+    #[inline]
+    pub(crate) fn next_key(&mut self) -> Result<()> {
+        debug_assert!(!self.backward);
+        if self.has_rival() { self.next_key_of_all() } else { self.advance(Source::next_key) }
+    }
+
+    /// From an entry that hides all others of its key to the first of the next key; likewise from that one, and so on,
+    /// as long as it costs little to see that it does so too and lies before `upper`: `hides` says so of number and kind of
+    /// the first entry of a key. The last seek went forward.
+    pub(crate) fn next_keys_while(&mut self, upper: Option<&[u8]>, hides: impl Fn(u64, u8) -> bool) -> Result<()> {
+        debug_assert!(!self.backward);
+        let Some((first, others)) = self.heap.split_first() else { return Ok(()) };
+        let (mut rival, mut end) = (None, upper.map_or(u128::MAX, |upper| head(upper, false)));
+        for (other, at) in others.iter().zip(1..) {
+            if !self.is_same_key(first, other) {
+                end = end.min(other.head);
+            } else if rival.replace((at, other.source)).is_some() {
+                return self.next_key_of_all();
             }
         }
-        for at in (0..self.heap.len() / 2).rev() {
-            self.sift_down(at);
+        // One or two sources at the key, and all others at later ones: until then no heap is needed to merge them.
+        let hides = |first: &Ranked| first.head < end && hides(first.seq, first.kind);
+        let number = first.source;
+        if let Some((place, rival)) = rival {
+            let Ok([newer, older]) = self.sources.get_disjoint_mut([number, rival]) else { return Ok(()) };
+            let (newer_at, older_at) = loop {
+                newer.next_key()?;
+                older.next_key()?;
+                let moved = (newer.rank(number, false), older.rank(rival, false));
+                let (Some(a), Some(b)) = &moved else { break moved };
+                let same_key = a.head == b.head
+                    && a.key_len == b.key_len
+                    && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
+                // Of two sources one has the newer version of every key; were it otherwise, numbers decide.
+                if !(same_key && a.seq > b.seq && hides(a)) {
+                    break moved;
+                }
+            };
+            self.replace(place, older_at);
+            self.replace(0, newer_at);
+        } else {
+            let Some(source) = self.sources.get_mut(number) else { return Ok(()) };
+            let moved = loop {
+                source.next_key()?;
+                let moved = source.rank(number, false);
+                if !moved.as_ref().is_some_and(hides) {
+                    break moved;
+                }
+            };
+            self.replace(0, moved);
+        }
+        self.heapify();
+        Ok(())
+    }
+
+    /// Ranks the source at heap place `at` anew; without an entry it is taken out. Whether it has one. The heap is left
+    /// to be mended.
+    #[inline]
+    fn replace(&mut self, at: usize, by: Option<Ranked>) -> bool {
+        match (by, self.heap.get_mut(at)) {
+            (Some(by), Some(ranked)) => *ranked = by,
+            (None, Some(_)) => drop(self.heap.swap_remove(at)),
+            (_, None) => {}
+        }
+        by.is_some()
+    }
+
+    /// Moves every source that stands at the key of the entry to its next key.
+    fn next_key_of_all(&mut self) -> Result<()> {
+        let Some(&first) = self.heap.first() else { return Ok(()) };
+        // The top goes last: until then its key is the one that is passed.
+        let mut at = 1;
+        while let Some(&rival) = self.heap.get(at) {
+            if self.is_same_key(&first, &rival) && !self.go(at, Source::next_key)? {
+                // Another has taken its place.
+                continue;
+            }
+            at += 1;
+        }
+        self.go(0, Source::next_key)?;
+        self.heapify();
+        Ok(())
+    }
+
+    #[inline]
+    fn is_same_key(&self, a: &Ranked, b: &Ranked) -> bool {
+        let key = |ranked: &Ranked| self.sources.get(ranked.source).map_or(&[][..], Source::key);
+        a.head == b.head && a.key_len == b.key_len && (a.key_len <= HEAD_BYTES || same(key(a), key(b)))
+    }
+
+    /// Moves the source at the top, and puts it in its new place.
+    #[inline]
+    fn advance(&mut self, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<()> {
+        self.go(0, go)?;
+        if self.heap.len() > 1 {
+            self.sift_down(0);
         }
         Ok(())
     }
 
-    fn sift_down(&mut self, mut at: usize) {
-        loop {
-            let left = 2 * at + 1;
-            if left >= self.heap.len() {
-                return;
-            }
-            let right = left + 1;
-            let child = if right < self.heap.len() && self.before(right, left) { right } else { left };
-            if !self.before(child, at) {
-                return;
-            }
-            self.heap.swap(child, at);
-            at = child;
+    /// Moves the source at heap place `at`; as [`Merge::replace`].
+    #[inline]
+    fn go(&mut self, at: usize, go: impl FnOnce(&mut Source) -> Result<()>) -> Result<bool> {
+        let Some(&Ranked { source: number, .. }) = self.heap.get(at) else { return Ok(false) };
+        let Some(source) = self.sources.get_mut(number) else { return Ok(false) };
+        go(source)?;
+        let moved = source.rank(number, self.backward);
+        Ok(self.replace(at, moved))
+    }
+
+    #[inline]
+    fn heapify(&mut self) {
+        for at in (0..self.heap.len() / 2).rev() {
+            self.sift_down(at);
         }
     }
 
-    /// Whether the source at heap place `a` comes before that at `b`.
-    fn before(&self, a: usize, b: usize) -> bool {
-        let (Some(a), Some(b)) = (self.heap.get(a), self.heap.get(b)) else { return false };
+    #[inline]
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let left = 2 * at + 1;
+            let (Some(here), Some(mut child)) = (self.heap.get(at), self.heap.get(left)) else { return };
+            let mut to = left;
+            if let Some(right) = self.heap.get(left + 1)
+                && self.before(right, child)
+            {
+                (child, to) = (right, left + 1);
+            }
+            if !self.before(child, here) {
+                return;
+            }
+            self.heap.swap(to, at);
+            at = to;
+        }
+    }
+
+    /// Whether entry `a` comes before `b`.
+    #[inline]
+    fn before(&self, a: &Ranked, b: &Ranked) -> bool {
         if a.head != b.head {
             return a.head < b.head;
         }
-        let entry = |ranked: &Ranked| self.sources.get(ranked.source).and_then(Source::entry);
-        let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
-        let by_number = if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
-        let order = compare(a.key, b.key).then(by_number);
-        order == if self.backward { Ordering::Greater } else { Ordering::Less }
+        let by_key = if a.key_len <= HEAD_BYTES && b.key_len <= HEAD_BYTES {
+            // They differ in zeros at the end, if at all.
+            a.key_len.cmp(&b.key_len)
+        } else {
+            self.compare_keys(a, b)
+        };
+        let by_number = || if cairn_env::mutant("merge-picks-older") { a.seq.cmp(&b.seq) } else { b.seq.cmp(&a.seq) };
+        by_key.then_with(by_number) == if self.backward { Ordering::Greater } else { Ordering::Less }
+    }
+
+    #[inline(never)]
+    fn compare_keys(&self, a: &Ranked, b: &Ranked) -> Ordering {
+        let key = |ranked: &Ranked| self.sources.get(ranked.source).map_or(&[][..], Source::key);
+        compare(key(a), key(b))
     }
 }

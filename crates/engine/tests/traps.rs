@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cairn::{CompactionStyle, Db, Durability, Env, ErrorKind, Options, SeqNo, Visibility};
@@ -278,6 +279,71 @@ fn the_last_key_of_every_table_is_found() {
     assert!(count(&db, "tables_count") >= 100);
     for i in 0..300 {
         assert!(db.get(&key(i)).unwrap().is_some(), "key {i}");
+    }
+}
+
+/// Guard: a scan that passes a run of tombstones together with what they hide looks at number, key and bound of each,
+/// in as many sources as hold it.
+#[test]
+fn runs_of_tombstones_hide_what_is_older_and_nothing_else() {
+    // Keys that differ early, only behind their first sixteen bytes, and only in zeros at their ends.
+    let forms: [fn(u64) -> Vec<u8>; 3] = [
+        |i| i.to_be_bytes().to_vec(),
+        |i| format!("one and the same beginning {i:04}").into_bytes(),
+        |i| [&(i / 20).to_be_bytes()[..], &vec![0; usize::try_from(i % 20).unwrap()]].concat(),
+    ];
+    for (form, seed) in forms.into_iter().zip(1..) {
+        let mut random = Random::new(seed);
+        let db = open(&Env::memory(), Options { memtable_bytes_max: 1 << 20, ..no_compaction() });
+        let keyspace = db.default_keyspace();
+        let mut live: BTreeMap<_, _> = (0..460).map(|i| (form(i), b"first".to_vec())).collect();
+        for (key, value) in &live {
+            db.put(key, value).unwrap();
+        }
+        let mut moments = Vec::new();
+        for layer in 0..8_u64 {
+            for run in 0..6 {
+                let first = random.below(400);
+                for i in first..first + random.below(60) {
+                    // Runs of tombstones, and fewer of values.
+                    if run % 3 == 2 {
+                        let value = format!("{layer} {run}").into_bytes();
+                        db.put(&form(i), &value).unwrap();
+                        live.insert(form(i), value);
+                    } else {
+                        db.delete(&form(i)).unwrap();
+                        live.remove(&form(i));
+                    }
+                }
+                if run == 3 {
+                    moments.push((db.snapshot(), live.clone()));
+                }
+            }
+            let all: Vec<_> = live.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let forward: Vec<_> = keyspace.iter().map(Result::unwrap).collect();
+            let mut backward: Vec<_> = keyspace.iter().rev().map(Result::unwrap).collect();
+            backward.reverse();
+            assert!(forward == all && backward == all, "form {seed}, layer {layer}");
+            match layer {
+                0 | 2 | 3 | 5 => db.flush().unwrap(),
+                4 => db.compact().unwrap(),
+                _ => {}
+            }
+        }
+        moments.push((db.snapshot(), live));
+        for (at, (snapshot, live)) in moments.iter().enumerate() {
+            let reader = keyspace.at(snapshot).unwrap();
+            for _ in 0..40 {
+                let (a, b) = (form(random.below(460)), form(random.below(460)));
+                let range = a.clone().min(b.clone())..a.max(b);
+                let expected: Vec<_> = live.range(range.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
+                let forward: Vec<_> = reader.range(range.clone()).map(Result::unwrap).collect();
+                let mut backward: Vec<_> = reader.range(range.clone()).rev().map(Result::unwrap).collect();
+                backward.reverse();
+                assert_eq!(forward, expected, "form {seed}, moment {at}, {range:?}");
+                assert_eq!(backward, expected, "form {seed}, moment {at}, {range:?}, backwards");
+            }
+        }
     }
 }
 

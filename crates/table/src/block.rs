@@ -26,6 +26,8 @@
 //!
 //! [`Layout::parse`] checks all of this but the order of keys and what buckets say; after it nothing fails.
 
+use std::ops::Range;
+
 use cairn_codec::{DecodeError, Reader, Write, common_prefix, compare, same};
 
 use crate::{KEY_BYTES_MAX, slot};
@@ -298,6 +300,24 @@ impl Column {
         }
     }
 
+    /// Whether none of the `count` ends goes back, so that each string lies within the column.
+    fn ends_ascend(&self, contents: &[u8], count: usize) -> bool {
+        // Without a branch for each: several are compared at once.
+        match self.len {
+            Length::One(_) => true,
+            Length::Narrow(ends) => {
+                let ends = contents.get(ends..ends + count * 2).unwrap_or_default().as_chunks::<2>().0;
+                let pairs = ends.iter().zip(ends.iter().skip(1));
+                pairs.fold(true, |all, (a, b)| all & (u16::from_le_bytes(*a) <= u16::from_le_bytes(*b)))
+            }
+            Length::Wide(ends) => {
+                let ends = contents.get(ends..ends + count * 4).unwrap_or_default().as_chunks::<4>().0;
+                let pairs = ends.iter().zip(ends.iter().skip(1));
+                pairs.fold(true, |all, (a, b)| all & (u32::from_le_bytes(*a) <= u32::from_le_bytes(*b)))
+            }
+        }
+    }
+
     #[inline]
     fn get<'a>(&self, contents: &'a [u8], n: usize) -> &'a [u8] {
         let (start, end) = self.range(contents, n);
@@ -360,16 +380,11 @@ impl Layout {
         let buckets_at = parts.take(bucket_count, 1)?;
         let mut column = |len: Length| -> Result<Column, DecodeError> {
             let column = Column { at: parts.at, len };
-            // Ends must not go back, so that each string lies within the column.
-            let mut before = parts.at;
-            for n in if matches!(len, Length::One(_)) { count - 1..count } else { 0..count } {
-                let (_, end) = column.range(contents, n);
-                if end < before {
-                    return Err(DecodeError { offset: parts.at, what: "ends out of order" });
-                }
-                before = end;
+            if !column.ends_ascend(contents, count) {
+                return Err(DecodeError { offset: parts.at, what: "ends out of order" });
             }
-            parts.take(1, before - parts.at)?;
+            let (_, end) = column.range(contents, count - 1);
+            parts.take(1, end - parts.at)?;
             Ok(column)
         };
         let (suffixes, values) = (column(suffix_lengths)?, column(value_lengths)?);
@@ -405,17 +420,9 @@ impl Layout {
             return error(seqs_at, "sequence number over 64 bits");
         }
         let buckets = contents.get(buckets_at..buckets_at + bucket_count).unwrap_or_default();
-        // One more than the entry it names; 0 for none.
-        const _: () = assert!(BUCKET_NONE == u8::MAX);
-        let (many, rest) = buckets.as_chunks::<16>();
-        let mut largest = [0; 16];
-        for sixteen in many {
-            for (most, bucket) in largest.iter_mut().zip(sixteen) {
-                *most = bucket.wrapping_add(1).max(*most);
-            }
-        }
-        let rest = rest.iter().map(|bucket| bucket.wrapping_add(1));
-        if usize::from(largest.into_iter().chain(rest).fold(0, u8::max)) > count {
+        // One more than the largest number; 255, which is none, becomes 0. Branches would be guessed wrong.
+        let named = buckets.iter().fold(0, |max, bucket| u8::max(max, bucket.wrapping_add(1)));
+        if usize::from(named) > count {
             return error(buckets_at, "the hash index names an entry that does not exist");
         }
         Ok(layout)
@@ -506,28 +513,57 @@ impl<'a> DataBlock<'a> {
         if number >= self.layout.count {
             return None;
         }
-        let kind = match self.layout.kind {
-            Some(kind) => kind,
-            None => self.contents.get(self.layout.kinds_at + number).copied().unwrap_or(0),
-        };
+        let kind = self.kind(number);
         let (value_at, value_end) = self.layout.values.range(self.contents, number);
         Some(Entry { number, seq: self.seq(number), kind, value_at, value_end })
     }
 
+    /// The kind of entry `number`, which there must be; 0 otherwise.
     #[inline]
-    pub(crate) fn value(&self, entry: &Entry) -> &'a [u8] {
-        self.contents.get(entry.value_at..entry.value_end).unwrap_or_default()
+    pub(crate) fn kind(&self, number: usize) -> u8 {
+        match self.layout.kind {
+            Some(kind) => kind,
+            None => self.contents.get(self.layout.kinds_at + number).copied().unwrap_or(0),
+        }
     }
 
-    /// Makes `key` that of entry `number`; `same_block` if it was that of another entry of this block.
+    /// The value of entry `number`, which there must be.
     #[inline]
-    pub(crate) fn set_key(&self, key: &mut Vec<u8>, number: usize, same_block: bool) {
-        if same_block {
-            key.truncate(self.layout.prefix_len);
-        } else {
-            key.clear();
-            key.extend_from_slice(self.prefix());
+    pub(crate) fn value(&self, number: usize) -> &'a [u8] {
+        self.layout.values.get(self.contents, number)
+    }
+
+    /// Where that value begins and ends.
+    #[inline]
+    pub(crate) fn value_range(&self, number: usize) -> Range<usize> {
+        let (start, end) = self.layout.values.range(self.contents, number);
+        start..end
+    }
+
+    /// Makes `key`, which is that of another entry of this block, that of entry `number`; whether they differ.
+    #[inline]
+    pub(crate) fn move_key(&self, key: &mut Vec<u8>, number: usize) -> bool {
+        let suffix = self.suffix(number);
+        match key.get_mut(self.layout.prefix_len..) {
+            Some(before) if before.len() == suffix.len() => {
+                let differs = !same(before, suffix);
+                if differs {
+                    before.copy_from_slice(suffix);
+                }
+                differs
+            }
+            _ => {
+                key.truncate(self.layout.prefix_len);
+                key.extend_from_slice(suffix);
+                true
+            }
         }
+    }
+
+    /// Makes `key` that of entry `number`.
+    pub(crate) fn set_key(&self, key: &mut Vec<u8>, number: usize) {
+        key.clear();
+        key.extend_from_slice(self.prefix());
         key.extend_from_slice(self.suffix(number));
     }
 
@@ -576,7 +612,7 @@ impl<'a> DataBlock<'a> {
 
     /// What follows the prefix in a key that begins with it.
     #[inline]
-    fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+    pub(crate) fn behind_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let (start, rest) = key.split_at_checked(self.layout.prefix_len)?;
         same(start, self.prefix()).then_some(rest)
     }

@@ -4,8 +4,9 @@
 //! is put together in one buffer.
 //!
 //! Invariants
-//! 1. `entry` is set only while `block` holds it and `key` is its key. Every move takes it away
-//!    first, so that a failed move leaves the cursor invalid.
+//! 1. `number` is set only while `block` has that entry and `key` is its key. Every move takes it away
+//!    first, so that a failed move leaves the cursor invalid. `seq` and `kind` are that entry's then; where
+//!    its value is, is looked up when it is asked for: many entries that a merge passes are hidden.
 //! 2. `begins_key` may be false for the first entry of a key, and is never true for another.
 
 use std::borrow::Cow;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use cairn_codec::same;
 
-use crate::block::{DataBlock, Entry};
+use crate::block::DataBlock;
 use crate::footer::Handle;
 use crate::index::Index;
 use crate::seal::TRAILER_BYTES;
@@ -22,7 +23,10 @@ use crate::table::{Held, read_stored, read_stored_into};
 use crate::{Block, BlockSlice, Charge, Error, Result, Table};
 
 /// The first step of reading ahead.
-const READAHEAD_BYTES_MIN: usize = 16 << 10;
+const READAHEAD_BYTES_MIN: usize = 8 << 10;
+
+/// Longer keys make the buffer grow.
+const KEY_BYTES_EXPECTED: usize = 64;
 
 /// A position among the entries of a table, which are sorted by key ascending, then by sequence
 /// number descending. Starts, and ends, out of position: then it is not [`TableCursor::valid`], its
@@ -34,7 +38,10 @@ pub struct TableCursor {
     partition: Option<(usize, Held)>,
     /// The block last visited, and where it stands.
     block: Option<(Place, Handle, Arc<Block>)>,
-    entry: Option<Entry>,
+    /// The entry's number in that block.
+    number: Option<usize>,
+    seq: u64,
+    kind: u8,
     key: Vec<u8>,
     /// The entry is known to be the first of its key in the table.
     begins_key: bool,
@@ -61,8 +68,10 @@ impl TableCursor {
             fill_cache,
             partition: None,
             block: None,
-            entry: None,
-            key: Vec::new(),
+            number: None,
+            seq: 0,
+            kind: 0,
+            key: Vec::with_capacity(KEY_BYTES_EXPECTED),
             begins_key: false,
             ahead: Ahead {
                 bytes: Vec::new(),
@@ -75,31 +84,40 @@ impl TableCursor {
     }
 
     /// Whether it stands on an entry.
+    #[inline]
     pub fn valid(&self) -> bool {
-        self.entry.is_some()
+        self.number.is_some()
     }
 
     /// The user key.
+    #[inline]
     pub fn key(&self) -> &[u8] {
         if self.valid() { &self.key } else { &[] }
     }
 
     /// The sequence number.
+    #[inline]
     pub fn seq(&self) -> u64 {
-        self.entry.map_or(0, |entry| entry.seq)
+        if self.valid() { self.seq } else { 0 }
     }
 
     /// The kind.
+    #[inline]
     pub fn kind(&self) -> u8 {
-        self.entry.map_or(0, |entry| entry.kind)
+        if self.valid() { self.kind } else { 0 }
     }
 
     /// The value.
+    #[inline]
     pub fn value(&self) -> &[u8] {
-        match (&self.entry, &self.block) {
-            (Some(entry), Some((_, _, block))) => block.data().map_or(&[], |data| data.value(entry)),
-            _ => &[],
-        }
+        self.here().map_or(&[], |(data, number)| data.value(number))
+    }
+
+    /// The block at hand and the number of the entry in it.
+    #[inline]
+    fn here(&self) -> Option<(DataBlock<'_>, usize)> {
+        let (number, (_, _, block)) = (self.number?, self.block.as_ref()?);
+        Some((block.data().ok()?, number))
     }
 
     /// Whether it is known that no newer version of the key stands in the table. Tells whoever walks backwards, most
@@ -110,8 +128,8 @@ impl TableCursor {
 
     /// The value, for keeping; `None` out of position.
     pub fn value_pinned(&self) -> Option<BlockSlice> {
-        let (entry, (_, _, block)) = (self.entry?, self.block.as_ref()?);
-        Some(BlockSlice::new(Arc::clone(block), entry.value_at..entry.value_end))
+        let ((data, number), (_, _, block)) = (self.here()?, self.block.as_ref()?);
+        Some(BlockSlice::new(Arc::clone(block), data.value_range(number)))
     }
 
     /// Moves to the first entry.
@@ -147,7 +165,7 @@ impl TableCursor {
             return Ok(());
         }
         let found = self.data()?.map_or(0, |data| data.at_or_after(key, max_seq));
-        if self.stand(found, false)? || cairn_env::mutant("seek-ends-with-its-block") {
+        if self.stand(found)? || cairn_env::mutant("seek-ends-with-its-block") {
             return Ok(());
         }
         // The separator may stand behind the last entry; then what is sought begins the next block.
@@ -168,21 +186,29 @@ impl TableCursor {
     /// # Errors
     /// As every move.
     #[expect(clippy::should_implement_trait, reason = "entries are lent, which Iterator cannot say")]
+    #[inline]
     pub fn next(&mut self) -> Result<()> {
-        let Some(from) = self.entry.take() else { return Ok(()) };
-        if self.stand(from.number + 1, true)? {
-            return Ok(());
+        let Some(number) = self.number.take() else { return Ok(()) };
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
+        let (at, number) = (*at, number + 1);
+        let data = match block.data() {
+            Ok(data) => data,
+            Err(error) => return Err(self.table.damaged(*handle)(error)),
+        };
+        if number == data.count() {
+            return self.enter_after(at);
         }
-        match &self.block {
-            Some((at, _, _)) => self.enter_after(*at),
-            None => Ok(()),
-        }
+        self.begins_key = data.move_key(&mut self.key, number);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
+        self.number = Some(number);
+        Ok(())
     }
 
     /// Moves to the first entry of the next key.
     ///
     /// # Errors
     /// As every move.
+    #[inline]
     pub fn next_key(&mut self) -> Result<()> {
         loop {
             self.next()?;
@@ -196,24 +222,27 @@ impl TableCursor {
     ///
     /// # Errors
     /// As every move.
+    #[inline]
     pub fn prev(&mut self) -> Result<()> {
-        let Some(from) = self.entry.take() else { return Ok(()) };
-        if let Some(before) = from.number.checked_sub(1) {
-            self.stand(before, true)?;
-            return Ok(());
-        }
-        match self.block.as_ref().map(|(at, _, _)| *at) {
-            None | Some(Place { partition: 0, block: 0 }) => Ok(()),
-            Some(Place { partition, block: 0 }) => self.enter_from_end(partition - 1, None),
-            Some(Place { partition, block }) => self.enter_from_end(partition, Some(block - 1)),
-        }
+        let Some(number) = self.number.take() else { return Ok(()) };
+        let Some((at, handle, block)) = &self.block else { return Ok(()) };
+        let Some(number) = number.checked_sub(1) else { return self.enter_before(*at) };
+        let data = match block.data() {
+            Ok(data) => data,
+            Err(error) => return Err(self.table.damaged(*handle)(error)),
+        };
+        data.move_key(&mut self.key, number);
+        self.begins_key = data.begins_key(number);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
+        self.number = Some(number);
+        Ok(())
     }
 
     /// Gives up the position, and reading ahead, for a jump elsewhere.
     fn leave(&mut self) {
         self.ahead.window = 0;
         self.key.clear();
-        self.entry = None;
+        self.number = None;
     }
 
     /// The block at hand.
@@ -224,17 +253,18 @@ impl TableCursor {
         }
     }
 
-    /// Stands on an entry of the block at hand, if it has that; `same_block` if `key` is of another of its entries.
-    #[inline]
-    fn stand(&mut self, number: usize, same_block: bool) -> Result<bool> {
+    /// Stands on an entry of the block at hand, if it has that.
+    fn stand(&mut self, number: usize) -> Result<bool> {
         let Some((_, handle, block)) = &self.block else { return Ok(false) };
         let data = block.data().map_err(|error| Error::decode(self.table.path(), handle.offset, error))?;
-        self.entry = data.entry(number);
-        if self.entry.is_some() {
-            self.begins_key = data.begins_key(number);
-            data.set_key(&mut self.key, number, same_block);
+        if number >= data.count() {
+            return Ok(false);
         }
-        Ok(self.entry.is_some())
+        self.begins_key = data.begins_key(number);
+        data.set_key(&mut self.key, number);
+        (self.seq, self.kind) = (data.seq(number), data.kind(number));
+        self.number = Some(number);
+        Ok(true)
     }
 
     /// The partition with this number, which must be there, from wherever it lives.
@@ -248,6 +278,7 @@ impl TableCursor {
     }
 
     /// Moves to the first entry of the block after `at`; out of position if that was the last.
+    #[inline(never)]
     fn enter_after(&mut self, at: Place) -> Result<()> {
         let Place { partition, block } = at;
         if block + 1 < self.partition(partition)?.block_count() {
@@ -259,6 +290,16 @@ impl TableCursor {
         }
     }
 
+    /// Moves to the last entry of the block before `at`; out of position if that was the first.
+    #[inline(never)]
+    fn enter_before(&mut self, at: Place) -> Result<()> {
+        match at {
+            Place { partition: 0, block: 0 } => Ok(()),
+            Place { partition, block: 0 } => self.enter_from_end(partition - 1, None),
+            Place { partition, block } => self.enter_from_end(partition, Some(block - 1)),
+        }
+    }
+
     /// Moves to the first entry of a block; out of position if there is no such block.
     fn enter(&mut self, at: Place, forward: bool) -> Result<()> {
         if !self.load(at, forward)? {
@@ -266,9 +307,9 @@ impl TableCursor {
         }
         // Whoever jumped here left no key.
         let goes_on =
-            |data: DataBlock<'_>| self.key.strip_prefix(data.prefix()).is_some_and(|rest| same(rest, data.suffix(0)));
+            |data: DataBlock<'_>| data.behind_prefix(&self.key).is_some_and(|rest| same(rest, data.suffix(0)));
         let goes_on = self.data()?.is_some_and(goes_on);
-        self.stand(0, false)?;
+        self.stand(0)?;
         self.begins_key = !goes_on;
         Ok(())
     }
@@ -281,7 +322,7 @@ impl TableCursor {
         };
         if self.load(Place { partition, block }, false)? {
             let last = self.data()?.map_or(0, |data| data.count() - 1);
-            self.stand(last, false)?;
+            self.stand(last)?;
         }
         Ok(())
     }
@@ -326,11 +367,8 @@ impl Ahead {
         }
         let window = self.window.min(self.window_max);
         self.window = window.saturating_mul(2).max(READAHEAD_BYTES_MIN);
-        if len >= window {
-            return read_stored(table.file(), handle.offset, len).map(Cow::Owned);
-        }
         let data_end = table.footer().data_end;
-        let (window, more) = (window as u64, (window - len) as u64);
+        let (window, more) = (window.max(len) as u64, window.saturating_sub(len) as u64);
         let (at, end) = if forward {
             (handle.offset, data_end.min(handle.offset.saturating_add(window)))
         } else {

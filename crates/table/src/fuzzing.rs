@@ -225,7 +225,7 @@ pub fn block(input: &[u8]) {
         for max_seq in [entry.seq, entry.seq.saturating_sub(1), u64::MAX] {
             let wanted = entries.iter().find(|e| e.key == entry.key && e.seq <= max_seq);
             let found = block.find(&entry.key, hash64(&entry.key, SEED), max_seq);
-            let found = found.map(|found| (found.seq, found.kind, block.value(&found).to_vec()));
+            let found = found.map(|found| (found.seq, found.kind, block.value(found.number).to_vec()));
             assert_eq!(found, wanted.map(|e| (e.seq, e.kind, e.value.clone())), "{:?} at {max_seq}", entry.key);
             let after = entries.iter().position(|e| e.key > entry.key || (e.key == entry.key && e.seq <= max_seq));
             assert_eq!(block.at_or_after(&entry.key, max_seq), after.unwrap_or(entries.len()));
@@ -237,8 +237,8 @@ fn walk(block: &DataBlock<'_>) -> Vec<Owned> {
     let mut key = Vec::new();
     let owned = |number| {
         let entry = block.entry(number)?;
-        block.set_key(&mut key, number, number > 0);
-        Some(Owned { key: key.clone(), seq: entry.seq, kind: entry.kind, value: block.value(&entry).to_vec() })
+        block.set_key(&mut key, number);
+        Some(Owned { key: key.clone(), seq: entry.seq, kind: entry.kind, value: block.value(entry.number).to_vec() })
     };
     (0..block.count()).filter_map(owned).collect()
 }

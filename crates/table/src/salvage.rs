@@ -88,7 +88,7 @@ impl Salvage {
     /// The value.
     pub fn value(&self) -> &[u8] {
         match (&self.entry, &self.block) {
-            (Some(entry), Some(block)) => block.data().map_or(&[], |data| data.value(entry)),
+            (Some(entry), Some(block)) => block.data().map_or(&[], |data| data.value(entry.number)),
             _ => &[],
         }
     }
@@ -128,7 +128,7 @@ impl Salvage {
         let Some(Ok(data)) = self.block.as_ref().map(Block::data) else { return false };
         self.entry = data.entry(number);
         if self.entry.is_some() {
-            data.set_key(&mut self.key, number, false);
+            data.set_key(&mut self.key, number);
         }
         self.entry.is_some()
     }
@@ -169,7 +169,7 @@ impl Salvage {
         let (mut key, mut last) = (Vec::new(), from.cloned());
         for number in 0..data.count() {
             let entry_seq = data.seq(number);
-            data.set_key(&mut key, number, number > 0);
+            data.set_key(&mut key, number);
             let after = |(k, seq): &(Vec<u8>, u64)| k.as_slice().cmp(&key).then(entry_seq.cmp(seq)).is_lt();
             if !last.as_ref().is_none_or(after) {
                 return Err(wrong("entries are out of order"));

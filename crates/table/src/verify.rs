@@ -86,7 +86,7 @@ impl Walk<'_> {
         let mut firsts = Vec::new();
         for number in 0..data.count() {
             let Some(entry) = data.entry(number) else { break };
-            data.set_key(&mut key, number, number > 0);
+            data.set_key(&mut key, number);
             let first = self.found.entries == 0;
             if !first && order((&self.key, self.seq), (&key, entry.seq)) != Ordering::Less {
                 return wrong("entries are out of order");

@@ -75,7 +75,7 @@ fn long_columns_have_wide_ends() {
         let block = DataBlock { contents: &bytes, layout: &layout };
         for (number, (key, _, _, value)) in entries[..count].iter().enumerate() {
             let found = block.find(key, hash64(key, 1), 9).unwrap();
-            assert_eq!((found.number, block.value(&found)), (number, &value[..]));
+            assert_eq!((found.number, block.value(found.number)), (number, &value[..]));
         }
     }
 }
@@ -92,7 +92,7 @@ fn exercise(bytes: &[u8], keys: &[Owned]) -> Result<usize, DecodeError> {
     for number in 0..block.count() {
         let entry = block.entry(number).unwrap();
         assert!(entry.value_at <= entry.value_end && entry.value_end <= bytes.len());
-        block.set_key(&mut key, number, number > 0);
+        block.set_key(&mut key, number);
         assert!((1..=KEY_BYTES_MAX).contains(&key.len()));
     }
     assert_eq!(block.entry(block.count()), None);
