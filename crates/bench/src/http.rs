@@ -143,5 +143,5 @@ impl Caller {
 /// The server said no.
 fn refused(key: &str, answer: &Answer<'_>) -> Error {
     let text = String::from_utf8_lossy(answer.body);
-    Error::WrongAnswer(format!("{key} was answered {}: {}", answer.status, text.trim()))
+    Error::Refused(format!("{key} was answered {}: {}", answer.status, text.trim()))
 }

@@ -53,6 +53,8 @@ pub enum Error {
     Connection(String),
     /// A thread could not be started.
     Env(cairn_env::Error),
+    /// The server refused a request of the load.
+    Refused(String),
     /// An answer that is not what was written.
     WrongAnswer(String),
     /// A caller panicked.
@@ -69,6 +71,7 @@ impl fmt::Display for Error {
             Error::Client(error) => error.fmt(f),
             Error::Connection(what) => f.write_str(what),
             Error::Env(error) => error.fmt(f),
+            Error::Refused(what) => f.write_str(what),
             Error::WrongAnswer(what) => write!(f, "wrong answer: {what}"),
             Error::Panicked => f.write_str("a caller of the workload panicked"),
         }

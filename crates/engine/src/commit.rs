@@ -5,8 +5,8 @@
 //! numbers, appends the group to the log with one write, applies it to the memtables and publishes
 //! its last number. Syncing is the second stage with a leader of its own: while one sync runs the
 //! next group is appended, and one later sync covers all of them. Nobody sleeps to make groups
-//! larger; who syncs next only lets those run first whom the last sync released, as long as they are
-//! on their way: or callers would fall into two halves, each waiting for the other's sync. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
+//! larger; whoever syncs next lets others run for some turns, until as many wait as the last sync
+//! released. Without that, callers would fall into two halves, each waiting for the other's sync. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
 //! one writer, so applying stays with the leader.)
 //!
 //! Invariants
@@ -35,11 +35,11 @@ use cairn_wal::{LogWriter, Position};
 
 use crate::batch::{Batch, EncodedBatch, Op, Ops};
 use crate::catalog::{Buffer, Catalog};
-use crate::core::{Core, Health, PanicGuard, closed_text};
+use crate::core::{Core, PanicGuard, closed_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Charge, Use};
 use crate::memtable::{InsertError, Memtable, MemtableOptions, MemtableWriter};
-use crate::stats::add;
+use crate::stats::{add, add_alone};
 use crate::ticket::{Commit, Promise, TicketCell};
 use crate::types::{Durability, KeyspaceId, SeqNo, Visibility, kind};
 
@@ -53,9 +53,16 @@ const GROUP_BATCHES_MAX: usize = 4096;
 
 /// Who is to sync lets others run at most so often ...
 const TURNS_MAX: u32 = 16;
-/// ... and no longer than half of a fast device's sync.
+/// ... and no more once so much time has gone: less than half of a sync of 0.1 ms.
 const TURNS_TIME_MAX: Duration = Duration::from_micros(40);
 
+/// Where others take the processor for so long, which takes a program that computes beside this one, ...
+const TURN_TIME_LOST: Duration = Duration::from_millis(1);
+/// ... so many syncs come without giving it away.
+const SYNCS_WITHOUT_TURNS: u32 = 64;
+
+/// Of the list of a group's batches, room for so many is kept.
+const GROUP_BATCHES_KEPT: usize = 64;
 /// Of the list of keyspaces that a group touches, so much memory is kept.
 const TOUCHED_KEPT: usize = 1024;
 
@@ -84,7 +91,7 @@ struct Unsynced {
 
 impl Unsynced {
     fn holds(&self, ticket: &TicketCell) -> bool {
-        self.tickets.iter().any(|(promise, _)| std::ptr::eq(&*promise.0, ticket))
+        self.tickets.iter().any(|(promise, _)| promise.is_of(ticket))
     }
 }
 
@@ -94,6 +101,8 @@ pub(crate) struct CommitState {
     pending: VecDeque<Pending>,
     pending_bytes: usize,
     pending_unattended: usize,
+    /// The list of the last group, empty: its memory is kept.
+    last_group: Vec<Pending>,
     leading: bool,
     /// So many wait to work between two groups: no further group is begun before them.
     interrupting: usize,
@@ -103,6 +112,8 @@ pub(crate) struct CommitState {
     syncing: bool,
     /// Tickets that the last sync resolved: so many may come again.
     released: usize,
+    /// So many syncs are to come without letting others run.
+    without_turns: u32,
     /// Why nothing can be synced any more.
     failed: Option<String>,
     /// No more batches are taken.
@@ -115,12 +126,14 @@ impl CommitState {
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_unattended: 0,
+            last_group: Vec::new(),
             leading: false,
             interrupting: 0,
             room_wanted: false,
             unsynced: VecDeque::new(),
             syncing: false,
             released: 0,
+            without_turns: 0,
             failed: None,
             closing: false,
         }
@@ -138,7 +151,7 @@ impl CommitState {
     /// What is queued, as far as it goes together.
     fn take_group(&mut self) -> Vec<Pending> {
         self.room_wanted = false;
-        let mut group: Vec<Pending> = Vec::with_capacity(self.pending.len().min(GROUP_BATCHES_MAX));
+        let mut group = std::mem::take(&mut self.last_group);
         let mut bytes = 0;
         while let Some(next) = self.pending.front() {
             let len = next.batch.queue_bytes();
@@ -230,9 +243,18 @@ struct Done {
 
 impl Done {
     fn tell(self) {
-        for (ticket, seq) in self.tickets {
+        for (mut ticket, seq) in self.tickets {
             ticket.resolve(self.error.as_ref().map_or(Ok(Commit { seq }), |error| Err(error.clone())));
         }
+    }
+}
+
+/// Calls who goes on when it is dropped, also by a panic.
+struct HandOver<'a>(&'a Core);
+
+impl Drop for HandOver<'_> {
+    fn drop(&mut self) {
+        self.0.hand_over(&self.0.commit.lock());
     }
 }
 
@@ -323,7 +345,7 @@ impl Core {
         state.pending.push_back(Pending {
             batch,
             durability,
-            ticket: Promise(ticket.clone()),
+            ticket: Promise::new(ticket.clone()),
             attended,
             _charge: charge,
         });
@@ -373,7 +395,7 @@ impl Core {
         let Some(unsynced) = state.unsynced.iter_mut().find(|unsynced| unsynced.seq >= seq) else {
             return Err(Error::unknown(unknown_text("it is applied, and nothing knows when it will be synced")));
         };
-        unsynced.tickets.push((Promise(cell.clone()), seq));
+        unsynced.tickets.push((Promise::new(cell.clone()), seq));
         unsynced.unattended += 1;
         if !state.syncing {
             self.sync_wanted.notify_one();
@@ -458,7 +480,7 @@ impl Core {
     /// Takes a group, writes it, publishes it. The caller has seen that it may lead.
     fn lead_group(&self, mut state: MutexGuard<'_, CommitState>) {
         state.leading = true;
-        let group = state.take_group();
+        let mut group = state.take_group();
         drop(state);
         let guard = PanicGuard { core: self, what: "the commit leader" };
         let mut lead = self.lead.lock();
@@ -467,11 +489,13 @@ impl Core {
             let _ = self.make_room(&mut lead, 0).and_then(|()| self.seal_garbage(&mut lead));
             None
         } else {
-            self.write_group(&mut lead, group)
+            self.write_group(&mut lead, &mut group)
         };
         std::mem::forget(guard);
         let mut state = self.commit.lock();
         state.leading = false;
+        group.shrink_to(GROUP_BATCHES_KEPT);
+        state.last_group = group;
         let done = written.map(|written| self.publish(&mut state, written));
         drop(lead);
         self.hand_over(&state);
@@ -514,7 +538,7 @@ impl Core {
             && let Some(first) = state.pending.front().filter(|first| first.attended)
             && !cairn_env::mutant("group-follower-not-woken")
         {
-            first.ticket.0.call();
+            first.ticket.call();
         }
         if state.unsynced_unattended() || state.closing {
             self.sync_wanted.notify_one();
@@ -523,23 +547,23 @@ impl Core {
             && let Some((first, _)) = state.unsynced.iter().find_map(|unsynced| unsynced.tickets.first())
             && !cairn_env::mutant("sync-waiter-not-woken")
         {
-            first.0.call();
+            first.call();
         }
         self.commit_changed.notify_all();
     }
 
     /// Writes a group: room, conditions, log, memtables. Tickets of refused batches are resolved
-    /// here; `None` if no batch is left.
-    fn write_group(&self, lead: &mut Lead, mut group: Vec<Pending>) -> Option<Written> {
+    /// here; `None` if no batch is left. The list is empty afterwards.
+    fn write_group(&self, lead: &mut Lead, group: &mut Vec<Pending>) -> Option<Written> {
         let bytes: usize = group.iter().map(|p| p.batch.queue_bytes()).sum();
         if let Err(e) = self.make_room(lead, bytes as u64) {
             return refuse(group, &e);
         }
-        if let Err(e) = self.check_writable() {
-            return refuse(group, &e);
-        }
-        // Deletes free space in the end, so they may go on; everything else must wait.
-        let full = if let Health::Full { why } = self.health() { Some(Error::full(full_text(&why))) } else { None };
+        // Deletes free space in the end, so on a full disk they may go on; everything else must wait.
+        let full = match self.check_health() {
+            Ok(full) => full.map(|why| Error::full(full_text(&why))),
+            Err(e) => return refuse(group, &e),
+        };
         let catalog = self.catalog.load();
         let check = |p: &Pending| {
             check_keyspaces(&catalog, &p.batch)?;
@@ -554,7 +578,7 @@ impl Core {
                 result
             })
         };
-        group.retain(|pending| match check(pending) {
+        group.retain_mut(|pending| match check(pending) {
             Ok(()) => true,
             Err(e) => {
                 pending.ticket.resolve(Err(e));
@@ -574,7 +598,7 @@ impl Core {
         let appended = if group.iter().all(|p| p.batch.count == 0) {
             lead.log().map(|log| log.position())
         } else {
-            self.append(lead, first, &group)
+            self.append(lead, first, group)
         };
         let end = match appended {
             Ok(end) => end,
@@ -587,10 +611,10 @@ impl Core {
             log.forget_before(self.log_space.start());
         }
         self.log_space.appended(end.segment, bytes as u64);
-        add(&self.counters.groups_count, 1);
-        add(&self.counters.log_bytes, bytes as u64);
+        add_alone(&self.counters.groups_count, 1);
+        add_alone(&self.counters.log_bytes, bytes as u64);
 
-        if let Err(e) = self.apply(lead, first, &group, end.segment) {
+        if let Err(e) = self.apply(lead, first, group, end.segment) {
             // The log has it and memory does not: only reopening brings them together again.
             self.close_to_writes(&format!("a written batch could not be applied: {e}"));
             return refuse(group, &Error::unknown(unknown_text(&e.to_string())));
@@ -598,7 +622,7 @@ impl Core {
 
         let mut seq = first - 1;
         let mut written = Written { end, seq: SeqNo(seq), tickets: Vec::new(), unattended: 0, done: Vec::new() };
-        for pending in group {
+        for pending in group.drain(..) {
             seq += u64::from(pending.batch.count);
             match pending.durability {
                 Durability::Commit if cairn_env::mutant("acknowledged-before-sync") => {
@@ -678,9 +702,9 @@ impl Core {
         touched.clear();
         touched.shrink_to(TOUCHED_KEPT);
         lead.touched = touched;
-        add(&self.counters.batches_count, group.len() as u64);
-        add(&self.counters.puts_count, puts);
-        add(&self.counters.deletes_count, deletes);
+        add_alone(&self.counters.batches_count, group.len() as u64);
+        add_alone(&self.counters.puts_count, puts);
+        add_alone(&self.counters.deletes_count, deletes);
         Ok(())
     }
 
@@ -756,18 +780,35 @@ impl Core {
         done
     }
 
-    /// Syncs the log and resolves what that covers. The caller has seen that nobody else does.
-    fn sync_log<'a>(&'a self, mut state: MutexGuard<'a, CommitState>) {
-        state.syncing = true;
+    /// Gives those whom the last sync released a chance to be part of the next.
+    fn let_others_run<'a>(&'a self, mut state: MutexGuard<'a, CommitState>) -> MutexGuard<'a, CommitState> {
+        if state.without_turns > 0 {
+            state.without_turns -= 1;
+            return state;
+        }
         let began = self.env.now();
         for _ in 0..TURNS_MAX {
-            if state.awaiting_sync() >= state.released || self.env.now().saturating_sub(began) > TURNS_TIME_MAX {
+            if state.awaiting_sync() >= state.released {
                 break;
             }
             drop(state);
             self.env.yield_now();
             state = self.commit.lock();
+            let taken = self.env.now().saturating_sub(began);
+            if taken > TURN_TIME_LOST {
+                state.without_turns = SYNCS_WITHOUT_TURNS;
+            }
+            if taken > TURNS_TIME_MAX {
+                break;
+            }
         }
+        state
+    }
+
+    /// Syncs the log and resolves what that covers. The caller has seen that nobody else does.
+    fn sync_log<'a>(&'a self, mut state: MutexGuard<'a, CommitState>) {
+        state.syncing = true;
+        state = self.let_others_run(state);
         if let Some(last) = state.unsynced.back_mut() {
             last.covered = true;
         }
@@ -799,9 +840,11 @@ impl Core {
                 }
                 state.released = done.tickets.len();
                 drop(state);
-                // First those who may come again, then who is to sync for the next: it finds more of them.
+                // First those who may come again, then who is to sync for the next: it finds more of them. Told on the
+                // way out, too: a waker is the caller's code, and may panic.
+                let hand_over = HandOver(self);
                 done.tell();
-                self.hand_over(&self.commit.lock());
+                drop(hand_over);
             }
             Err(e) => {
                 drop(state);
@@ -819,12 +862,12 @@ impl Core {
         }
         let unknown = Error::unknown(unknown_text(why));
         for unsynced in state.unsynced.drain(..) {
-            for (ticket, _) in unsynced.tickets {
+            for (mut ticket, _) in unsynced.tickets {
                 ticket.resolve(Err(unknown.clone()));
             }
         }
         let closed = Error::closed(closed_text(why));
-        for pending in state.pending.drain(..) {
+        for mut pending in state.pending.drain(..) {
             pending.ticket.resolve(Err(closed.clone()));
         }
         state.pending_bytes = 0;
@@ -853,9 +896,9 @@ fn check_keyspaces(catalog: &Catalog, batch: &EncodedBatch) -> Result<()> {
 }
 
 /// Ends every ticket of a group with one error.
-fn refuse(group: Vec<Pending>, error: &Error) -> Option<Written> {
+fn refuse(group: &mut Vec<Pending>, error: &Error) -> Option<Written> {
     debug_assert_ne!(error.kind(), ErrorKind::Conflict);
-    for pending in group {
+    for mut pending in group.drain(..) {
         pending.ticket.resolve(Err(error.clone()));
     }
     None

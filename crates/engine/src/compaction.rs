@@ -48,8 +48,7 @@ impl Core {
         match installed {
             Ok(()) => {
                 add(&self.counters.compactions_count, 1);
-                let read: u64 = plan.inputs.iter().map(|(_, table)| table.meta.file_bytes).sum();
-                add(&self.counters.compaction_read_bytes, read);
+                add(&self.counters.compaction_read_bytes, plan.bytes());
                 add(&self.counters.compaction_write_bytes, bytes);
                 add(&self.counters.compaction_dropped_entries, dropped);
                 Ok(())

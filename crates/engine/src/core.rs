@@ -104,8 +104,14 @@ impl Core {
 
     /// Fails if nothing may be written at all.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_health().map(drop)
+    }
+
+    /// As [`Core::check_writable`]; and why the disk is full, if it is.
+    pub(crate) fn check_health(&self) -> Result<Option<String>> {
         match &*self.health.lock().unwrap_or_else(PoisonError::into_inner) {
-            Health::Open | Health::Full { .. } => Ok(()),
+            Health::Open => Ok(None),
+            Health::Full { why } => Ok(Some(why.clone())),
             Health::ClosedToWrites { why } => Err(Error::closed(closed_text(why))),
             Health::Closed => Err(Error::closed("the database is closed")),
         }

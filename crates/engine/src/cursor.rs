@@ -254,7 +254,7 @@ impl Cursor {
             if self.range.upper.is_some() && self.range.is_past(self.merge.key()) {
                 return Ok(());
             }
-            if seq > self.seq.0 {
+            if seq > visible {
                 self.merge.step()?;
             } else if kind == kind::PUT {
                 self.state = State::Forward;

@@ -39,8 +39,8 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long nobody writes before memtables are tidied.
 const QUIET_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Since when nobody has written, and the count of blocks that had been read by then.
-struct Quiet {
+/// What was written last, when, and the count of blocks asked of the cache by then.
+struct Activity {
     seq: SeqNo,
     since: Duration,
     blocks_read: u64,
@@ -57,8 +57,10 @@ pub(crate) struct Jobs {
     /// Keyspaces that the series' compaction after so many updates has not done yet.
     pub(crate) series_due: BTreeSet<KeyspaceId>,
     compacting: bool,
-    /// Nobody has written for a while: bytes of blocks that were read since.
+    /// Set once nobody has written for a while: bytes of the blocks asked of the cache since, found or read.
     quiet_read_bytes: Option<u64>,
+    /// Bytes of tables that compactions have read in that time: they are paid for.
+    quiet_merged_bytes: u64,
     /// A full compaction of everything written up to this number.
     manual: Option<SeqNo>,
     manual_rounds_done: u64,
@@ -94,7 +96,7 @@ impl Jobs {
 impl Core {
     /// The thread that flushes, removes and tidies.
     pub(crate) fn run_flush_thread(&self) {
-        let mut quiet = self.begin_quiet();
+        let mut last = self.activity();
         let mut jobs = self.jobs.lock();
         loop {
             if jobs.closing {
@@ -137,7 +139,7 @@ impl Core {
                 drop(jobs);
                 self.remove_obsolete();
                 self.look_for_space();
-                self.tidy_when_quiet(&mut quiet);
+                self.tidy_when_quiet(&mut last);
                 jobs = self.jobs.lock();
                 if jobs.closing || (!jobs.flush_queue.is_empty() && self.check_writable().is_ok()) {
                     continue;
@@ -147,10 +149,10 @@ impl Core {
         }
     }
 
-    fn begin_quiet(&self) -> Quiet {
+    fn activity(&self) -> Activity {
         let counters = &self.counters;
         let blocks = [&counters.cache_hits_count, &counters.cache_misses_count];
-        Quiet {
+        Activity {
             seq: self.seq_at(Visibility::Applied),
             since: self.env.now(),
             blocks_read: blocks.map(|count| count.load(Ordering::Relaxed)).iter().sum(),
@@ -159,18 +161,24 @@ impl Core {
 
     /// Once nobody has written for a while: asks the leader to seal memtables that are mostly tombstones, and compaction
     /// to merge level 0.
-    fn tidy_when_quiet(&self, quiet: &mut Quiet) {
-        let now = self.begin_quiet();
-        if now.seq != quiet.seq {
-            *quiet = now;
-            self.jobs.lock().quiet_read_bytes = None;
+    fn tidy_when_quiet(&self, last: &mut Activity) {
+        let now = self.activity();
+        if now.seq != last.seq {
+            *last = now;
+            let mut jobs = self.jobs.lock();
+            (jobs.quiet_read_bytes, jobs.quiet_merged_bytes) = (None, 0);
             return;
         }
-        if now.since.saturating_sub(quiet.since) < QUIET_INTERVAL {
+        if now.since.saturating_sub(last.since) < QUIET_INTERVAL {
             return;
         }
-        let read_bytes = (now.blocks_read - quiet.blocks_read).saturating_mul(u64::from(self.options.block_bytes));
-        self.jobs.lock().quiet_read_bytes = Some(read_bytes);
+        let read_bytes = (now.blocks_read - last.blocks_read).saturating_mul(u64::from(self.options.block_bytes));
+        let read_bytes = {
+            let mut jobs = self.jobs.lock();
+            let left = read_bytes.saturating_sub(jobs.quiet_merged_bytes);
+            jobs.quiet_read_bytes = Some(left);
+            left
+        };
         let catalog = self.catalog.load();
         if catalog.trees().any(|tree| tree.active.as_ref().is_some_and(|buffer| buffer.is_garbage())) {
             self.commit.lock().room_wanted = true;
@@ -199,6 +207,7 @@ impl Core {
             let picked =
                 if self.check_writable().is_ok() { self.pick_any(&skip, &failed, quiet, manual, series) } else { None };
             let result = picked.as_ref().map(|(id, plan)| (*id, self.compact(*id, plan)));
+            let merged_bytes = picked.as_ref().map_or(0, |(_, plan)| plan.bytes());
             // The plan holds tables that the compaction has made obsolete.
             drop(picked);
             if result.is_some() {
@@ -208,6 +217,10 @@ impl Core {
             jobs.compacting = false;
             match result {
                 Some((id, Ok(()))) => {
+                    if let Some(read_bytes) = &mut jobs.quiet_read_bytes {
+                        *read_bytes = read_bytes.saturating_sub(merged_bytes);
+                        jobs.quiet_merged_bytes += merged_bytes;
+                    }
                     jobs.failing.remove(&id);
                     jobs.failed.remove(&id);
                     jobs.compaction_due = true;

@@ -402,9 +402,9 @@ impl Merge {
         if self.has_rival() { self.next_key_of_all() } else { self.advance(Source::next_key) }
     }
 
-    /// From an entry that hides all others of its key to the first of the next key; likewise from that one, and so on,
-    /// as long as it costs little to see that it does so too and lies before `upper`: `hides` says so of number and kind of
-    /// the first entry of a key. The last seek went forward.
+    /// Passes this entry, which hides all others of its key, and each following key whose newest version `hides` accepts
+    /// by number and kind, while at most two sources hold them and all others, and `upper`, lie beyond. Ends early where
+    /// telling would take more than heads. The last seek went forward.
     pub(crate) fn next_keys_while(&mut self, upper: Option<&[u8]>, hides: impl Fn(u64, u8) -> bool) -> Result<()> {
         debug_assert!(!self.backward);
         let Some((first, others)) = self.heap.split_first() else { return Ok(()) };
@@ -417,7 +417,8 @@ impl Merge {
             }
         }
         // One or two sources at the key, and all others at later ones: until then no heap is needed to merge them.
-        let hides = |first: &Ranked| first.head < end && hides(first.seq, first.kind);
+        let blind = cairn_env::mutant("tombstones-passed-beyond-another-source");
+        let hides = |first: &Ranked| (first.head < end || blind) && hides(first.seq, first.kind);
         let number = first.source;
         if let Some((place, rival)) = rival {
             let Ok([newer, older]) = self.sources.get_disjoint_mut([number, rival]) else { return Ok(()) };
@@ -429,7 +430,7 @@ impl Merge {
                 let same_key = a.head == b.head
                     && a.key_len == b.key_len
                     && (a.key_len <= HEAD_BYTES || same(newer.key(), older.key()));
-                // Of two sources one has the newer version of every key; were it otherwise, numbers decide.
+                // Mostly one source has all newer versions; where not, the heap decides.
                 if !(same_key && a.seq > b.seq && hides(a)) {
                     break moved;
                 }
@@ -451,8 +452,7 @@ impl Merge {
         Ok(())
     }
 
-    /// Ranks the source at heap place `at` anew; without an entry it is taken out. Whether it has one. The heap is left
-    /// to be mended.
+    /// Puts `by` at heap place `at`, or takes that place out; says whether it stays. The caller restores the order.
     #[inline]
     fn replace(&mut self, at: usize, by: Option<Ranked>) -> bool {
         match (by, self.heap.get_mut(at)) {

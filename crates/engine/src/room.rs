@@ -1,8 +1,8 @@
 //! Room for writes: sealing memtables, and holding writers back while flush and compaction are behind.
 //!
 //! Everything that waits, waits on a condition, with the reason in the statistics. The bounds:
-//! active memtables together as large as one may be, the sealed ones twice that at most (but on a full disk), the
-//! log by what an open would replay, level 0 by its tables, and all memory by the budget. Writers are slowed in small steps before they must stop. For a keyspace
+//! active memtables together as large as one may be, the sealed ones less than that and the one sealed last (more
+//! on a full disk), the log by what an open would replay, level 0 by its tables, and all memory by the budget. Writers are slowed in small steps before they must stop. For a keyspace
 //! that is being dropped nobody waits.
 
 use std::sync::Arc;
@@ -120,11 +120,13 @@ impl Core {
             }
             let catalog = self.catalog.load();
             let Some(tree) = catalog.tree(id) else { break Ok(()) };
-            let Some(reason) = self.stall_reason_of(&catalog, tree, &jobs) else { break Ok(()) };
+            // One look: what follows from it must agree.
+            let health = self.health();
+            let Some(reason) = self.stall_reason_of(&catalog, tree, &jobs, &health) else { break Ok(()) };
             let failing = jobs.failing.get(&id).filter(|_| self.level0_is_full(tree));
             let failing = failing.map(|e| format!("{reason}, which fails: {e}"));
             drop(catalog);
-            if let Health::Full { why } = self.health() {
+            if let Health::Full { why } = health {
                 break Err(Error::full(full_text(&why)));
             }
             if let Some(why) = failing {
@@ -150,11 +152,11 @@ impl Core {
         result
     }
 
-    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree, jobs: &Jobs) -> Option<String> {
+    fn stall_reason_of(&self, catalog: &Catalog, tree: &Tree, jobs: &Jobs, health: &Health) -> Option<String> {
         let staying = catalog.trees().filter(|tree| !jobs.dropping.contains(&tree.id));
         let sealed_bytes: u64 = staying.flat_map(|tree| &tree.sealed).map(|buffer| buffer.memtable.bytes()).sum();
         // On a full disk nothing is flushed, and the deletes that may give space go on in memory.
-        let full = matches!(self.health(), Health::Full { .. });
+        let full = matches!(health, Health::Full { .. });
         let bytes_max = if full { self.memory.budget() / 4 } else { self.options.memtable_bytes_max };
         if tree.sealed.len() >= SEALED_MAX || sealed_bytes >= bytes_max {
             return Some(format!("sealed memtables ({sealed_bytes} bytes) wait for their flush"));

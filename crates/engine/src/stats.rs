@@ -84,6 +84,11 @@ pub(crate) fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
 }
 
+/// Adds to a counter that only who holds `lead` adds to: a load and a store, where all others take a locked addition.
+pub(crate) fn add_alone(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
+}
+
 /// The size of one level of one keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LevelStats {

@@ -126,23 +126,41 @@ impl TicketCell {
     }
 }
 
-/// The duty to resolve a ticket. Dropped unresolved, which takes a panic, it says `Unknown`:
-/// nobody waits for ever.
+/// The duty to resolve a ticket, until it is done. Dropped before, which takes a panic, it says
+/// `Unknown`: nobody waits for ever.
 #[derive(Debug)]
-pub(crate) struct Promise(pub(crate) Arc<TicketCell>);
+pub(crate) struct Promise(Option<Arc<TicketCell>>);
 
 impl Promise {
+    pub(crate) fn new(cell: Arc<TicketCell>) -> Promise {
+        Promise(Some(cell))
+    }
+
     /// Puts the outcome and wakes who waits or polls.
-    pub(crate) fn resolve(&self, outcome: Result<Commit>) {
-        self.0.resolve(outcome);
+    pub(crate) fn resolve(&mut self, outcome: Result<Commit>) {
+        if let Some(cell) = self.0.take() {
+            cell.resolve(outcome);
+        }
+    }
+
+    /// As [`TicketCell::call`].
+    pub(crate) fn call(&self) {
+        if let Some(cell) = &self.0 {
+            cell.call();
+        }
+    }
+
+    /// Whether it is about this ticket.
+    pub(crate) fn is_of(&self, ticket: &TicketCell) -> bool {
+        self.0.as_deref().is_some_and(|cell| std::ptr::eq(cell, ticket))
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        if self.0.slot().outcome.is_none() {
+        if self.0.is_some() {
             let why = "the write was given up midway; it may or may not exist after the database is reopened";
-            self.0.resolve(Err(Error::unknown(why)));
+            self.resolve(Err(Error::unknown(why)));
         }
     }
 }

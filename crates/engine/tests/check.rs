@@ -148,7 +148,7 @@ fn build(env: &Env, options: Options, rounds: u64, seed: u64) -> BTreeMap<(Strin
     content
 }
 
-/// No zeros written ahead, so that the files are small.
+/// Zeros are written ahead only once something was synced: the files are small.
 fn small() -> Options {
     Options { durability: Durability::Buffered, ..tiny() }
 }

@@ -50,7 +50,7 @@ struct Recipe {
 }
 
 fn small() -> Options {
-    // Nothing written ahead: the files are as small as what they hold.
+    // Zeros are written ahead only once something was synced: the files are about as small as what they hold.
     Options { durability: Durability::Buffered, memtable_bytes_max: 4 << 10, ..tiny() }
 }
 

@@ -9,7 +9,6 @@ use hyper::body::Bytes;
 
 use crate::body::{Held, Upload};
 use crate::dispatch::App;
-use crate::gather::Gather;
 use crate::reply::{Refusal, Reply};
 
 /// Values up to this are copied out; larger ones are sent from where they are and count against the
@@ -43,9 +42,9 @@ pub(crate) async fn get(app: &App, key: Vec<u8>) -> Result<Reply, Refusal> {
 }
 
 pub(crate) async fn put(app: &Arc<App>, key: Vec<u8>, upload: &mut Upload) -> Result<Reply, Refusal> {
+    let putting = app.gather.enter();
     let value = upload.read(app.limits.body_bytes_max, &app.budget).await?;
-    // Whoever is alone has nobody to wait for.
-    if app.metrics.requests_in_flight() > 1 && Gather::takes(&key, &value.bytes) {
+    if putting.is_gathered(&key, &value.bytes) {
         let seq = app.put_gathered(&key, &value.bytes).await?;
         return Ok(Reply::value(value.into_bytes()).with_seq(seq));
     }

@@ -14,7 +14,7 @@
 //! 4. Under durability commit, a read sees only what is on stable storage.
 //!
 //! The life of a request: `connection` guards the socket's patience, `dispatch` checks token and
-//! route, `keys`, `scan`, `batch` or `admin` answer, `reply` holds what is sent.
+//! route, `keys`, `scan`, `batch` or `admin` answer, small puts by way of `gather`, `reply` holds what is sent.
 
 mod admin;
 mod auth;

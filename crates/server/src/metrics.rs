@@ -75,11 +75,6 @@ impl Metrics {
         self.in_flight.up();
     }
 
-    /// Requests being answered.
-    pub(crate) fn requests_in_flight(&self) -> u64 {
-        self.in_flight.now.load(Relaxed)
-    }
-
     pub(crate) fn request_ended(&self) {
         self.in_flight.down();
     }

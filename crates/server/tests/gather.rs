@@ -86,7 +86,7 @@ async fn puts_that_arrive_together_share_batches_and_keep_their_own_numbers() {
     }
 }
 
-/// The first of a group to arrive submits it: its connection may be gone by then.
+/// A group is submitted by a task of its own: whoever came first may be gone by then.
 #[tokio::test]
 async fn who_goes_away_takes_no_other_answer_along() {
     let server = Running::new().await;

@@ -346,6 +346,10 @@ impl TableCursor {
     }
 }
 
+/// A longer block is read into memory of its own, which becomes the block if it is stored raw and goes when the cursor
+/// goes on.
+const BUFFERED_BYTES_MAX: usize = 256 << 10;
+
 /// Bytes of the file read before they are asked for.
 struct Ahead {
     bytes: Vec<u8>,
@@ -365,6 +369,9 @@ impl Ahead {
         if self.held(handle.offset, len).is_some() {
             return self.lend(table, handle.offset, len);
         }
+        if len > BUFFERED_BYTES_MAX {
+            return read_stored(table.file(), handle.offset, len).map(Cow::Owned);
+        }
         let window = self.window.min(self.window_max);
         self.window = window.saturating_mul(2).max(READAHEAD_BYTES_MIN);
         let data_end = table.footer().data_end;
@@ -375,10 +382,11 @@ impl Ahead {
             (handle.offset.saturating_sub(more), handle.offset + len as u64)
         };
         let held = self.bytes.capacity();
-        read_stored_into(&mut self.bytes, table.file(), at, usize::try_from(end - at).unwrap_or(len))?;
+        let read = read_stored_into(&mut self.bytes, table.file(), at, usize::try_from(end - at).unwrap_or(len));
         if self.bytes.capacity() != held {
             self.charge = table.charge(self.bytes.capacity());
         }
+        read?;
         self.at = at;
         self.lend(table, handle.offset, len)
     }

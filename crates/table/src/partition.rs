@@ -16,7 +16,7 @@ use cairn_codec::{DecodeError, Reader, Write};
 use crate::index::{Index, IndexBuilder};
 
 /// Data blocks of a partition: what a search compares are 16 lines of the processor's cache, of which it touches
-/// nine or so, nearly all at the same time. Those of 450 blocks, which 4 KiB hold, made a get of a hot key an eighth slower: the index
+/// nine or so, nearly all at the same time. Those of 450 blocks, which 4 KiB hold and which are bisected, made a get of a hot key an eighth slower: the index
 /// over the partitions, where a search begins, is in the processor's cache, and they mostly are not.
 const PARTITION_BLOCKS_MAX: usize = 64;
 

@@ -7,7 +7,9 @@
 //! The life of a read: sequence range, filter, index, a partition, one data block, its hash
 //! index. A filter in memory comes before all that the key must be compared with: its one line depends
 //! on the hash alone, so that the misses of the lines of several tables overlap. A filter that may have
-//! to be read comes after the key range, which nothing else asks.
+//! to be read comes after the key range.
+//!
+//! Each thread keeps up to 64 KiB to read data blocks into; no budget counts them.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -27,7 +29,7 @@ use crate::properties::Properties;
 use crate::seal::{Seal, TRAILER_BYTES};
 use crate::{Block, BlockCache, BlockSlice, Charge, Error, Result, TableCursor, TableOptions, TableSummary};
 
-/// Most memory that a thread keeps from one read of a data block to the next.
+/// Most memory that a thread keeps from one read of a data block to the next, and the longest block that is read into it.
 const STORED_BYTES_KEPT: usize = 64 << 10;
 
 /// Where the partitions and the filter of an open table live.
@@ -346,11 +348,17 @@ impl Table {
             /// Read into again and again: memory that is in the processor's cache, and need not be cleared.
             static STORED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
         }
-        let mut stored = STORED.take();
-        let read = read_stored_into(&mut stored, &self.file, handle.offset, handle.len + TRAILER_BYTES);
+        let len = handle.len + TRAILER_BYTES;
+        if len > STORED_BYTES_KEPT {
+            // Stored raw, what was read becomes the block.
+            return self.decode_data(read_stored(&self.file, handle.offset, len)?, handle);
+        }
+        // A thread that is ending, whose destructors read, has none any more.
+        let mut stored = STORED.try_with(Cell::take).unwrap_or_default();
+        let read = read_stored_into(&mut stored, &self.file, handle.offset, len);
         let block = read.and_then(|()| self.decode_data(stored.as_slice(), handle));
         if stored.capacity() <= STORED_BYTES_KEPT {
-            STORED.set(stored);
+            let _ = STORED.try_with(|kept| kept.set(stored));
         }
         block
     }
