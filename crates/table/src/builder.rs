@@ -19,6 +19,8 @@ use crate::{Compression, Error, KEY_BYTES_MAX, KIND_TOMBSTONE, Result, TableOpti
 
 /// Output is written when this much has gathered.
 const WRITE_BYTES: usize = 256 << 10;
+/// So much is synced at a time: the sync of a log on the same device waits for this, not for all of the table.
+const SYNC_BYTES: u64 = 4 << 20;
 
 /// Writes one table.
 ///
@@ -57,6 +59,8 @@ pub struct TableBuilder {
     /// What is not yet written, and where it goes.
     out: Vec<u8>,
     written: u64,
+    /// Of those, how many were synced.
+    synced: u64,
 }
 
 impl std::fmt::Debug for TableBuilder {
@@ -84,6 +88,7 @@ impl TableBuilder {
             summary: TableSummary::new(id, owner),
             out: Vec::new(),
             written: 0,
+            synced: 0,
             file,
             options,
         })
@@ -217,6 +222,10 @@ impl TableBuilder {
     fn write_out(&mut self) -> Result<()> {
         self.file.write_all_at(&self.out, self.written)?;
         self.written += self.out.len() as u64;
+        if self.written - self.synced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.synced = self.written;
+        }
         self.out.clear();
         self.out.shrink_to(WRITE_BYTES * 2);
         Ok(())
