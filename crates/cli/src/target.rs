@@ -256,10 +256,13 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 /// A runtime of so many threads; one is the caller's own.
 pub(crate) fn runtime_of(threads: usize) -> Result<Runtime, Failure> {
     let mut builder = match threads {
-        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.worker_threads(threads.max(1)).enable_all().build().map_err(runtime_failure)
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().map_err(runtime_failure)
 }
 
 /// Done when the process is told to stop, by SIGTERM or Ctrl-C.

@@ -97,7 +97,20 @@ fn the_stable_options_are_there() {
         ("repair", &["<DIR>", "--to <NEW>", "--json"]),
         ("validate", &["<FILE>", "--url", "--connections", "--retry", "--json"]),
         ("generate", &["put-delete-scan", "concurrency", "--seed", "--lines", "--out"]),
-        ("bench", &["--dir", "--url", "--workload", "--keys", "--value-bytes", "--durability", "--json"]),
+        (
+            "bench",
+            &[
+                "--dir",
+                "--url",
+                "--connections",
+                "--threads",
+                "--workload",
+                "--keys",
+                "--value-bytes",
+                "--durability",
+                "--json",
+            ],
+        ),
     ];
     for (command, parts) in surface {
         let help = run(&[command, "--help"]).stdout;

@@ -56,7 +56,8 @@ const TURNS_MAX: u32 = 16;
 /// ... and no more once so much time has gone: less than half of a sync of 0.1 ms.
 const TURNS_TIME_MAX: Duration = Duration::from_micros(40);
 
-/// Where others take the processor for so long, which takes a program that computes beside this one, ...
+/// Where others take the processor for so long and none of them comes, which takes a program that computes beside
+/// this one, ...
 const TURN_TIME_LOST: Duration = Duration::from_millis(1);
 /// ... so many syncs come without giving it away.
 const SYNCS_WITHOUT_TURNS: u32 = 64;
@@ -788,14 +789,15 @@ impl Core {
         }
         let began = self.env.now();
         for _ in 0..TURNS_MAX {
-            if state.awaiting_sync() >= state.released {
+            let awaiting = state.awaiting_sync();
+            if awaiting >= state.released {
                 break;
             }
             drop(state);
             self.env.yield_now();
             state = self.commit.lock();
             let taken = self.env.now().saturating_sub(began);
-            if taken > TURN_TIME_LOST {
+            if taken > TURN_TIME_LOST && state.awaiting_sync() == awaiting {
                 state.without_turns = SYNCS_WITHOUT_TURNS;
             }
             if taken > TURNS_TIME_MAX {

@@ -194,8 +194,9 @@ impl Levels {
                 list.push(table);
             }
         }
-        let mut level = 0..;
-        Levels::new(lists.map(|list| Level::new(level.next().unwrap_or(0), list)))
+        Levels::new(std::array::from_fn(|level| {
+            Level::new(level, lists.get_mut(level).map(std::mem::take).unwrap_or_default())
+        }))
     }
 
     /// A new value with some tables taken out and others put in. Levels not named are shared.

@@ -110,24 +110,24 @@ impl IndexBuilder {
     }
 }
 
-/// A block as a search sees it: what it finds is where it looked.
-struct Entry {
+/// What a search compares, and what it is for: where the block begins.
+struct BlockStart {
     /// Of the suffix of its separator.
     head: u64,
     offset: u64,
 }
 
-/// So many blocks and fewer are searched without bisecting.
-const BISECTED_MIN: usize = 64;
+/// So many blocks and fewer are searched without bisecting: those of a partition are.
+const SWEPT_MAX: usize = 64;
 
 /// How many blocks have a head below `wanted`.
 ///
 /// Bisecting waits for one line of memory after the other. Among few blocks every eighth is compared instead, then the eight
 /// between: lines that do not depend on one another come at the same time.
 #[inline]
-fn count_below(mut blocks: &[Entry], wanted: u64) -> usize {
+fn count_below(mut blocks: &[BlockStart], wanted: u64) -> usize {
     let mut below = 0;
-    while blocks.len() > BISECTED_MIN {
+    while blocks.len() > SWEPT_MAX {
         let (left, right) = blocks.split_at(blocks.len() / 2);
         match right.first() {
             Some(first) if first.head < wanted => {
@@ -137,7 +137,7 @@ fn count_below(mut blocks: &[Entry], wanted: u64) -> usize {
             _ => blocks = left,
         }
     }
-    let among = |blocks: &[Entry]| blocks.iter().map(|block| usize::from(block.head < wanted)).sum::<usize>();
+    let among = |blocks: &[BlockStart]| blocks.iter().map(|block| usize::from(block.head < wanted)).sum::<usize>();
     let (eights, rest) = blocks.as_chunks::<8>();
     let whole = eights.iter().map(|[.., last]| usize::from(last.head < wanted)).sum::<usize>();
     below + whole * 8 + eights.get(whole).map_or_else(|| among(rest), |eight| among(eight))
@@ -146,7 +146,7 @@ fn count_below(mut blocks: &[Entry], wanted: u64) -> usize {
 /// The index in memory, in flat arrays.
 pub(crate) struct Index {
     prefix: Vec<u8>,
-    blocks: Vec<Entry>,
+    blocks: Vec<BlockStart>,
     /// Where the suffix of each separator ends in `suffixes`.
     ends: Vec<u32>,
     suffixes: Vec<u8>,
@@ -183,7 +183,7 @@ impl Index {
             if i > 0 && index.compare(i - 1, suffix, seq) != Ordering::Less {
                 return Err(order);
             }
-            index.blocks.push(Entry { head: head(suffix), offset: index.end });
+            index.blocks.push(BlockStart { head: head(suffix), offset: index.end });
             index.suffixes.extend_from_slice(suffix);
             index.ends.push(u32::try_from(index.suffixes.len()).map_err(|_| long)?);
             if seq > 0 {
@@ -284,7 +284,7 @@ impl Index {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.prefix.capacity()
             + self.suffixes.capacity()
-            + self.blocks.capacity() * size_of::<Entry>()
+            + self.blocks.capacity() * size_of::<BlockStart>()
             + self.ends.capacity() * size_of::<u32>()
             + self.splits.capacity() * size_of::<(usize, u64)>()
     }
@@ -378,7 +378,8 @@ mod tests {
     fn heads_are_counted_as_they_would_be_one_by_one() {
         for count in (0..40).chain([63, 64, 65, 127, 128, 129, 130, 500]) {
             for repeats in [1, 3, 200] {
-                let blocks: Vec<Entry> = (0..count).map(|i| Entry { head: 10 + i / repeats * 10, offset: i }).collect();
+                let blocks: Vec<BlockStart> =
+                    (0..count).map(|i| BlockStart { head: 10 + i / repeats * 10, offset: i }).collect();
                 for wanted in (0..=count * 10 + 20).step_by(5).chain([u64::MAX]) {
                     let expected = blocks.iter().filter(|block| block.head < wanted).count();
                     assert_eq!(count_below(&blocks, wanted), expected, "{wanted} among {count}, {repeats} alike");

@@ -191,7 +191,7 @@ impl Bench {
             self.keys, self.value_bytes, self.seconds, self.seed
         );
         match &self.url {
-            Some(url) => format!("{data}, HTTP {url}, {} threads of load", self.threads),
+            Some(url) => format!("{data}, HTTP {url}, threads of load: {}", self.threads),
             None => format!(
                 "{data}, embedded, durability {}, profile {}, memory {}",
                 self.durability,
