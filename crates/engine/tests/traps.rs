@@ -5,6 +5,8 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cairn::{CompactionStyle, Db, Durability, Env, ErrorKind, Options, SeqNo, Visibility};
@@ -206,10 +208,11 @@ fn a_read_that_meets_a_flush_finds_what_is_there() {
         let run = env.run(|| {
             let db = open(&env, no_compaction());
             db.put(b"k", b"0").unwrap();
+            let stop = Arc::new(AtomicBool::new(false));
             let reader = {
-                let (world, db) = (env.clone(), db.clone());
+                let (world, db, stop) = (env.clone(), db.clone(), stop.clone());
                 let read = move || {
-                    for _ in 0..12 {
+                    while !stop.load(Ordering::Relaxed) {
                         assert!(db.get(b"k").unwrap().is_some());
                         assert_eq!(db.iter().count(), 1);
                         // Somebody else's turn.
@@ -222,6 +225,7 @@ fn a_read_that_meets_a_flush_finds_what_is_there() {
                 db.put(b"k", value).unwrap();
                 db.flush().unwrap();
             }
+            stop.store(true, Ordering::Relaxed);
             assert!(reader.join(), "CAIRN_SEED={seed}");
             db.close().unwrap();
         });

@@ -163,6 +163,7 @@ pub(super) const BUILD: &[&str] = &[
     "--test=model",
     "--test=traps",
     "--test=durable",
+    "--test=gather",
     "--test=retention",
     "--test=tasks",
     "--test=simulation",
