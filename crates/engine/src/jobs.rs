@@ -356,6 +356,7 @@ impl Core {
         let target = self.seq_at(Visibility::Applied);
         let mut jobs = self.jobs.lock();
         while jobs.manual.is_some() && !jobs.closing {
+            self.check_writable()?;
             jobs = self.jobs_changed.wait(jobs);
         }
         jobs.manual = Some(target);
@@ -366,6 +367,8 @@ impl Core {
             if jobs.closing {
                 return Err(Error::closed("the database was closed while it compacted"));
             }
+            // Nobody may be left to do it: the thread that compacts may have panicked.
+            self.check_writable()?;
             jobs = self.jobs_changed.wait(jobs);
         }
         match jobs.manual_error.take() {

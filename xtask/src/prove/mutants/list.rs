@@ -107,6 +107,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("snapshots-forgotten", &[("traps", "a_snapshot_and_an_iterator")]),
     mutant("merge-picks-older", &[("traps", "flush_and_compaction_at_once"), MODEL]),
     mutant("overlapping-tables-not-merged", &[("traps", "a_tombstone_is_kept"), MODEL]),
+    mutant("touching-tables-moved", &[("traps", "tables_that_share_no_key")]),
     mutant("tombstones-passed-beyond-another-source", &[("traps", "runs_of_tombstones")]),
     mutant("compaction-undoes-a-flush", &[HISTORIES, MODEL]),
     mutant("pinned-file-removed", &[("traps", "the_file_that_an_iterator_pins")]),
