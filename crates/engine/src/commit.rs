@@ -6,8 +6,9 @@
 //! its last number. Syncing is the second stage with a leader of its own: while one sync runs the
 //! next group is appended, and one later sync covers all of them. Nobody sleeps to make groups
 //! larger; whoever syncs next lets others run for some turns, until as many wait as the last sync
-//! released. Without that, callers would fall into two halves, each waiting for the other's sync. (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has
-//! one writer, so applying stays with the leader.)
+//! released. Without that, callers would fall into two halves, each waiting for the other's sync.
+//! (The shape is Pebble's commit pipeline with LevelDB's leader; a memtable here has one writer, so
+//! applying stays with the leader.)
 //!
 //! Invariants
 //! 1. The order of the log, of the numbers and of the application to memtables is one order.

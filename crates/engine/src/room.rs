@@ -1,9 +1,10 @@
 //! Room for writes: sealing memtables, and holding writers back while flush and compaction are behind.
 //!
 //! Everything that waits, waits on a condition, with the reason in the statistics. The bounds:
-//! active memtables together as large as one may be, the sealed ones less than that and the one sealed last (more
-//! on a full disk), the log by what an open would replay, level 0 by its tables, and all memory by the budget. Writers are slowed in small steps before they must stop. For a keyspace
-//! that is being dropped nobody waits.
+//! active memtables together as large as one may be, the sealed ones less than that and the one
+//! sealed last (more on a full disk), the log by what an open would replay, level 0 by its tables,
+//! and all memory by the budget. Writers are slowed in small steps before they must stop. For a
+//! keyspace that is being dropped nobody waits.
 
 use std::sync::Arc;
 use std::time::Duration;
