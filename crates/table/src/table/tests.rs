@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
 use cairn_codec::hash64;
-use cairn_env::Env;
+use cairn_env::{Env, Fault, FaultKind, Op, SimDisk};
 
 use super::*;
 use crate::testing::{Dir, MapCache, Model, OWNER, Rng, SEED, expected, get};
@@ -326,5 +326,27 @@ fn another_table_in_its_place_is_refused() {
     assert!(open(7, len, SEED).is_ok());
     for result in [open(8, len, SEED), open(7, len + 1, SEED), open(7, len - 1, SEED), open(7, len, SEED + 1)] {
         assert!(matches!(result, Err(Error::Corrupt { .. })));
+    }
+}
+
+/// What a crash between them leaves is an unfinished file, as before any sync; what matters is that none is passed over.
+#[test]
+fn a_large_table_is_synced_in_parts_and_each_can_fail_it() {
+    let disk = SimDisk::new();
+    let env = Env::simulated(1, disk.clone());
+    env.create_dir_all("db".as_ref()).unwrap();
+    let build = |name: &str| {
+        let options = TableOptions { compression: Compression::None, ..TableOptions::default() };
+        let mut builder = TableBuilder::new(env.create(name.as_ref()).unwrap(), 1, OWNER, options).unwrap();
+        let added = (0..160u32).try_for_each(|i| builder.add(&i.to_be_bytes(), 1, 1, &[7; 64 << 10]));
+        (added, builder)
+    };
+    let (added, builder) = build("db/sound");
+    added.unwrap();
+    assert_eq!(builder.finish().unwrap().entries, 160);
+    for nth in 1..=2 {
+        disk.inject(Fault::new(FaultKind::Eio).on(Op::Sync).file("broken").nth(nth));
+        let (added, _) = build(&format!("db/broken{nth}"));
+        assert!(matches!(added, Err(Error::Io(_))), "part {nth}: {added:?}");
     }
 }
